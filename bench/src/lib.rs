@@ -1,0 +1,1 @@
+//! The load generator: closed-loop clients straight over h2, HdrHistogram, server CPU and memory.

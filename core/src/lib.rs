@@ -1,0 +1,5 @@
+//! The state machine and the server.
+
+pub mod command;
+pub mod event;
+pub mod trees;

@@ -1,0 +1,1 @@
+//! etcd's API messages and its table of methods, generated from our own .proto files.

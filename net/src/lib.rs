@@ -1,0 +1,1 @@
+//! The wire: HTTP/2 and gRPC, HTTP/1.1.

@@ -1,0 +1,1 @@
+//! Raft consensus, sans I/O: no clock, no socket, no file, no thread.

@@ -1,0 +1,1 @@
+//! Hardware probes and the settings that follow from them.
