@@ -1,0 +1,25 @@
+//! See Cargo.toml: this program exists to be linked, never to run.
+#![no_std]
+
+extern crate ringstone_raft as _;
+
+use core::alloc::{GlobalAlloc, Layout};
+
+struct NoMemory;
+
+// SAFETY: it never hands out memory.
+unsafe impl GlobalAlloc for NoMemory {
+    unsafe fn alloc(&self, _: Layout) -> *mut u8 {
+        core::ptr::null_mut()
+    }
+
+    unsafe fn dealloc(&self, _: *mut u8, _: Layout) {}
+}
+
+#[global_allocator]
+static ALLOCATOR: NoMemory = NoMemory;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
