@@ -1,1 +1,48 @@
 //! Raft consensus, sans I/O: no clock, no socket, no file, no thread.
+//!
+//! ```text
+//!  tick(random)  step(from, message)  propose(..)  propose_configuration(..)  read_index(context)  transfer_leadership(to)
+//!        \               |               |                 |                      |              /
+//!         +--------------+---------------+------- Raft ----+----------------------+-------------+
+//!                                                  | take_actions()
+//!              +-----------------+-----------------+---------------+--------------+
+//!          send_now       persist{token, ..}    committed        reads    role, snapshots
+//!                                 | (the caller's log syncs)
+//!                          persisted(token)
+//!                                 |
+//!                  AfterSync{send}: vote requests, grants, acknowledgements
+//! ```
+//!
+//! Invariants, absences included:
+//! - Nothing here knows the time, a source of chance, or an address. A seed replays a whole cluster.
+//! - A message that promises durability leaves this crate only through [`AfterSync`].
+//! - A leader counts itself for an entry, or for its own election, only once the sync of it was acknowledged.
+//! - The configuration in force is the latest one in the log, committed or not: it never waits for apply.
+//! - Entries are handed out for apply once, in order, committed and locally persisted.
+//! - Bytes of a payload are never looked at, but for configurations, which this crate encodes itself.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod actions;
+mod configuration;
+mod error;
+mod log;
+mod message;
+mod progress;
+mod raft;
+mod reads;
+mod sync;
+mod types;
+
+pub use actions::{Actions, AfterSync, Persist, ReadState, Role, RoleChange};
+pub use configuration::{Configuration, MEMBERS_MAX};
+pub use error::{ProposeError, RaftError};
+pub use message::{Body, Message};
+pub use raft::{Config, Raft, Stable, Status};
+pub use sync::SyncToken;
+pub use types::{
+    Applied, Committed, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, Index, NodeId, POSITION_MAX, Persisted,
+    Positions, Proposed, Snapshot, SnapshotMetadata, Term,
+};

@@ -1,0 +1,255 @@
+//! Who leads? Pre-vote keeps a member that hears nobody from disturbing a group that works; a leader is defended by those
+//! who hear it; a leader that a quorum no longer answers steps down. All three are needed: with a one-way or partial link
+//! any two of them still allow endless elections.
+
+use super::Raft;
+use crate::progress::Progress;
+use crate::sync::Held;
+use crate::{Body, Entry, EntryKind, HardState, Index, NodeId, POSITION_MAX, ProposeError, RaftError, Role, Term};
+use bytes::Bytes;
+
+impl Raft {
+    /// Hands leadership to a voter: proposals are refused until it leads or an election timeout has passed.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
+        if self.role != Role::Leader {
+            return Err(ProposeError::NotLeader { leader: self.leader });
+        }
+        if !self.log.configuration().is_voter(to) {
+            return Err(ProposeError::NotVoter(to));
+        }
+        if to == self.config.id {
+            return Ok(());
+        }
+        if let Some(to) = self.transferee {
+            return Err(ProposeError::Transferring { to });
+        }
+        self.transferee = Some(to);
+        self.election_elapsed = 0;
+        self.maybe_finish_transfer(to);
+        Ok(())
+    }
+
+    /// The target campaigns once it has every entry.
+    pub(super) fn maybe_finish_transfer(&mut self, from: NodeId) {
+        let has_all = self.progress.get(&from).is_some_and(|progress| progress.matched == self.log.last_index());
+        if self.transferee == Some(from) && has_all {
+            self.send(from, Body::TimeoutNow);
+        }
+    }
+
+    pub(super) fn tick_leader(&mut self) {
+        if self.election_elapsed >= self.config.election_ticks {
+            self.election_elapsed = 0;
+            self.transferee = None;
+            if !self.check_quorum() {
+                return;
+            }
+        }
+        self.heartbeat_elapsed += 1;
+        if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
+            self.heartbeat_elapsed = 0;
+            self.broadcast_heartbeat();
+        }
+    }
+
+    /// Steps down where no quorum was heard from since the last check.
+    fn check_quorum(&mut self) -> bool {
+        let own = self.config.id;
+        let is_active = |id| id == own || self.progress.get(&id).is_some_and(|progress| progress.is_active);
+        let holds = self.log.configuration().is_quorum(is_active);
+        self.progress.values_mut().for_each(|progress| progress.is_active = false);
+        if !holds {
+            self.become_follower(self.hard_state.term, None);
+        }
+        holds
+    }
+
+    pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
+        assert!(term >= self.hard_state.term, "terms never fall");
+        if term > self.hard_state.term {
+            self.hard_state = HardState { term, vote: None };
+        }
+        self.role = Role::Follower;
+        self.leader = leader;
+        self.leave_role();
+    }
+
+    /// What every change of role drops.
+    fn leave_role(&mut self) {
+        self.votes.clear();
+        self.progress.clear();
+        self.transferee = None;
+        self.snapshots_wanted.clear();
+        self.reads.reset(&mut self.reads_aborted);
+        self.reset_election_timeout();
+    }
+
+    pub(super) fn become_pre_candidate(&mut self) {
+        if self.hard_state.term.0 >= POSITION_MAX {
+            return;
+        }
+        self.role = Role::PreCandidate;
+        self.leader = None;
+        self.leave_role();
+        let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
+        for to in self.other_voters() {
+            let body = Body::PreVoteRequest { last_index, last_term };
+            // Not `send`: the term is the one that it would campaign in.
+            self.send_now.push((to, crate::Message { term: self.hard_state.term.next(), body }));
+        }
+        // Binds nobody, not even this member: needs no sync.
+        self.count_vote(self.config.id, true);
+    }
+
+    /// Its requests wait for the sync of the vote *and of the log*: a grant given to a log that a crash then shortens would
+    /// elect a leader without committed entries.
+    fn become_candidate(&mut self, forced: bool) {
+        self.role = Role::Candidate;
+        self.leader = None;
+        self.leave_role();
+        self.hard_state = HardState { term: self.hard_state.term.next(), vote: Some(self.config.id) };
+        let (last_index, last_term) = (self.log.last_index(), self.log.last_term());
+        for to in self.other_voters() {
+            self.hold(to, Body::VoteRequest { last_index, last_term, forced });
+        }
+        self.sync.hold(Held::OwnVote(self.hard_state.term));
+    }
+
+    fn other_voters(&self) -> alloc::vec::Vec<NodeId> {
+        let configuration = self.log.configuration();
+        let is_other_voter = |id: &NodeId| *id != self.config.id && configuration.is_voter(*id);
+        configuration.members().into_iter().filter(is_other_voter).collect()
+    }
+
+    pub(super) fn count_own_vote(&mut self, term: Term) {
+        if self.role == Role::Candidate && self.hard_state.term == term {
+            self.count_vote(self.config.id, true);
+        }
+    }
+
+    fn count_vote(&mut self, from: NodeId, granted: bool) {
+        if self.votes.iter().all(|(voter, _)| *voter != from) {
+            self.votes.push((from, granted));
+        }
+        let votes = &self.votes;
+        let answered = |id: NodeId, answer: bool| votes.contains(&(id, answer));
+        let configuration = self.log.configuration();
+        let is_won = configuration.is_quorum(|id| answered(id, true));
+        let is_lost = !configuration.is_quorum(|id| !answered(id, false));
+        match self.role {
+            Role::PreCandidate if is_won => self.become_candidate(false),
+            Role::Candidate if is_won => self.become_leader(),
+            Role::PreCandidate | Role::Candidate if is_lost => self.become_follower(self.hard_state.term, None),
+            _ => {}
+        }
+    }
+
+    fn become_leader(&mut self) {
+        assert_eq!(self.hard_state.vote, Some(self.config.id), "a leader voted for itself");
+        self.role = Role::Leader;
+        self.leader = Some(self.config.id);
+        self.leave_role();
+        self.heartbeat_elapsed = 0;
+        let next = self.log.last_index().next();
+        self.uncommitted_bytes = self.log.weight_bytes(self.log.committed(), self.log.last_index());
+        // Entries of earlier terms commit only under one of this term, so there must be one.
+        let entry = Entry { term: self.hard_state.term, index: next, kind: EntryKind::Normal, payload: Bytes::new() };
+        self.uncommitted_bytes += entry.weight_bytes();
+        self.log.append(entry);
+        for id in self.log.configuration().members() {
+            if id != self.config.id {
+                self.progress.insert(id, Progress::new(next, self.config.appends_in_flight_max));
+            }
+        }
+    }
+
+    /// A message of a later term. Returns false where it is to be dropped.
+    pub(super) fn maybe_adopt_term(&mut self, from: NodeId, term: Term, body: &Body) -> bool {
+        match body {
+            Body::PreVoteRequest { .. } => !self.hears_leader(),
+            Body::VoteRequest { forced, .. } if self.hears_leader() && !forced => false,
+            // A grant of what this member asked for; the term is adopted when it campaigns.
+            Body::PreVoteResponse { granted: true } => true,
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
+                self.become_follower(term, Some(from));
+                true
+            }
+            _ => {
+                self.become_follower(term, None);
+                true
+            }
+        }
+    }
+
+    /// Within the shortest election timeout after a word from the leader nobody else is voted for.
+    fn hears_leader(&self) -> bool {
+        self.role == Role::Leader || (self.leader.is_some() && self.election_elapsed < self.config.election_ticks)
+    }
+
+    /// A message of an earlier term. Whoever leads or campaigns there is told, or this member, isolated at a later term,
+    /// would never be heard again.
+    pub(super) fn answer_old_term(&mut self, from: NodeId, body: &Body) {
+        match body {
+            Body::PreVoteRequest { .. } => self.send(from, Body::PreVoteResponse { granted: false }),
+            Body::VoteRequest { .. } => self.send(from, Body::VoteResponse { granted: false }),
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => self.send(from, Body::NewerTerm),
+            _ => {}
+        }
+    }
+
+    /// A message that only the leader of this very term sends.
+    pub(super) fn follow(&mut self, from: NodeId) -> Result<(), RaftError> {
+        if self.role == Role::Leader || self.leader.is_some_and(|leader| leader != from) {
+            return Err(RaftError::TwoLeaders { from, term: self.hard_state.term });
+        }
+        if self.role != Role::Follower || self.leader.is_none() {
+            self.become_follower(self.hard_state.term, Some(from));
+        }
+        self.election_elapsed = 0;
+        Ok(())
+    }
+
+    pub(super) fn handle_pre_vote_request(&mut self, from: NodeId, term: Term, last_index: Index, last_term: Term) {
+        if term > self.hard_state.term && self.log.is_up_to_date(last_index, last_term) {
+            self.send_now.push((from, crate::Message { term, body: Body::PreVoteResponse { granted: true } }));
+        } else {
+            self.send(from, Body::PreVoteResponse { granted: false });
+        }
+    }
+
+    pub(super) fn handle_pre_vote_response(&mut self, from: NodeId, term: Term, granted: bool) {
+        let is_answer = !granted || term == self.hard_state.term.next();
+        if self.role == Role::PreCandidate && is_answer {
+            self.count_vote(from, granted);
+        }
+    }
+
+    /// A learner answers too: it may be a voter already and not know it. A member with an empty log answers as any other.
+    pub(super) fn handle_vote_request(&mut self, from: NodeId, last_index: Index, last_term: Term) {
+        let may_vote = match self.hard_state.vote {
+            Some(vote) => vote == from,
+            None => self.leader.is_none(),
+        };
+        if may_vote && self.log.is_up_to_date(last_index, last_term) {
+            self.hard_state.vote = Some(from);
+            self.election_elapsed = 0;
+            self.hold(from, Body::VoteResponse { granted: true });
+        } else {
+            self.send(from, Body::VoteResponse { granted: false });
+        }
+    }
+
+    pub(super) fn handle_vote_response(&mut self, from: NodeId, granted: bool) {
+        if self.role == Role::Candidate {
+            self.count_vote(from, granted);
+        }
+    }
+
+    /// The leader asks for this election, so there is no pre-vote, and voters need not have missed the leader. The
+    /// configuration is asked here as everywhere else.
+    pub(super) fn handle_timeout_now(&mut self, from: NodeId) {
+        if self.leader == Some(from) && self.is_voter() && self.hard_state.term.0 < POSITION_MAX {
+            self.become_candidate(true);
+        }
+    }
+}
