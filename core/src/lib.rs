@@ -2,4 +2,5 @@
 
 pub mod command;
 pub mod event;
+pub mod lease;
 pub mod trees;
