@@ -1,0 +1,306 @@
+//! The entry: a fixed envelope around an rkyv [`Command`], as it stands in the log and travels between members.
+//!
+//! ```text
+//! offset size  field (little endian)
+//!      0    2  format version (1)
+//!      2    2  kind: which variant of Command the body holds
+//!      4    4  group
+//!      8    8  proposer: member id
+//!     16    4  shard that waits for the answer
+//!     20    4  length of the user name
+//!     24    8  request id within the shard
+//!     32    8  auth revision the user was resolved at
+//!     40    8  lease clock, ms
+//!     48    8  leader's wall time, ms since 1970: information only, apply must not read it
+//!     56    4  CRC32 of all other bytes of the entry
+//!     60    4  zero
+//!     64    n  user name
+//!   64+n       body
+//! ```
+//!
+//! An entry with an unknown version or kind stops the member before it is applied; the checks here come first.
+
+use rkyv::rancor;
+
+use crate::command::{ArchivedCommand, Command};
+
+/// Bytes of the envelope in front of user name and body.
+pub const ENVELOPE_BYTES: usize = 64;
+/// The one format version so far.
+pub const FORMAT_VERSION: u16 = 1;
+
+const LEASE_CLOCK_AT: usize = 40;
+const WALL_TIME_AT: usize = 48;
+const CRC_AT: usize = 56;
+
+/// What the envelope says besides the body.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// Raft group.
+    pub group: u32,
+    /// Member that proposed.
+    pub proposer: u64,
+    /// Shard that waits for the answer.
+    pub shard: u32,
+    /// Request id within that shard.
+    pub request_id: u64,
+    /// Authenticated user; empty without auth.
+    pub user: String,
+    /// Auth revision that the user was resolved at.
+    pub auth_revision: u64,
+    /// Lease clock in ms; set by the group when it proposes.
+    pub lease_clock_ms: u64,
+    /// Wall time of the proposer in ms; information only.
+    pub wall_time_ms: u64,
+}
+
+/// Why bytes are not an entry that this version can apply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// Shorter than its envelope or than the lengths inside it.
+    #[error("entry of {bytes} bytes is cut short")]
+    Short {
+        /// Bytes there are.
+        bytes: usize,
+    },
+    /// A later version wrote it.
+    #[error("entry has format version {found}, this program knows {FORMAT_VERSION}: upgrade it")]
+    UnknownVersion {
+        /// The version found.
+        found: u16,
+    },
+    /// A later version wrote it.
+    #[error("entry has the unknown kind {found}: upgrade this member")]
+    UnknownKind {
+        /// The kind found.
+        found: u16,
+    },
+    /// The bytes are not those that were proposed.
+    #[error("entry checksum is {found:#010x}, expected {expected:#010x}")]
+    Checksum {
+        /// Computed over the bytes.
+        found: u32,
+        /// Stored in the envelope.
+        expected: u32,
+    },
+    /// The body is not a valid command of its kind.
+    #[error("entry body of kind {kind} is not a valid command")]
+    Body {
+        /// The kind that the envelope names.
+        kind: u16,
+    },
+}
+
+/// The kind number of a command: fixed for ever, pinned by golden bytes.
+#[must_use]
+pub fn kind_of(command: &Command) -> u16 {
+    match command {
+        Command::Bootstrap(_) => 1,
+        Command::Put(_) => 2,
+        Command::DeleteRange(_) => 3,
+        Command::Txn(_) => 4,
+        Command::Compact { .. } => 5,
+        Command::LeaseGrant { .. } => 6,
+        Command::LeaseRevoke { .. } => 7,
+        Command::LeaseRenew { .. } => 8,
+        Command::LeaseClock => 9,
+        Command::Alarm { .. } => 10,
+        Command::MemberAttributes { .. } => 11,
+    }
+}
+
+fn kind_of_archived(command: &ArchivedCommand) -> u16 {
+    match command {
+        ArchivedCommand::Bootstrap(_) => 1,
+        ArchivedCommand::Put(_) => 2,
+        ArchivedCommand::DeleteRange(_) => 3,
+        ArchivedCommand::Txn(_) => 4,
+        ArchivedCommand::Compact { .. } => 5,
+        ArchivedCommand::LeaseGrant { .. } => 6,
+        ArchivedCommand::LeaseRevoke { .. } => 7,
+        ArchivedCommand::LeaseRenew { .. } => 8,
+        ArchivedCommand::LeaseClock => 9,
+        ArchivedCommand::Alarm { .. } => 10,
+        ArchivedCommand::MemberAttributes { .. } => 11,
+    }
+}
+
+/// The largest kind that this version knows.
+const KIND_MAX: u16 = 11;
+
+/// An entry under construction: everything but what only the group knows.
+#[derive(Debug)]
+pub struct Draft {
+    bytes: Vec<u8>,
+}
+
+impl Draft {
+    /// Encodes envelope and command into one buffer.
+    ///
+    /// # Panics
+    /// A user name over 4 GiB.
+    #[must_use]
+    pub fn new(envelope: &Envelope, command: &Command) -> Draft {
+        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + envelope.user.len() + 128);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&kind_of(command).to_le_bytes());
+        bytes.extend_from_slice(&envelope.group.to_le_bytes());
+        bytes.extend_from_slice(&envelope.proposer.to_le_bytes());
+        bytes.extend_from_slice(&envelope.shard.to_le_bytes());
+        let user_bytes = u32::try_from(envelope.user.len()).expect("a user name fits a request");
+        bytes.extend_from_slice(&user_bytes.to_le_bytes());
+        bytes.extend_from_slice(&envelope.request_id.to_le_bytes());
+        bytes.extend_from_slice(&envelope.auth_revision.to_le_bytes());
+        bytes.extend_from_slice(&envelope.lease_clock_ms.to_le_bytes());
+        bytes.extend_from_slice(&envelope.wall_time_ms.to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        bytes.extend_from_slice(envelope.user.as_bytes());
+        let bytes = rkyv::api::high::to_bytes_in::<_, rancor::Error>(command, bytes)
+            .expect("a vector takes any command");
+        Draft { bytes }
+    }
+
+    /// Bytes of the finished entry.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: an entry has an envelope.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Sets what only the group knows and seals the entry with its checksum.
+    #[must_use]
+    pub fn seal(mut self, lease_clock_ms: u64, wall_time_ms: u64) -> bytes::Bytes {
+        self.bytes[LEASE_CLOCK_AT..LEASE_CLOCK_AT + 8].copy_from_slice(&lease_clock_ms.to_le_bytes());
+        self.bytes[WALL_TIME_AT..WALL_TIME_AT + 8].copy_from_slice(&wall_time_ms.to_le_bytes());
+        let crc = checksum(&self.bytes);
+        self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        bytes::Bytes::from(self.bytes)
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..CRC_AT]);
+    hasher.update(&bytes[CRC_AT + 4..]);
+    hasher.finalize()
+}
+
+/// A checked entry: its envelope, and its command in place.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// The envelope.
+    pub envelope: Envelope,
+    /// The command, validated.
+    pub command: &'a ArchivedCommand,
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+impl<'a> Entry<'a> {
+    /// Checks version, kind, checksum and body, in this order.
+    ///
+    /// # Errors
+    /// [`EntryError`]; any bytes are safe to pass.
+    pub fn read(bytes: &'a [u8]) -> Result<Entry<'a>, EntryError> {
+        if bytes.len() < ENVELOPE_BYTES {
+            return Err(EntryError::Short { bytes: bytes.len() });
+        }
+        let version = u16::from_le_bytes([bytes[0], bytes[1]]);
+        if version != FORMAT_VERSION {
+            return Err(EntryError::UnknownVersion { found: version });
+        }
+        let (found, expected) = (checksum(bytes), u32_at(bytes, CRC_AT));
+        if found != expected {
+            return Err(EntryError::Checksum { found, expected });
+        }
+        let kind = u16::from_le_bytes([bytes[2], bytes[3]]);
+        if kind == 0 || kind > KIND_MAX {
+            return Err(EntryError::UnknownKind { found: kind });
+        }
+        let user_bytes = u32_at(bytes, 20) as usize;
+        let rest = &bytes[ENVELOPE_BYTES..];
+        if rest.len() < user_bytes {
+            return Err(EntryError::Short { bytes: bytes.len() });
+        }
+        let (user, body) = rest.split_at(user_bytes);
+        let command = rkyv::access::<ArchivedCommand, rancor::Error>(body).map_err(|_| EntryError::Body { kind })?;
+        if kind_of_archived(command) != kind {
+            return Err(EntryError::Body { kind });
+        }
+        let user = core::str::from_utf8(user).map_err(|_| EntryError::Body { kind })?.to_owned();
+        let envelope = Envelope {
+            group: u32_at(bytes, 4),
+            proposer: u64_at(bytes, 8),
+            shard: u32_at(bytes, 16),
+            request_id: u64_at(bytes, 24),
+            user,
+            auth_revision: u64_at(bytes, 32),
+            lease_clock_ms: u64_at(bytes, LEASE_CLOCK_AT),
+            wall_time_ms: u64_at(bytes, WALL_TIME_AT),
+        };
+        Ok(Entry { envelope, command })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Put;
+
+    fn sample() -> bytes::Bytes {
+        let envelope =
+            Envelope { group: 0, proposer: 7, shard: 1, request_id: 99, user: "ann".to_owned(), ..Envelope::default() };
+        let put = Put { key: b"k".to_vec(), value: b"v".to_vec(), ..Put::default() };
+        Draft::new(&envelope, &Command::Put(put)).seal(5, 6)
+    }
+
+    #[test]
+    fn an_entry_reads_back() {
+        let bytes = sample();
+        let entry = Entry::read(&bytes).expect("valid");
+        assert_eq!(entry.envelope.user, "ann");
+        assert_eq!((entry.envelope.lease_clock_ms, entry.envelope.wall_time_ms), (5, 6));
+        let ArchivedCommand::Put(put) = entry.command else { panic!("a put") };
+        assert_eq!(put.key.as_slice(), b"k");
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let good = sample();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Entry::read(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_found() {
+        let good = sample();
+        for end in 0..good.len() {
+            assert!(Entry::read(&good[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_and_versions_are_named() {
+        let mut bytes = sample().to_vec();
+        bytes[2] = 200;
+        let crc = checksum(&bytes);
+        bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Entry::read(&bytes).expect_err("kind"), EntryError::UnknownKind { found: 200 });
+        bytes[0] = 9;
+        assert_eq!(Entry::read(&bytes).expect_err("version"), EntryError::UnknownVersion { found: 9 });
+    }
+}
