@@ -155,8 +155,8 @@ impl Draft {
         bytes.extend_from_slice(&envelope.wall_time_ms.to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(envelope.user.as_bytes());
-        let bytes = rkyv::api::high::to_bytes_in::<_, rancor::Error>(command, bytes)
-            .expect("a vector takes any command");
+        let bytes =
+            rkyv::api::high::to_bytes_in::<_, rancor::Error>(command, bytes).expect("a vector takes any command");
         Draft { bytes }
     }
 
@@ -191,7 +191,6 @@ fn checksum(bytes: &[u8]) -> u32 {
 }
 
 /// A checked entry: its envelope, and its command in place.
-#[derive(Debug)]
 pub struct Entry<'a> {
     /// The envelope.
     pub envelope: Envelope,

@@ -4,4 +4,5 @@ pub mod command;
 pub mod entry;
 pub mod event;
 pub mod lease;
+pub mod identity;
 pub mod trees;
