@@ -1,6 +1,8 @@
 //! What the log carries: commands, already validated as far as a request alone allows, with everything that depends on
 //! settings, clocks or chance fixed before they are proposed. Apply reads these and the state, nothing else.
 
+#![allow(missing_docs, reason = "the archived twins that rkyv derives carry none")]
+
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The body of an entry. A new variant is a new entry kind: golden bytes in `tests/golden/` pin these.
