@@ -1,6 +1,7 @@
 //! The state machine and the server.
 
 pub mod command;
+pub mod config;
 pub mod entry;
 pub mod event;
 pub mod lease;
