@@ -203,7 +203,9 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     let heartbeat_ms: u64 = positive(settings, "heartbeat-interval")?;
     let election_ms: u64 = positive(settings, "election-timeout")?;
     if election_ms < 5 * heartbeat_ms {
-        return Err(format!("--election-timeout={election_ms} must be at least 5 times --heartbeat-interval={heartbeat_ms}"));
+        return Err(format!(
+            "--election-timeout={election_ms} must be at least 5 times --heartbeat-interval={heartbeat_ms}"
+        ));
     }
     if election_ms > 50_000 {
         return Err(format!("--election-timeout={election_ms} is too long: at most 50000"));
@@ -227,7 +229,9 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     let memory_limit = match u64::try_from(settings.number("memory-limit")) {
         Ok(0) => server::default_memory_limit(),
         Ok(bytes) if bytes >= 64 << 20 => bytes,
-        _ => return Err(format!("--memory-limit={} is too little: at least 67108864", settings.number("memory-limit"))),
+        _ => {
+            return Err(format!("--memory-limit={} is too little: at least 67108864", settings.number("memory-limit")));
+        }
     };
     Ok(ServerConfig {
         name,

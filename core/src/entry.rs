@@ -298,8 +298,8 @@ mod tests {
         bytes[2] = 200;
         let crc = checksum(&bytes);
         bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Entry::read(&bytes).expect_err("kind"), EntryError::UnknownKind { found: 200 });
+        assert_eq!(Entry::read(&bytes).err().expect("kind"), EntryError::UnknownKind { found: 200 });
         bytes[0] = 9;
-        assert_eq!(Entry::read(&bytes).expect_err("version"), EntryError::UnknownVersion { found: 9 });
+        assert_eq!(Entry::read(&bytes).err().expect("version"), EntryError::UnknownVersion { found: 9 });
     }
 }

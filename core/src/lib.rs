@@ -6,4 +6,6 @@ pub mod entry;
 pub mod event;
 pub mod lease;
 pub mod identity;
+pub mod metrics;
+pub mod shared;
 pub mod trees;

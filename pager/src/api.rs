@@ -104,6 +104,9 @@ pub enum Direction {
 /// A range of keys.
 pub type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
+/// Called with key and value of each entry; breaks to stop.
+pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Reads of one consistent state of all trees.
 pub trait ReadTrees {
     /// The value of `key`. The slice lives as long as the view.
@@ -124,7 +127,7 @@ pub trait ReadTrees {
         range: KeyRange<'_>,
         direction: Direction,
         skip_uncounted: bool,
-        visitor: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visitor: &mut Visitor<'_>,
     ) -> Access<()>;
 
     /// The sum over `range`, in O(log n).

@@ -1,10 +1,10 @@
 //! The trees as maps in memory: the model that tests hold the real ones against, behind the same traits.
 
-use core::ops::{Bound, ControlFlow};
+use core::ops::Bound;
 use std::collections::BTreeMap;
 
 use crate::api::{
-    ATTRIBUTES_BYTES_MAX, Access, Aggregate, Direction, KeyRange, ReadTrees, TreeId, TreeSpec, WriteTrees,
+    ATTRIBUTES_BYTES_MAX, Access, Aggregate, Direction, KeyRange, ReadTrees, TreeId, TreeSpec, Visitor, WriteTrees,
 };
 
 /// Trees in memory. For tests only: no file, no faults, O(n) sums.
@@ -55,7 +55,7 @@ impl ReadTrees for ModelTrees {
         range: KeyRange<'_>,
         direction: Direction,
         _skip_uncounted: bool,
-        visitor: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visitor: &mut Visitor<'_>,
     ) -> Access<()> {
         if is_empty(range) {
             return Ok(());
