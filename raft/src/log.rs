@@ -259,6 +259,12 @@ impl Log {
         &self.configurations.last().expect("the base has one").1
     }
 
+    /// The latest that is known to be committed, and all behind it.
+    pub(crate) fn open_configurations(&self) -> impl Iterator<Item = &Configuration> {
+        let settled = self.configurations.partition_point(|(from, _)| *from <= self.committed.0).max(1) - 1;
+        self.configurations[settled..].iter().map(|(_, configuration)| configuration)
+    }
+
     /// From which entry on it is in force.
     pub(crate) fn configuration_index(&self) -> Index {
         self.configurations.last().expect("the base has one").0

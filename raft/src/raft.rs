@@ -95,6 +95,10 @@ impl Stable {
         if index.0 > POSITION_MAX || self.hard_state.term.0 > POSITION_MAX {
             return inconsistent(index, "position out of bounds");
         }
+        let is_unknown = index == Index(0) && self.snapshot.configuration == Configuration::default();
+        if !is_unknown && !self.snapshot.configuration.is_valid() {
+            return inconsistent(index, "there is no valid configuration");
+        }
         for entry in &self.entries {
             index = index.next();
             if entry.index != index {
@@ -223,7 +227,7 @@ impl Raft {
     /// Starts an election now, with a pre-vote, where this member is a voter and does not lead. A sole voter calls it at
     /// start and leads as soon as its new term is persisted.
     pub fn campaign(&mut self) {
-        if self.role != Role::Leader && self.is_voter() {
+        if self.role != Role::Leader && self.may_campaign() {
             self.become_pre_candidate();
         }
     }
@@ -440,6 +444,13 @@ impl Raft {
 
     fn is_voter(&self) -> bool {
         self.log.configuration().is_voter(self.config.id)
+    }
+
+    /// A voter of the configuration in force may campaign, and, until that is known to be committed, one of those that it
+    /// replaces: the removed leader may be the only one that has the entry, and the others then wait for its vote while it
+    /// would refuse theirs. Its votes are counted by the configuration in force all the same, so it does not count itself.
+    fn may_campaign(&self) -> bool {
+        self.log.open_configurations().any(|configuration| configuration.is_voter(self.config.id))
     }
 
     fn send(&mut self, to: NodeId, body: Body) {

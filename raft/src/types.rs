@@ -62,9 +62,10 @@ impl fmt::Display for Index {
 /// What an entry carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// The caller's bytes. An empty payload is the first entry of a leader's term: there is nothing to apply.
+    /// The caller's bytes. An empty payload is the first entry of a later leader's term: there is nothing to apply.
     Normal,
-    /// A [`Configuration`] with the caller's context behind it; [`Configuration::decode`] reads it.
+    /// A [`Configuration`] with the caller's context behind it; [`Configuration::decode`] reads it. The context is empty
+    /// in those that raft makes by itself: the first entry of a log, and the one that leaves a joint configuration.
     Configuration,
 }
 

@@ -43,7 +43,8 @@ fn the_new_term_is_on_disk_before_it_leads_and_each_entry_before_it_is_committed
     assert_eq!(actions.became.expect("news").role, Role::Leader);
     let persist = actions.persist.expect("the first entry of the term");
     assert_eq!((persist.hard_state, persist.entries.len()), (None, 1));
-    assert!(persist.entries[0].payload.is_empty());
+    let (configuration, context) = Configuration::decode(&persist.entries[0].payload).expect("the founders");
+    assert_eq!((configuration.voters(), context.len()), (&[ME][..], 0));
 
     let _ = raft.persisted(persist.token);
     let actions = raft.take_actions();

@@ -152,8 +152,13 @@ impl Raft {
         self.heartbeat_elapsed = 0;
         let next = self.log.last_index().next();
         self.uncommitted_bytes = self.log.weight_bytes(self.log.committed(), self.log.last_index());
-        // Entries of earlier terms commit only under one of this term, so there must be one.
-        let entry = Entry { term: self.hard_state.term, index: next, kind: EntryKind::Normal, payload: Bytes::new() };
+        // Entries of earlier terms commit only under one of this term, so there must be one. The first of a log is the
+        // configuration that the founders were started with: whoever joins later and reads the log from its start learns it.
+        let (kind, payload) = match next {
+            Index(1) => (EntryKind::Configuration, self.log.configuration().encode(&[])),
+            _ => (EntryKind::Normal, Bytes::new()),
+        };
+        let entry = Entry { term: self.hard_state.term, index: next, kind, payload };
         self.uncommitted_bytes += entry.weight_bytes();
         self.log.append(entry);
         for id in self.log.configuration().members() {
@@ -248,7 +253,7 @@ impl Raft {
     /// The leader asks for this election, so there is no pre-vote, and voters need not have missed the leader. The
     /// configuration is asked here as everywhere else.
     pub(super) fn handle_timeout_now(&mut self, from: NodeId) {
-        if self.leader == Some(from) && self.is_voter() && self.hard_state.term.0 < POSITION_MAX {
+        if self.leader == Some(from) && self.may_campaign() && self.hard_state.term.0 < POSITION_MAX {
             self.become_candidate(true);
         }
     }

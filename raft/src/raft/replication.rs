@@ -142,7 +142,8 @@ impl Raft {
         let last = self.log.last_index();
         let Some(progress) = self.progress.get_mut(&from) else { return };
         progress.heard(last);
-        progress.round = progress.round.max(round);
+        // Never ahead of what was sent: a round that has not begun proves nothing.
+        progress.round = progress.round.max(round.min(self.reads.round()));
         self.maybe_confirm_reads();
     }
 
