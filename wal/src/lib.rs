@@ -1,1 +1,59 @@
 //! The write-ahead log: a state machine, and its io_uring adapter.
+//!
+//! It keeps records in order and makes them durable in batches, one sync each. It knows nothing of consensus, of what a
+//! payload means, or of the network. No clock, no thread: time is an argument, and operations go through [`disk::Disk`].
+//!
+//! | file | concern |
+//! |---|---|
+//! | [`log`] | the state machine: records in, operations out |
+//! | [`prepare`](crate) | the next segment, ready before it is needed |
+//! | [`recovery`] | where the log ends, and what may be cut |
+//! | [`scan`] | blocks of a segment, classified |
+//! | [`format`] | what stands where (`docs/format-wal.md`) |
+//! | [`record`], [`batch`], [`carry`](crate) | records, units of blocks, what outlives its segment |
+//! | [`segment`], [`pace`](crate) | what may be recycled, how much a replay would read |
+//! | [`disk`] | the trait, its io_uring disk and its simulated disk |
+//!
+//! A caller's loop, with any disk:
+//!
+//! ```
+//! use ringstone_wal::{Kind, Log, Options, Record, disk::{Disk, sim::SimDisk}, format::Identity};
+//!
+//! let mut disk = SimDisk::new(1);
+//! let options = Options { create: true, segment_bytes: 64 << 10, ..Options::new(Identity([1; 16])) };
+//! let (mut log, _) = Log::open(&mut disk, options, &mut |_record| {}).unwrap();
+//! let batch = log.append(Record { group: 1, kind: Kind::Entry, term: 1, index: 1, payload: b"x" }).unwrap();
+//! while log.synced() < batch {
+//!     while let Some((token, io)) = log.poll_io() {
+//!         disk.submit(token, io);
+//!     }
+//!     disk.flush().unwrap();
+//!     while let Some(completion) = disk.poll_completion() {
+//!         log.completed(completion);
+//!     }
+//!     assert!(log.failure().is_none());
+//! }
+//! ```
+
+pub mod batch;
+pub mod buffer;
+mod carry;
+pub mod disk;
+pub mod error;
+pub mod format;
+pub mod log;
+pub mod options;
+mod pace;
+mod prepare;
+pub mod record;
+pub mod recovery;
+pub mod scan;
+pub mod segment;
+
+pub use error::{Damage, DamageCause, RingError, WalError};
+pub use format::Identity;
+pub use log::{BatchNumber, Log};
+pub use options::Options;
+pub use record::{Kind, Record};
+pub use recovery::{Outcome, Recovered, run_until, run_until_idle};
+pub use segment::HolderId;

@@ -1,0 +1,390 @@
+//! A disk in memory that forgets what was not synced.
+//!
+//! Every file has durable bytes and, in front of them, writes that no sync has covered. A crash keeps all of these, none,
+//! or a random subset of their 512-byte sectors, applied in random order; file sizes and directory changes likewise.
+//! What it does not model: a sector torn within, a sync that lies, bytes that rot by themselves (tests flip those).
+
+use crate::buffer::AlignedBuffer;
+use crate::disk::{Completion, Disk, DiskError, FileEntry, FileName, Io, Token};
+use std::collections::{BTreeMap, VecDeque};
+
+const SECTOR_BYTES: usize = 512;
+
+/// What survives a crash of that which was not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything that was submitted.
+    All,
+    /// Only what was synced.
+    Nothing,
+    /// A random subset of sectors and directory changes, in random order.
+    Random(u64),
+}
+
+/// A failure to inject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The operation fails with this error number and does nothing.
+    Errno(i32),
+    /// A write stops after this many bytes, unsynced.
+    Short(usize),
+}
+
+#[derive(Clone, Default)]
+struct File {
+    durable: Vec<u8>,
+    current: Vec<u8>,
+    /// Offset and bytes of what no sync has covered, one sector at most each.
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+impl File {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        if self.current.len() < end {
+            self.current.resize(end, 0);
+        }
+        self.current[offset..end].copy_from_slice(bytes);
+        for (at, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+            self.unsynced.push((offset + at * SECTOR_BYTES, sector.to_vec()));
+        }
+    }
+
+    fn sync(&mut self) {
+        self.durable.clone_from(&self.current);
+        self.unsynced.clear();
+    }
+
+    /// Makes one write durable and leaves the others of the file as they are.
+    fn sync_range(&mut self, offset: usize, length: usize) {
+        let end = offset + length;
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[offset..end].copy_from_slice(&self.current[offset..end]);
+        self.unsynced.retain(|(at, sector)| *at < offset || at + sector.len() > end);
+    }
+
+    fn crash(&mut self, keep: Keep, random: &mut Random) {
+        let mut unsynced = core::mem::take(&mut self.unsynced);
+        match keep {
+            Keep::All => {}
+            Keep::Nothing => unsynced.clear(),
+            Keep::Random(_) => {
+                random.shuffle(&mut unsynced);
+                unsynced.retain(|_| random.below(2) == 0);
+            }
+        }
+        self.current.clone_from(&self.durable);
+        for (offset, sector) in unsynced {
+            self.write(offset, &sector);
+        }
+        self.sync();
+    }
+}
+
+#[derive(Clone)]
+enum DirectoryChange {
+    Link(FileName, usize),
+    Rename(FileName, FileName),
+    Unlink(FileName),
+}
+
+fn apply(directory: &mut BTreeMap<FileName, usize>, change: &DirectoryChange) {
+    match *change {
+        DirectoryChange::Link(name, file) => {
+            directory.insert(name, file);
+        }
+        DirectoryChange::Rename(from, to) => {
+            if let Some(file) = directory.remove(&from) {
+                directory.insert(to, file);
+            }
+        }
+        DirectoryChange::Unlink(name) => {
+            directory.remove(&name);
+        }
+    }
+}
+
+/// A small generator (splitmix64): a seed replays a test.
+#[derive(Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// Starts from a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    /// A number below `bound` (at least 1).
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % bound.max(1)
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, self.below(at as u64 + 1) as usize);
+        }
+    }
+}
+
+struct Pending {
+    token: Token,
+    io: Io,
+    fault: Option<Fault>,
+}
+
+/// The simulated disk. Its steps (an operation submitted, an operation completed) are counted, so that a test can stop at
+/// every one of them.
+pub struct SimDisk {
+    files: Vec<File>,
+    directory: BTreeMap<FileName, usize>,
+    durable_directory: BTreeMap<FileName, usize>,
+    directory_changes: Vec<DirectoryChange>,
+    pending: VecDeque<Pending>,
+    random: Random,
+    steps: u64,
+    crash_at: Option<u64>,
+    submissions: u64,
+    faults: BTreeMap<u64, Fault>,
+    space_bytes: u64,
+    writes: u64,
+}
+
+impl SimDisk {
+    /// An empty disk; `seed` decides the order of completions.
+    #[must_use]
+    pub fn new(seed: u64) -> SimDisk {
+        SimDisk {
+            files: Vec::new(),
+            directory: BTreeMap::new(),
+            durable_directory: BTreeMap::new(),
+            directory_changes: Vec::new(),
+            pending: VecDeque::new(),
+            random: Random(seed),
+            steps: 0,
+            crash_at: None,
+            submissions: 0,
+            faults: BTreeMap::new(),
+            space_bytes: u64::MAX,
+            writes: 0,
+        }
+    }
+
+    /// From step `step` on (counted from now) nothing happens any more and every call fails.
+    pub fn crash_at(&mut self, step: u64) {
+        self.crash_at = Some(self.steps + step);
+    }
+
+    /// Whether the step of the crash was reached.
+    #[must_use]
+    pub fn has_crashed(&self) -> bool {
+        self.crash_at.is_some_and(|step| self.steps >= step)
+    }
+
+    /// Steps until now.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Writes until now.
+    #[must_use]
+    pub fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Makes the operation that is submitted `submission` submissions from now (0 is the next) fail.
+    pub fn inject(&mut self, submission: u64, fault: Fault) {
+        self.faults.insert(self.submissions + submission, fault);
+    }
+
+    /// Bounds the total size of all files; beyond it creations fail with ENOSPC.
+    pub fn set_space_bytes(&mut self, bytes: u64) {
+        self.space_bytes = bytes;
+    }
+
+    /// The disk after a power cut now.
+    #[must_use]
+    pub fn after_crash(&self, keep: Keep) -> SimDisk {
+        let seed = if let Keep::Random(seed) = keep { seed } else { 0 };
+        let mut random = Random(seed);
+        let mut directory = self.durable_directory.clone();
+        for change in &self.directory_changes {
+            let kept = match keep {
+                Keep::All => true,
+                Keep::Nothing => false,
+                Keep::Random(_) => random.below(2) == 0,
+            };
+            if kept {
+                apply(&mut directory, change);
+            }
+        }
+        let mut files = self.files.clone();
+        files.iter_mut().for_each(|file| file.crash(keep, &mut random));
+        let fresh = SimDisk::new(seed);
+        SimDisk { files, durable_directory: directory.clone(), directory, space_bytes: self.space_bytes, ..fresh }
+    }
+
+    /// The bytes of a file as a reader sees them.
+    #[must_use]
+    pub fn bytes(&self, name: FileName) -> Option<&[u8]> {
+        self.directory.get(&name).map(|&file| self.files[file].current.as_slice())
+    }
+
+    /// Changes a file behind the log's back, durably; creates it if it is not there.
+    pub fn tamper(&mut self, name: FileName, change: impl FnOnce(&mut Vec<u8>)) {
+        let file = *self.directory.entry(name).or_insert_with(|| {
+            self.files.push(File::default());
+            self.files.len() - 1
+        });
+        self.durable_directory.insert(name, file);
+        change(&mut self.files[file].current);
+        self.files[file].sync();
+    }
+
+    /// Removes a file behind the log's back, durably.
+    pub fn tamper_remove(&mut self, name: FileName) {
+        self.directory.remove(&name);
+        self.durable_directory.remove(&name);
+    }
+
+    /// Names of all files.
+    #[must_use]
+    pub fn names(&self) -> Vec<FileName> {
+        self.directory.keys().copied().collect()
+    }
+
+    fn step(&mut self) -> bool {
+        if self.has_crashed() {
+            return false;
+        }
+        self.steps += 1;
+        true
+    }
+
+    fn file(&mut self, name: FileName, operation: &'static str) -> Result<&mut File, DiskError> {
+        let error = DiskError { operation, file: Some(name), errno: libc::ENOENT };
+        let file = *self.directory.get(&name).ok_or(error)?;
+        Ok(&mut self.files[file])
+    }
+
+    /// What the operation does before it completes: everything but its durability.
+    fn begin(&mut self, io: &Io, fault: Option<Fault>) {
+        match (io, fault) {
+            (_, Some(Fault::Errno(_))) => {}
+            (Io::Write { file, offset, buffer, .. }, fault) => {
+                let length = if let Some(Fault::Short(bytes)) = fault { bytes.min(buffer.len()) } else { buffer.len() };
+                self.writes += 1;
+                if let Ok(file) = self.file(*file, "write to") {
+                    file.write(*offset as usize, &buffer[..length]);
+                }
+            }
+            (Io::Rename { from, to }, _) => self.change(DirectoryChange::Rename(*from, *to)),
+            (Io::Delete { file }, _) => self.change(DirectoryChange::Unlink(*file)),
+            (Io::Create { file, bytes }, _) => {
+                let used: u64 = self.directory.values().map(|&file| self.files[file].current.len() as u64).sum();
+                if !self.directory.contains_key(file) && used.saturating_add(*bytes) <= self.space_bytes {
+                    self.files.push(File::default());
+                    self.change(DirectoryChange::Link(*file, self.files.len() - 1));
+                }
+            }
+            (Io::Sync { .. } | Io::SyncDirectory, _) => {}
+        }
+    }
+
+    fn change(&mut self, change: DirectoryChange) {
+        apply(&mut self.directory, &change);
+        self.directory_changes.push(change);
+    }
+
+    fn end(&mut self, io: &Io, fault: Option<Fault>) -> Result<u64, DiskError> {
+        let fail = |operation, file, errno| Err(DiskError { operation, file, errno });
+        if let Some(Fault::Errno(errno)) = fault {
+            let file = match io {
+                Io::Write { file, .. } | Io::Create { file, .. } | Io::Sync { file } | Io::Delete { file } => {
+                    Some(*file)
+                }
+                Io::Rename { from, .. } => Some(*from),
+                Io::SyncDirectory => None,
+            };
+            return fail("use", file, errno);
+        }
+        match io {
+            Io::Write { file, offset, buffer, sync } => {
+                let short = if let Some(Fault::Short(bytes)) = fault { Some(bytes.min(buffer.len())) } else { None };
+                let written = self.file(*file, "write to")?;
+                if *sync && short.is_none() {
+                    written.sync_range(*offset as usize, buffer.len());
+                }
+                Ok(short.unwrap_or(buffer.len()) as u64)
+            }
+            Io::Create { file, .. } if !self.directory.contains_key(file) => fail("create", Some(*file), libc::ENOSPC),
+            Io::Sync { file } => {
+                self.file(*file, "sync")?.sync();
+                Ok(0)
+            }
+            Io::SyncDirectory => {
+                self.durable_directory.clone_from(&self.directory);
+                self.directory_changes.clear();
+                Ok(0)
+            }
+            Io::Create { .. } | Io::Rename { .. } | Io::Delete { .. } => Ok(0),
+        }
+    }
+}
+
+fn crashed() -> DiskError {
+    DiskError { operation: "use", file: None, errno: libc::ESHUTDOWN }
+}
+
+impl Disk for SimDisk {
+    fn submit(&mut self, token: Token, io: Io) {
+        let fault = self.faults.remove(&self.submissions);
+        self.submissions += 1;
+        if self.step() {
+            self.begin(&io, fault);
+        }
+        self.pending.push_back(Pending { token, io, fault });
+    }
+
+    fn flush(&mut self) -> Result<(), DiskError> {
+        if self.has_crashed() { Err(crashed()) } else { Ok(()) }
+    }
+
+    fn poll_completion(&mut self) -> Option<Completion> {
+        if self.pending.is_empty() || !self.step() {
+            return None;
+        }
+        let at = self.random.below(self.pending.len() as u64) as usize;
+        let Pending { token, io, fault } = self.pending.remove(at).expect("the index is below the length");
+        let result = self.end(&io, fault);
+        let buffer = if let Io::Write { buffer, .. } = io { Some(buffer) } else { None };
+        Some(Completion { token, result, buffer })
+    }
+
+    fn wait(&mut self) -> Result<(), DiskError> {
+        self.flush()
+    }
+
+    fn list(&mut self) -> Result<Vec<FileEntry>, DiskError> {
+        self.flush()?;
+        let entry =
+            |(&name, &file): (&FileName, &usize)| FileEntry { name, bytes: self.files[file].current.len() as u64 };
+        Ok(self.directory.iter().map(entry).collect())
+    }
+
+    fn read(&mut self, file: FileName, offset: u64, buffer: &mut AlignedBuffer) -> Result<usize, DiskError> {
+        self.flush()?;
+        let content = &self.file(file, "read")?.current;
+        let start = content.len().min(offset as usize);
+        let bytes = buffer.len().min(content.len() - start);
+        buffer[..bytes].copy_from_slice(&content[start..start + bytes]);
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,68 @@
+//! The same log on a real disk through io_uring, both ways of syncing.
+
+mod common;
+
+use common::{close, entry, open, record, small, write};
+use ringstone_wal::disk::Disk;
+use ringstone_wal::disk::ring::{RingDisk, SyncWay};
+use ringstone_wal::{Kind, Options, Outcome, run_until_idle};
+use std::os::fd::AsRawFd;
+
+fn exercise(path: &std::path::Path, way: Option<SyncWay>) {
+    let mut disk = RingDisk::open(path, way).expect("io_uring is there");
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    let meta = log.register_holder("meta", 1, 0);
+    write(&mut disk, &mut log, &[record(Kind::HardState, 0, b"vote")]).expect("writes");
+    for index in 1..=100 {
+        write(&mut disk, &mut log, &[entry(index, 5000)]).expect("writes");
+        log.release(meta, index.saturating_sub(10));
+    }
+    drop((log, disk));
+    let mut disk = RingDisk::open(path, way).expect("io_uring is there");
+    let (mut log, recovered, records) = open(&mut disk, Options { create: false, ..small() }).expect("opens");
+    assert!(matches!(recovered.outcome, Outcome::Zeros | Outcome::OldGhost), "{recovered:?}");
+    assert_eq!(records[0], record(Kind::HardState, 0, b"vote"));
+    assert!(recovered.segments < 20, "recycled");
+    assert_eq!(records.last(), Some(&entry(100, 5000)));
+    close(&mut disk, &mut log).expect("closes");
+    drop((log, disk));
+    let mut disk = RingDisk::open(path, way).expect("io_uring is there");
+    assert_eq!(open(&mut disk, small()).expect("opens").1.outcome, Outcome::Closed);
+}
+
+#[test]
+fn a_real_disk_both_ways() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let direct = RingDisk::open(folder.path(), None).expect("io_uring is there").sync_way();
+    for way in [direct, SyncWay::WriteFdatasync] {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        exercise(folder.path(), Some(way));
+    }
+}
+
+#[test]
+fn a_memory_file_system_works_whatever_it_supports() {
+    let Ok(folder) = tempfile::tempdir_in("/dev/shm") else { return };
+    exercise(folder.path(), None);
+}
+
+#[test]
+fn the_event_descriptor_tells_of_completions() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let mut disk = RingDisk::open(folder.path(), None).expect("io_uring is there");
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    run_until_idle(&mut disk, &mut log).expect("runs");
+    let mut event = std::fs::File::from(disk.event_fd().try_clone_to_owned().expect("a copy"));
+    let mut count = [0; 8];
+    std::io::Read::read_exact(&mut event, &mut count).expect("earlier completions were counted");
+    let mut poll = libc::pollfd { fd: disk.event_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid entry is passed.
+    assert_eq!(unsafe { libc::poll(&mut poll, 1, 0) }, 0, "nothing is under way");
+    log.append(entry(1, 10).borrow()).expect("appends");
+    let (token, io) = log.poll_io().expect("a write");
+    disk.submit(token, io);
+    disk.flush().expect("submits");
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::poll(&mut poll, 1, 5000) }, 1);
+    assert_eq!(disk.poll_completion().expect("completed").token, token);
+}
