@@ -1,0 +1,142 @@
+//! The simulated medium: what is durable, and what a power cut may still take.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::layout::PAGE_BYTES;
+
+/// What a medium writes all or nothing of.
+pub(super) const SECTOR_BYTES: usize = 512;
+const SECTORS_PER_PAGE: u64 = (PAGE_BYTES / SECTOR_BYTES) as u64;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// The number of a change that no later sync makes durable (its sync has failed).
+const NEVER: u64 = u64::MAX;
+
+/// A file with its unsynced changes. Changes are numbered in the order of their execution.
+#[derive(Clone, Default)]
+pub(super) struct Medium {
+    durable: HashMap<u64, Box<[u8]>>,
+    durable_length: u64,
+    unsynced: BTreeMap<u64, Vec<(u64, Sector)>>,
+    lengths: Vec<(u64, u64)>,
+    changes: u64,
+}
+
+impl Medium {
+    /// Number of the next change: a sync that is submitted now covers those below it.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    pub fn length(&self) -> u64 {
+        self.lengths.last().map_or(self.durable_length, |(_, length)| *length)
+    }
+
+    pub fn set_length(&mut self, length: u64) {
+        if length > self.length() {
+            self.lengths.push((self.changes, length));
+            self.changes += 1;
+        }
+    }
+
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.set_length(offset + bytes.len() as u64);
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset + done as u64;
+            let (sector, within) = (at / SECTOR_BYTES as u64, (at % SECTOR_BYTES as u64) as usize);
+            let count = (SECTOR_BYTES - within).min(bytes.len() - done);
+            let mut content = self.sector(sector);
+            content[within..within + count].copy_from_slice(&bytes[done..done + count]);
+            self.unsynced.entry(sector).or_default().push((self.changes, content));
+            done += count;
+        }
+        self.changes += 1;
+    }
+
+    /// The bytes as a reader of the page cache sees them; `None` beyond the end.
+    pub fn read(&self, offset: u64, bytes: usize) -> Option<Vec<u8>> {
+        let end = offset.checked_add(bytes as u64).filter(|end| *end <= self.length())?;
+        let mut content = Vec::with_capacity(bytes + SECTOR_BYTES);
+        let first = offset / SECTOR_BYTES as u64;
+        for sector in first..end.div_ceil(SECTOR_BYTES as u64) {
+            content.extend_from_slice(&self.sector(sector));
+        }
+        let skipped = (offset % SECTOR_BYTES as u64) as usize;
+        Some(content[skipped..skipped + bytes].to_vec())
+    }
+
+    fn sector(&self, sector: u64) -> Sector {
+        if let Some((_, content)) = self.unsynced.get(&sector).and_then(|versions| versions.last()) {
+            return *content;
+        }
+        let Some(page) = self.durable.get(&(sector / SECTORS_PER_PAGE)) else { return [0; SECTOR_BYTES] };
+        let start = (sector % SECTORS_PER_PAGE) as usize * SECTOR_BYTES;
+        page[start..start + SECTOR_BYTES].try_into().expect("a page is made of whole sectors")
+    }
+
+    fn store(&mut self, sector: u64, content: &Sector) {
+        let page = self.durable.entry(sector / SECTORS_PER_PAGE).or_insert_with(|| vec![0; PAGE_BYTES].into());
+        let start = (sector % SECTORS_PER_PAGE) as usize * SECTOR_BYTES;
+        page[start..start + SECTOR_BYTES].copy_from_slice(content);
+    }
+
+    /// Makes the changes below `covered` durable.
+    pub fn sync(&mut self, covered: u64) {
+        for (sector, mut versions) in core::mem::take(&mut self.unsynced) {
+            if let Some(newest) = versions.iter().rposition(|(change, _)| *change < covered) {
+                let content = versions[newest].1;
+                self.store(sector, &content);
+                versions.drain(..=newest);
+            }
+            if !versions.is_empty() {
+                self.unsynced.insert(sector, versions);
+            }
+        }
+        if let Some(newest) = self.lengths.iter().rposition(|(change, _)| *change < covered) {
+            self.durable_length = self.lengths[newest].1;
+            self.lengths.drain(..=newest);
+        }
+    }
+
+    /// A sync failed: the kernel has marked the pages clean, so that no later sync will write them.
+    pub fn fail_sync(&mut self, covered: u64) {
+        for (change, _) in self.unsynced.values_mut().flatten().filter(|(change, _)| *change < covered) {
+            *change = NEVER;
+        }
+        for (change, _) in self.lengths.iter_mut().filter(|(change, _)| *change < covered) {
+            *change = NEVER;
+        }
+    }
+
+    /// The power fails. `choose(n)` answers 0..n for each sector and for the length: 0 the durable state, n - 1 the newest.
+    pub fn crash(&mut self, mut choose: impl FnMut(usize) -> usize) {
+        for (sector, versions) in core::mem::take(&mut self.unsynced) {
+            if let Some(chosen) = choose(versions.len() + 1).checked_sub(1) {
+                self.store(sector, &versions[chosen].1);
+            }
+        }
+        let lengths = core::mem::take(&mut self.lengths);
+        if let Some(chosen) = choose(lengths.len() + 1).checked_sub(1) {
+            self.durable_length = lengths[chosen].1;
+        }
+        self.cut_behind_the_end();
+    }
+
+    /// Makes the file shorter at once and durably, as an operator's mistake would.
+    pub fn truncate(&mut self, length: u64) {
+        self.sync(self.changes);
+        self.durable_length = self.durable_length.min(length);
+        self.cut_behind_the_end();
+    }
+
+    fn cut_behind_the_end(&mut self) {
+        let length = self.durable_length;
+        self.durable.retain(|page, bytes| {
+            let kept = length.saturating_sub(page * PAGE_BYTES as u64).min(PAGE_BYTES as u64);
+            bytes[kept as usize..].fill(0);
+            kept > 0
+        });
+    }
+}
