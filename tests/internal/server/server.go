@@ -1,0 +1,193 @@
+// Package server starts, stops and kills a server under test as a child process. Anything that takes etcd's flags will
+// do: etcd itself, or `ringstone serve`.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// Server is one child process with its data folder and its ports, which stay the same across restarts.
+type Server struct {
+	// Endpoint is the client address, host:port.
+	Endpoint string
+	// Folder holds the data folder and the log file.
+	Folder string
+
+	command []string
+	flags   []string
+	child   *exec.Cmd
+	exited  chan struct{}
+}
+
+// New prepares a server in an existing empty folder. The command may hold arguments, as in "target/release/ringstone
+// serve"; flags come after the ones set here.
+func New(command, folder string, flags ...string) (*Server, error) {
+	client, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	peer, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	clientURL, peerURL := "http://"+client, "http://"+peer
+	own := []string{
+		"--name=m0",
+		"--data-dir=" + filepath.Join(folder, "data"),
+		"--listen-client-urls=" + clientURL,
+		"--advertise-client-urls=" + clientURL,
+		"--listen-peer-urls=" + peerURL,
+		"--initial-advertise-peer-urls=" + peerURL,
+		"--initial-cluster=m0=" + peerURL,
+		"--initial-cluster-token=ringstone-test",
+		"--initial-cluster-state=new",
+		"--log-level=warn",
+	}
+	return &Server{Endpoint: client, Folder: folder, command: strings.Fields(command), flags: append(own, flags...)}, nil
+}
+
+func freePort() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}
+
+// Start runs the program and returns once it answers a linearizable read, or fails after the bound.
+func (s *Server) Start(bound time.Duration) error {
+	logFile, err := os.OpenFile(filepath.Join(s.Folder, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	arguments := append(append([]string{}, s.command[1:]...), s.flags...)
+	child := exec.Command(s.command[0], arguments...)
+	child.Stdout, child.Stderr = logFile, logFile
+	child.Env = environment()
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := child.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	go func() {
+		_ = child.Wait()
+		close(exited)
+	}()
+	s.child, s.exited = child, exited
+	return s.awaitReady(bound)
+}
+
+// environment is ours without etcd's own settings, which would collide with the flags.
+func environment() []string {
+	var kept []string
+	for _, setting := range os.Environ() {
+		if !strings.HasPrefix(setting, "ETCD_") {
+			kept = append(kept, setting)
+		}
+	}
+	return kept
+}
+
+func (s *Server) awaitReady(bound time.Duration) error {
+	deadline := time.Now().Add(bound)
+	for {
+		select {
+		case <-s.exited:
+			return fmt.Errorf("%s exited at start: %v\n%s", s.command[0], s.child.ProcessState, s.LogTail())
+		default:
+		}
+		err := Probe(s.Endpoint, time.Second)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s is not ready after %v: %w\n%s", s.command[0], bound, err, s.LogTail())
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// Probe answers whether a server at the endpoint serves a linearizable read.
+func Probe(endpoint string, bound time.Duration) error {
+	connection, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	_, err = pb.NewKVClient(connection).Range(ctx, &pb.RangeRequest{Key: []byte("probe"), CountOnly: true})
+	return err
+}
+
+// Kill sends SIGKILL and waits until the process is gone.
+func (s *Server) Kill() {
+	s.end(syscall.SIGKILL, 10*time.Second)
+}
+
+// Stop sends SIGTERM and reports the exit status; a process that does not go in time is killed.
+func (s *Server) Stop(bound time.Duration) error {
+	if !s.end(syscall.SIGTERM, bound) {
+		s.Kill()
+		return fmt.Errorf("%s did not end within %v of SIGTERM", s.command[0], bound)
+	}
+	state := s.child.ProcessState
+	// etcd ends itself by the signal it got once it has shut down.
+	status, ok := state.Sys().(syscall.WaitStatus)
+	if state.ExitCode() == 0 || ok && status.Signaled() && status.Signal() == syscall.SIGTERM {
+		return nil
+	}
+	return errors.New(s.command[0] + " ended with " + state.String())
+}
+
+func (s *Server) end(signal syscall.Signal, bound time.Duration) bool {
+	if s.child == nil || s.child.Process == nil {
+		return true
+	}
+	_ = s.child.Process.Signal(signal)
+	select {
+	case <-s.exited:
+		return true
+	case <-time.After(bound):
+		return false
+	}
+}
+
+// Alive answers whether the process runs.
+func (s *Server) Alive() bool {
+	select {
+	case <-s.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// LogTail is the end of what the process printed.
+func (s *Server) LogTail() string {
+	content, err := os.ReadFile(filepath.Join(s.Folder, "log"))
+	if err != nil {
+		return ""
+	}
+	const most = 4000
+	if len(content) > most {
+		content = content[len(content)-most:]
+	}
+	return string(content)
+}
