@@ -6,3 +6,4 @@ pub mod layout;
 pub mod mapping;
 #[cfg(feature = "model")]
 pub mod model;
+pub mod pins;
