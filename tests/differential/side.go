@@ -88,7 +88,7 @@ func (s *side) connect(endpoint string) error {
 	s.connection = connection
 	ctx, cancel := context.WithTimeout(context.Background(), callBound)
 	defer cancel()
-	answer, err := pb.NewMaintenanceClient(connection).Status(ctx, &pb.StatusRequest{})
+	answer, err := settledStatus(ctx, pb.NewMaintenanceClient(connection))
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
@@ -101,6 +101,20 @@ func (s *side) connect(endpoint string) error {
 	}
 	s.clusterID, s.memberID = header.ClusterId, header.MemberId
 	return nil
+}
+
+// settledStatus waits until the storage version has caught up with the server's: etcd looks after that every 4 s, and
+// whether it is so at once after the start is a race inside it.
+func settledStatus(ctx context.Context, client pb.MaintenanceClient) (answer *pb.StatusResponse, err error) {
+	eventually(10*time.Second, func() bool {
+		answer, err = client.Status(ctx, &pb.StatusRequest{})
+		if err != nil {
+			return true
+		}
+		minor := answer.Version[:strings.LastIndex(answer.Version, ".")+1]
+		return strings.HasPrefix(answer.StorageVersion, minor)
+	})
+	return answer, err
 }
 
 // restart ends the server, with or without notice, and starts it again on the same data.

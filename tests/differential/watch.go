@@ -229,8 +229,7 @@ func showPair(pair *mvccpb.KeyValue) string {
 func (p *watchPair) rules(stream *watchStream) (broken []string) {
 	last := map[int64]int64{}     // revision of the last event, by id
 	fragment := map[int64]bool{}  // the next response of this id may go on with the same revision
-	promised := map[int64]int64{} // every event up to here was announced as sent, by id
-	everyone := int64(0)          // the same, for all ids
+	promised := map[int64]int64{} // every event up to here was announced as sent, by the ids that are alive
 	complain := func(r *pb.WatchResponse, text string) {
 		broken = append(broken, fmt.Sprintf("%s: watch %d: %s", stream.side.name, r.WatchId, text))
 	}
@@ -241,16 +240,20 @@ func (p *watchPair) rules(stream *watchStream) (broken []string) {
 		}
 		if r.Created {
 			delete(last, id)
-			delete(promised, id)
 			delete(fragment, id)
+			promised[id] = 0
 			continue
 		}
 		if isProgress(r) {
-			everyone = max(everyone, r.Header.GetRevision())
+			for alive := range promised {
+				promised[alive] = max(promised[alive], r.Header.GetRevision())
+			}
 			continue
 		}
 		if len(r.Events) == 0 {
-			if !r.Canceled {
+			if r.Canceled {
+				delete(promised, id)
+			} else {
 				promised[id] = max(promised[id], r.Header.GetRevision())
 			}
 			continue
@@ -269,8 +272,8 @@ func (p *watchPair) rules(stream *watchStream) (broken []string) {
 				complain(r, fmt.Sprintf("prev_kv of another key: %v", event))
 			}
 		}
-		if !fragment[id] && first <= max(promised[id], everyone) && p.watchesPresent(id) {
-			complain(r, fmt.Sprintf("event of revision %d after the promise that all up to %d was sent", first, max(promised[id], everyone)))
+		if !fragment[id] && first <= promised[id] {
+			complain(r, fmt.Sprintf("event of revision %d after the promise that all up to %d was sent", first, promised[id]))
 		}
 		last[id], fragment[id] = before, r.Fragment
 		if r.Header.GetRevision() < before && !r.Fragment {
@@ -278,11 +281,4 @@ func (p *watchPair) rules(stream *watchStream) (broken []string) {
 		}
 	}
 	return broken
-}
-
-// watchesPresent answers whether the id is one that progress answers spoke for: a watch that replays the past and was
-// created after the answer is not.
-func (p *watchPair) watchesPresent(id int64) bool {
-	w := p.watchers[id]
-	return w != nil && w.request.StartRevision == 0
 }
