@@ -141,7 +141,7 @@ pub struct Status {
 /// One member of one group.
 ///
 /// Method grammar: inputs are `tick`, `campaign`, `step`, `propose*`, `read_index`, `transfer_leadership`,
-/// `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
+/// `resign`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
 /// `take_actions` is the only output, to be called after any inputs and after `persisted`. Inside, `become_*` changes the
 /// role, `handle_*` takes one kind of message, `maybe_*` may do nothing, `send` is for messages that promise nothing and
 /// `hold` for those that wait for a sync. No method blocks, reads a clock or allocates per entry.
@@ -225,9 +225,11 @@ impl Raft {
     }
 
     /// Starts an election now, with a pre-vote, where this member is a voter and does not lead. A sole voter calls it at
-    /// start and leads as soon as its new term is persisted.
+    /// start and leads as soon as its new term is persisted. Does nothing while the vote of its last campaign is on its way
+    /// to the disk: on a disk slower than the election timeout it would campaign for ever.
     pub fn campaign(&mut self) {
-        if self.role != Role::Leader && self.may_campaign() {
+        let awaits_own_vote = self.role == Role::Candidate && !self.votes.contains(&(self.config.id, true));
+        if self.role != Role::Leader && self.may_campaign() && !awaits_own_vote {
             self.become_pre_candidate();
         }
     }
@@ -365,7 +367,9 @@ impl Raft {
     pub fn take_actions(&mut self) -> Actions {
         self.maybe_start_read_round();
         self.replicate();
-        self.maybe_leave_office();
+        if self.role == Role::Leader {
+            self.maybe_leave_office();
+        }
         let persist = self.take_persist();
         let committed = self.log.take_deliverable(self.config.unapplied_bytes_max);
         self.log.positions().assert_order();

@@ -613,3 +613,86 @@ fn a_learner_gets_the_log_and_counts_for_nothing() {
     accept(&mut raft, THREE, 2);
     assert_eq!(committed(&raft), 2);
 }
+
+#[test]
+fn a_new_leader_changes_no_members_before_a_commit_of_its_own_term() {
+    // Found in single-server changes of the Raft thesis in 2015: without this, two leaders' changes may not overlap.
+    let mut raft = member(&[1, 2, 3], 1, &[1]);
+    elect(&mut raft);
+    let target = configuration(&[1, 2, 3, 4]);
+    assert_eq!(raft.propose_configuration(&target, b""), Err(ProposeError::ConfigurationPending));
+    let _ = settle(&mut raft);
+    accept(&mut raft, TWO, 2);
+    assert_eq!(raft.propose_configuration(&target, b""), Ok(Index(3)));
+}
+
+#[test]
+fn a_configuration_goes_away_with_its_entry() {
+    let mut raft = member(&[1, 2, 3], 1, &[1]);
+    let larger = configuration(&[1, 2, 3, 4]);
+    step(&mut raft, TWO, 1, append((1, 1), 0, vec![configuration_entry(2, 1, &larger)]));
+    assert_eq!(raft.configuration(), &larger);
+    step(&mut raft, THREE, 2, append((1, 1), 0, vec![entry(2, 2)]));
+    assert_eq!(raft.configuration(), &configuration(&[1, 2, 3]));
+}
+
+/// A follower's log may go on behind what an append has compared: there it may be of another history.
+#[test]
+fn a_follower_commits_only_what_was_compared() {
+    let mut raft = member(&[1, 2, 3], 2, &[1, 1, 2]);
+    step(&mut raft, TWO, 3, append((1, 1), 3, vec![entry(2, 1)]));
+    assert_eq!(committed(&raft), 2);
+    step(&mut raft, TWO, 3, append((1, 1), 3, vec![]));
+    assert_eq!(committed(&raft), 2);
+}
+
+#[test]
+fn a_lost_append_is_noticed_without_a_new_proposal() {
+    let mut raft = member(&[1, 2, 3], 1, &[]);
+    elect(&mut raft);
+    let _ = settle(&mut raft);
+    accept(&mut raft, TWO, 1);
+    let _ = settle(&mut raft);
+    raft.propose([Bytes::from_static(b"a")]).expect("leads");
+    let _lost = settle(&mut raft);
+    assert!(raft.take_actions().is_empty());
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 0 });
+    let actions = raft.take_actions();
+    let probe = append((2, 2), 1, vec![]);
+    assert_eq!(bodies(&actions.send_now, TWO), [&probe]);
+    let rejection = Body::AppendRejected { rejected: Index(2), hint_index: Index(1), hint_term: Term(2) };
+    step(&mut raft, TWO, 2, rejection);
+    let actions = raft.take_actions();
+    assert!(matches!(bodies(&actions.send_now, TWO)[..], [Body::Append { entries, .. }] if entries.len() == 1));
+}
+
+#[test]
+fn a_lost_connection_is_noticed_at_once() {
+    let mut raft = member(&[1, 2, 3], 1, &[]);
+    elect(&mut raft);
+    let _ = settle(&mut raft);
+    accept(&mut raft, TWO, 1);
+    raft.propose([Bytes::from_static(b"a")]).expect("leads");
+    let _lost = settle(&mut raft);
+    raft.report_unreachable(TWO);
+    let actions = raft.take_actions();
+    assert!(matches!(bodies(&actions.send_now, TWO)[..], [Body::Append { entries, .. }] if entries.len() == 1));
+}
+
+/// The acknowledgement of an image may be lost: its delivery is enough to go on behind it.
+#[test]
+fn appends_go_on_behind_an_image_that_was_delivered() {
+    let mut raft = member(&[1, 2, 3], 1, &[1, 1]);
+    elect(&mut raft);
+    let _ = settle(&mut raft);
+    accept(&mut raft, TWO, 3);
+    let _ = settle(&mut raft);
+    raft.applied(Index(3));
+    raft.compact(Index(3));
+    step(&mut raft, THREE, 2, Body::AppendRejected { rejected: Index(2), hint_index: Index(0), hint_term: Term(0) });
+    assert_eq!(raft.take_actions().snapshots_wanted, [THREE]);
+    raft.send_snapshot(THREE, image(3, 2, &[1, 2, 3]));
+    let _ = raft.take_actions();
+    raft.report_snapshot_delivered(THREE);
+    assert_eq!(bodies(&raft.take_actions().send_now, THREE), [&append((3, 2), 3, vec![])]);
+}

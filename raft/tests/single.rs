@@ -190,3 +190,24 @@ fn stored_state_that_does_not_fit_is_refused() {
         assert!(Raft::new(Config::new(ME, 1), stable).is_err(), "{what}");
     }
 }
+
+/// With a disk slower than the election timeout each timeout began a new term, and no vote was ever in time.
+#[test]
+fn a_slow_disk_does_not_restart_the_election() {
+    let mut raft = Raft::new(Config::new(ME, 1), new_group()).expect("valid");
+    raft.campaign();
+    let persist = raft.take_actions().persist.expect("its vote");
+    (0..100).for_each(|random| raft.tick(random));
+    raft.campaign();
+    assert!(raft.take_actions().is_empty());
+    let _ = raft.persisted(persist.token);
+    assert_eq!((raft.role().role, raft.role().term), (Role::Leader, Term(1)));
+}
+
+#[test]
+fn a_leader_that_resigns_refuses_at_once() {
+    let mut raft = leader();
+    raft.resign();
+    assert_eq!(raft.propose([Bytes::from_static(b"a")]), Err(ProposeError::NotLeader { leader: None }));
+    assert_eq!(raft.take_actions().became.expect("news").role, Role::Follower);
+}

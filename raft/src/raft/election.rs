@@ -29,6 +29,22 @@ impl Raft {
         Ok(())
     }
 
+    /// Stops leading now, whatever is on its way: for a leader whose disk has failed or stalls, or whose process ends. The
+    /// voter with the longest log is asked to campaign, so that the group does not wait for a timeout; where it lacks
+    /// entries that are committed it loses, and another one is elected. A sole voter stops too. Nothing where not the leader.
+    pub fn resign(&mut self) {
+        if self.role != Role::Leader {
+            return;
+        }
+        let configuration = self.log.configuration();
+        let voters = self.progress.iter().filter(|(id, progress)| configuration.is_voter(**id) && progress.is_active);
+        let successor: Option<NodeId> = voters.max_by_key(|(_, progress)| progress.matched).map(|(id, _)| *id);
+        if let Some(successor) = successor {
+            self.send(successor, Body::TimeoutNow);
+        }
+        self.become_follower(self.hard_state.term, None);
+    }
+
     /// The target campaigns once it has every entry.
     pub(super) fn maybe_finish_transfer(&mut self, from: NodeId) {
         let has_all = self.progress.get(&from).is_some_and(|progress| progress.matched == self.log.last_index());

@@ -6,7 +6,7 @@
 //! leader has committed in its own term (without that two single changes of two leaders may not overlap).
 
 use super::Raft;
-use crate::{Body, Configuration, Entry, EntryKind, Index, NodeId, ProposeError, Role};
+use crate::{Configuration, Entry, EntryKind, Index, ProposeError};
 use bytes::Bytes;
 
 impl Raft {
@@ -58,19 +58,11 @@ impl Raft {
         }
     }
 
-    /// A leader that is no voter of the committed configuration steps down, after the commit was sent to the others; the
-    /// one with the longest log is asked to campaign, so that the group does not wait for a timeout.
+    /// A leader that is no voter of the committed configuration steps down, after the commit was sent to the others.
     pub(super) fn maybe_leave_office(&mut self) {
         let is_settled = self.log.configuration_index() <= self.log.committed();
-        if self.role != Role::Leader || self.is_voter() || !is_settled {
-            return;
+        if !self.is_voter() && is_settled {
+            self.resign();
         }
-        let configuration = self.log.configuration();
-        let voters = self.progress.iter().filter(|(id, _)| configuration.is_voter(**id));
-        let successor: Option<NodeId> = voters.max_by_key(|(_, progress)| progress.matched).map(|(id, _)| *id);
-        if let Some(successor) = successor {
-            self.send(successor, Body::TimeoutNow);
-        }
-        self.become_follower(self.hard_state.term, None);
     }
 }
