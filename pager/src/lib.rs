@@ -2,8 +2,21 @@
 
 pub mod api;
 pub mod disk;
+mod forest;
+mod frames;
 pub mod layout;
+mod limbo;
 pub mod mapping;
-#[cfg(feature = "model")]
+#[cfg(any(test, feature = "model"))]
 pub mod model;
+mod node;
+mod pager;
+#[cfg(test)]
+mod pager_tests;
 pub mod pins;
+mod reader;
+mod root;
+mod shared;
+mod tree;
+#[cfg(test)]
+mod tree_tests;

@@ -16,4 +16,7 @@ pub trait PageSource: Send + Sync {
 
     /// Says that the run must be brought in and checked again.
     fn clear_resident(&self, run: PageRun);
+
+    /// The bytes of a run whatever is known of it, to be checked before it is served. `None` beyond the end of the file.
+    fn unchecked(&self, run: PageRun) -> Option<&[u8]>;
 }

@@ -344,13 +344,9 @@ impl Disk for SimDisk {
 /// Marks a stopped request whose submitter knows.
 const TOLD: Token = Token(u64::MAX - 1);
 
-impl PageSource for SimDisk {
-    fn page(&self, run: PageRun) -> Option<&[u8]> {
-        let mut state = self.state();
+impl SimDisk {
+    fn snapshot(&self, state: &mut State, run: PageRun) -> Option<&[u8]> {
         let mut pages = run.first..run.first.checked_add(u64::from(run.pages))?;
-        if pages.is_empty() || !pages.clone().all(|page| state.resident.contains(&page)) {
-            return None;
-        }
         let known = state.snapshot_of.get(&run.first).copied().filter(|index| {
             let bytes = run.pages as usize * PAGE_BYTES;
             self.shared.snapshots.get(*index).len() == bytes
@@ -368,6 +364,22 @@ impl PageSource for SimDisk {
             }
         };
         Some(self.shared.snapshots.get(index))
+    }
+
+}
+
+impl PageSource for SimDisk {
+    fn page(&self, run: PageRun) -> Option<&[u8]> {
+        let mut state = self.state();
+        let mut pages = run.first..run.first.checked_add(u64::from(run.pages))?;
+        if pages.is_empty() || !pages.all(|page| state.resident.contains(&page)) {
+            return None;
+        }
+        self.snapshot(&mut state, run)
+    }
+
+    fn unchecked(&self, run: PageRun) -> Option<&[u8]> {
+        self.snapshot(&mut self.state(), run)
     }
 
     fn set_resident(&self, run: PageRun) {

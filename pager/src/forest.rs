@@ -1,0 +1,232 @@
+//! The writer's trees: the state that is being made, the frames that it stands in, and what became garbage on the way.
+
+use core::cell::Cell;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::api::{Access, Summarize, TreeId};
+use crate::frames::{Frame, Frames, store_word, view_frame};
+use crate::node::{Child, NodeEdit, NodeView, PAGE_BYTES, Reference, at};
+use crate::root::{State, TreeRoot};
+use crate::shared::Shared;
+use crate::tree::{Nodes, fetch};
+
+/// A node that no newer state refers to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retired {
+    pub reference: Reference,
+    pub pages: u32,
+    /// Generation that it was made in.
+    pub born: u64,
+    /// The first generation without it.
+    pub freed: u64,
+}
+
+/// A node on the way down, and the cell of it that the way goes through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub child: Child,
+    pub index: usize,
+}
+
+/// The way from the root to a leaf.
+pub(crate) type Path = SmallVec<[Step; 8]>;
+
+/// Nodes of a level that take the place of one, with their separators (the first one's is not used).
+pub(crate) type Parts = SmallVec<[(Vec<u8>, Child); 3]>;
+
+/// What the checkpoint under way wants to know of changes.
+pub(crate) struct Watched {
+    /// Frames born at or before it belong to it.
+    pub generation: u64,
+    /// Frames of it that were retired since it began.
+    pub orphans: Vec<Retired>,
+    /// Branches made since it began: they may refer to its frames.
+    pub young_branches: Vec<(Reference, u32)>,
+}
+
+/// See the head of this file.
+pub(crate) struct Forest {
+    pub shared: Arc<Shared>,
+    pub frames: Frames,
+    pub state: State,
+    /// Retired frames and pages, not yet taken over by the limbo.
+    pub retired: Vec<Retired>,
+    /// Bytes of frames that the current state reaches and no checkpoint has written.
+    pub dirty_bytes: u64,
+    pub watched: Option<Watched>,
+    /// The writer's state is of one thread: sums are settled behind a shared borrow.
+    pub not_sync: core::marker::PhantomData<Cell<()>>,
+}
+
+impl Nodes for Forest {
+    fn load(&self, child: &Child) -> Access<NodeView<'_>> {
+        // SAFETY: the state is the writer's own, and edits need `&mut self`.
+        unsafe { self.shared.load(child) }
+    }
+}
+
+impl Forest {
+    pub fn new(shared: Arc<Shared>, state: State) -> Forest {
+        let frames = Frames::new(Arc::clone(&shared.arena));
+        Forest {
+            shared,
+            frames,
+            state,
+            retired: Vec::new(),
+            dirty_bytes: 0,
+            watched: None,
+            not_sync: core::marker::PhantomData,
+        }
+    }
+
+    pub fn root(&self, tree: TreeId) -> TreeRoot {
+        self.state.root(tree)
+    }
+
+    pub fn root_mut(&mut self, tree: TreeId) -> &mut TreeRoot {
+        &mut self.state.roots[usize::from(tree.0)]
+    }
+
+    pub fn summarize(&self, tree: TreeId) -> Summarize {
+        self.shared.summarize(tree)
+    }
+
+    /// The way to where `key` is or would be, and whether it is there. `None` in an empty tree.
+    pub fn descend(&self, tree: TreeId, key: &[u8]) -> Access<Option<(Path, bool)>> {
+        let root = self.root(tree);
+        let Some(mut view) = crate::tree::root_of(self, tree, &root)? else { return Ok(None) };
+        let mut path = Path::new();
+        let mut child = root.child;
+        while !view.is_leaf() {
+            let index = view.search_child(key);
+            path.push(Step { child, index });
+            child = view.child(index);
+            view = fetch(self, tree, &child, view.level() - 1)?;
+        }
+        let (index, found) = view.search(key).map_or_else(|index| (index, false), |index| (index, true));
+        path.push(Step { child, index });
+        Ok(Some((path, found)))
+    }
+
+    /// A node of the path: it was loaded on the way down.
+    pub fn view(&self, child: &Child) -> NodeView<'_> {
+        self.load(child).expect("nodes of a path are in memory")
+    }
+
+    pub fn is_own(&self, child: &Child) -> bool {
+        child.reference.is_frame() && child.generation == self.state.generation
+    }
+
+    /// The bytes of a node of the unpublished generation.
+    pub fn edit(&mut self, child: &Child) -> NodeEdit<'_> {
+        assert!(self.is_own(child), "only frames of the unpublished generation are edited");
+        // SAFETY: of the unpublished generation, so no reader has it; `&mut self` ends all views of the writer.
+        NodeEdit::new(unsafe { self.frames.bytes_mut(child.reference, child.pages) })
+    }
+
+    /// A new frame for a node of `pages` pages; it counts as dirty.
+    pub fn take(&mut self, pages: u32) -> Frame {
+        self.dirty_bytes += u64::from(pages) * PAGE_BYTES as u64;
+        self.frames.take(pages)
+    }
+
+    /// Gives a filled frame to the tree.
+    pub fn link(&mut self, mut frame: Frame) -> Child {
+        let pages = frame.pages();
+        let is_leaf = NodeEdit::new(frame.bytes_mut()).view().is_leaf();
+        let child = Child { reference: frame.link(), generation: self.state.generation, pages, ..Child::default() };
+        if !is_leaf && let Some(watched) = &mut self.watched {
+            watched.young_branches.push((child.reference, pages));
+        }
+        child
+    }
+
+    /// Makes the nodes of the path the writer's own, from the root down, and marks their sums as out of date.
+    pub fn own(&mut self, tree: TreeId, path: &mut [Step]) {
+        for depth in 0..path.len() {
+            let child = path[depth].child;
+            if !self.is_own(&child) {
+                let copy = self.copy(&child);
+                if depth == 0 {
+                    self.root_mut(tree).child = copy;
+                } else {
+                    let parent = path[depth - 1];
+                    self.edit(&parent.child).set_child(parent.index, &copy);
+                }
+                self.retire(&child);
+                path[depth].child = copy;
+            }
+            self.edit(&path[depth].child).set_flags(crate::node::FLAG_STALE);
+        }
+    }
+
+    fn copy(&mut self, child: &Child) -> Child {
+        let generation = self.state.generation;
+        let mut frame = self.take(child.pages);
+        copy_node(self.view(child), frame.bytes_mut());
+        let mut edit = NodeEdit::new(frame.bytes_mut());
+        edit.set_generation(generation);
+        edit.set_page(0);
+        edit.set_crc(0);
+        Child { sum: child.sum, ..self.link(frame) }
+    }
+
+    /// Says that the next state has no use for a node.
+    pub fn retire(&mut self, child: &Child) {
+        let retired = Retired {
+            reference: child.reference,
+            pages: child.pages,
+            born: child.generation,
+            freed: self.state.generation,
+        };
+        if child.reference.is_frame() {
+            self.dirty_bytes -= u64::from(child.pages) * PAGE_BYTES as u64;
+            if self.is_own(child) {
+                self.release(&retired);
+                return;
+            }
+            if let Some(watched) = &mut self.watched
+                && child.generation <= watched.generation
+            {
+                watched.orphans.push(retired);
+            }
+        }
+        self.retired.push(retired);
+    }
+
+    /// Gives the memory of a frame back that nobody reaches: one of the unpublished generation, or out of the limbo.
+    pub fn release(&mut self, retired: &Retired) {
+        if retired.pages > 1
+            && let Some(watched) = &mut self.watched
+        {
+            // Memory of long runs goes back to the system: forget that it was a branch.
+            watched.young_branches.retain(|(reference, _)| *reference != retired.reference);
+        }
+        // SAFETY: callers say that nobody reaches it; it is a frame of this pool and leaves all lists here.
+        unsafe { self.frames.release(retired.reference, retired.pages) }
+    }
+
+    /// Stores a word of a frame: a sum, or a reference that means the same node as before.
+    pub fn store(&self, reference: Reference, offset: usize, word: u64) {
+        // SAFETY: callers name live frames and words that are only loaded as words.
+        unsafe { store_word(reference, offset, word) }
+    }
+
+    /// The page that a checkpoint gave to a frame; 0 for none.
+    pub fn page_of_frame(&self, reference: Reference, pages: u32) -> u64 {
+        // SAFETY: callers name live frames.
+        unsafe { view_frame(reference, pages) }.page()
+    }
+
+    /// Remembers the page that a checkpoint gives to a frame. Readers never look at this field of a frame.
+    pub fn set_page_of_frame(&self, reference: Reference, page: u64) {
+        self.store(reference, at::PAGE, page);
+    }
+}
+
+/// Copies a node. References are loaded as words: another checkpoint may be switching them.
+fn copy_node(view: NodeView<'_>, target: &mut [u8]) {
+    target.copy_from_slice(view.memory().slice(0, view.memory().len()));
+}

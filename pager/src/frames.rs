@@ -1,0 +1,160 @@
+//! Whose is this frame, and is its memory still there?
+//!
+//! Frames are the writer's anonymous memory for nodes that are not in the file yet. Readers on other threads follow their
+//! addresses, so memory goes back to the arena only through [`Frames::release`], which `limbo.rs` calls when no pin
+//! reaches the frame, and the arena itself lives as long as the last reader. Frames of the unpublished generation belong
+//! to the writer alone and are edited in place; all others are immutable, but for the words that `checkpoint/switch.rs`
+//! switches.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::alloc::Layout;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::node::{NodeMemory, NodeView, PAGE_BYTES, Reference};
+
+/// Frames that are taken from the system at once.
+const BLOCK_FRAMES: usize = 64;
+
+/// Owns the memory of all frames. Freed when writer and readers are gone.
+#[derive(Default)]
+pub(crate) struct Arena {
+    allocations: Mutex<HashMap<usize, Layout>>,
+}
+
+impl Arena {
+    fn allocate(&self, pages: usize) -> NonNull<u8> {
+        let layout = Layout::from_size_align(pages * PAGE_BYTES, PAGE_BYTES).expect("a run's size is a legal layout");
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) });
+        let Some(start) = start else { std::alloc::handle_alloc_error(layout) };
+        self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(start.as_ptr() as usize, layout);
+        start
+    }
+
+    fn free(&self, start: NonNull<u8>) {
+        let layout = self.allocations.lock().unwrap_or_else(PoisonError::into_inner).remove(&(start.as_ptr() as usize));
+        let layout = layout.expect("only what was allocated is freed");
+        // SAFETY: allocated above with this layout, and taken out of the map: freed once.
+        unsafe { std::alloc::dealloc(start.as_ptr(), layout) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let allocations = self.allocations.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (start, layout) in allocations.drain() {
+            // SAFETY: allocated by this arena with this layout; the last user of its memory has just gone.
+            unsafe { std::alloc::dealloc(start as *mut u8, layout) }
+        }
+    }
+}
+
+/// A frame that no tree refers to yet.
+pub(crate) struct Frame {
+    start: NonNull<u8>,
+    pages: u32,
+}
+
+// SAFETY: a frame is owned memory; the arena that frees it is itself Send and Sync.
+unsafe impl Send for Frame {}
+
+impl Frame {
+    pub fn pages(&self) -> u32 {
+        self.pages
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: taken from the pool and not linked yet: nobody else knows the address. Its memory was zeroed when it
+        // came from the system, so all bytes are initialised.
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.pages as usize * PAGE_BYTES) }
+    }
+
+    /// Gives it to a tree.
+    pub fn link(self) -> Reference {
+        Reference(self.start.as_ptr() as u64)
+    }
+}
+
+/// The writer's pool of frames.
+pub(crate) struct Frames {
+    arena: Arc<Arena>,
+    free: Vec<NonNull<u8>>,
+    bytes: u64,
+}
+
+// SAFETY: the pool owns the memory that its pointers lead to, through the arena, which is Send and Sync.
+unsafe impl Send for Frames {}
+
+impl Frames {
+    pub fn new(arena: Arc<Arena>) -> Frames {
+        Frames { arena, free: Vec::new(), bytes: 0 }
+    }
+
+    /// Bytes of all frames that are in use, readers' included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A frame of so many pages with any content.
+    pub fn take(&mut self, pages: u32) -> Frame {
+        self.bytes += u64::from(pages) * PAGE_BYTES as u64;
+        if pages > 1 {
+            return Frame { start: self.arena.allocate(pages as usize), pages };
+        }
+        if self.free.is_empty() {
+            let block = self.arena.allocate(BLOCK_FRAMES);
+            for index in (0..BLOCK_FRAMES).rev() {
+                // SAFETY: inside of the block that was just allocated.
+                self.free.push(unsafe { block.add(index * PAGE_BYTES) });
+            }
+        }
+        Frame { start: self.free.pop().expect("just filled"), pages }
+    }
+
+    /// Takes memory back.
+    ///
+    /// # Safety
+    /// `reference` came from [`Frame::link`] of this pool with `pages` pages, is released once, and no reader or tree
+    /// reaches it any more.
+    pub unsafe fn release(&mut self, reference: Reference, pages: u32) {
+        debug_assert!(reference.is_frame());
+        self.bytes -= u64::from(pages) * PAGE_BYTES as u64;
+        let start = NonNull::new(reference.0 as *mut u8).expect("a frame's reference is its address");
+        if pages > 1 { self.arena.free(start) } else { self.free.push(start) }
+    }
+
+    /// The bytes of a linked frame, to be edited.
+    ///
+    /// # Safety
+    /// The frame is of the unpublished generation (so nobody else reaches it), lives, and has `pages` pages. No view of it
+    /// is alive.
+    pub unsafe fn bytes_mut(&mut self, reference: Reference, pages: u32) -> &mut [u8] {
+        debug_assert!(reference.is_frame());
+        // SAFETY: the caller's promise; `&mut self` keeps a second slice from being made meanwhile.
+        unsafe { core::slice::from_raw_parts_mut(reference.0 as *mut u8, pages as usize * PAGE_BYTES) }
+    }
+}
+
+/// A look at a frame.
+///
+/// # Safety
+/// The frame lives for `'a`, has `pages` pages, and is not edited meanwhile.
+pub(crate) unsafe fn view_frame<'a>(reference: Reference, pages: u32) -> NodeView<'a> {
+    debug_assert!(reference.is_frame());
+    let start = NonNull::new(reference.0 as *mut u8).expect("a frame's reference is its address");
+    // SAFETY: the caller's promise; frames are aligned to pages.
+    NodeView::new(unsafe { NodeMemory::new(start, pages as usize * PAGE_BYTES) })
+}
+
+/// Stores one word of a frame that readers may be reading.
+///
+/// # Safety
+/// The frame lives, `offset` is a multiple of 8 inside of it, and readers read that word by [`NodeMemory::word`] only.
+pub(crate) unsafe fn store_word(reference: Reference, offset: usize, word: u64) {
+    debug_assert!(reference.is_frame() && offset.is_multiple_of(8));
+    // SAFETY: the caller's promise. Release: what the new word leads to is visible to who loads it.
+    let target = unsafe { &*((reference.0 as usize + offset) as *const AtomicU64) };
+    target.store(word.to_le(), Ordering::Release);
+}

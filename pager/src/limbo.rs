@@ -1,0 +1,105 @@
+//! Which frames and pages may be used again now?
+//!
+//! Too early, and a reader on another core follows a reference into somebody else's node; too late, and the file grows
+//! while a snapshot is taken. What was born at `b` and freed at `f` is held by the pins in [b, f), and by whatever else
+//! names a generation: both metas for pages, the checkpoint under way for frames. This file does not know what a node
+//! contains, and no clock.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::forest::Retired;
+use crate::pins::Held;
+
+/// Retired nodes of one kind (frames, or pages).
+#[derive(Default)]
+pub(crate) struct Limbo {
+    /// In the order of `freed`; not looked at yet.
+    fresh: VecDeque<Retired>,
+    /// By a generation that is known to hold them.
+    held: BTreeMap<u64, Vec<Retired>>,
+    pages: u64,
+}
+
+impl Limbo {
+    /// Takes a node over. Nodes come in the order of their `freed`.
+    pub fn push(&mut self, retired: Retired) {
+        debug_assert!(retired.born <= retired.freed);
+        self.pages += u64::from(retired.pages);
+        self.fresh.push_back(retired);
+    }
+
+    /// Pages held.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Calls `free` for the nodes that nobody holds: freed at or before `published`, and not held in [born, freed). Looks at
+    /// each node once, and again only when its holder is gone.
+    pub fn sift(&mut self, published: u64, held: &Held, mut free: impl FnMut(Retired)) {
+        let gone: Vec<u64> = self.held.keys().copied().filter(|holder| !held.contains(*holder)).collect();
+        let again: Vec<Retired> = gone.iter().filter_map(|holder| self.held.remove(holder)).flatten().collect();
+        for retired in again {
+            self.settle(retired, held, &mut free);
+        }
+        while self.fresh.front().is_some_and(|retired| retired.freed <= published) {
+            let retired = self.fresh.pop_front().expect("just seen");
+            self.settle(retired, held, &mut free);
+        }
+    }
+
+    fn settle(&mut self, retired: Retired, held: &Held, free: &mut impl FnMut(Retired)) {
+        match held.holder(retired.born, retired.freed) {
+            Some(holder) => self.held.entry(holder).or_default().push(retired),
+            None => {
+                self.pages -= u64::from(retired.pages);
+                free(retired);
+            }
+        }
+    }
+
+    /// All nodes that are still held.
+    pub fn iter(&self) -> impl Iterator<Item = &Retired> {
+        self.held.values().flatten().chain(&self.fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Reference;
+
+    fn node(page: u64, born: u64, freed: u64) -> Retired {
+        Retired { reference: Reference::page(page), pages: 1, born, freed }
+    }
+
+    fn sift(limbo: &mut Limbo, published: u64, holders: &[u64]) -> Vec<u64> {
+        let mut freed = Vec::new();
+        let mut held = Held::only(published);
+        holders.iter().for_each(|holder| held.insert(*holder));
+        limbo.sift(published, &held, |retired| freed.push(retired.reference.as_page().expect("a page")));
+        freed
+    }
+
+    #[test]
+    fn a_pin_holds_what_it_sees_and_nothing_else() {
+        let mut limbo = Limbo::default();
+        limbo.push(node(1, 3, 5)); // seen by the pin at 4
+        limbo.push(node(2, 5, 6)); // born after it
+        limbo.push(node(3, 1, 9)); // not published yet
+        assert_eq!(sift(&mut limbo, 6, &[4]), [2]);
+        assert_eq!(limbo.pages(), 2);
+        assert_eq!(sift(&mut limbo, 9, &[4]), [0_u64; 0]);
+        assert_eq!(sift(&mut limbo, 9, &[2]), [1], "the pin at 2 still sees page 3");
+        assert_eq!(sift(&mut limbo, 9, &[9]), [3], "a pin at 9 sees neither");
+        assert_eq!(limbo.pages(), 0);
+    }
+
+    #[test]
+    fn a_node_passes_from_holder_to_holder() {
+        let mut limbo = Limbo::default();
+        limbo.push(node(1, 3, 8));
+        assert_eq!(sift(&mut limbo, 8, &[3, 7]), [0_u64; 0]);
+        assert_eq!(sift(&mut limbo, 8, &[3]), [0_u64; 0]);
+        assert_eq!(sift(&mut limbo, 8, &[]), [1]);
+    }
+}

@@ -1,0 +1,179 @@
+//! The writer: the one who changes trees, publishes states and takes checkpoints.
+//!
+//! Methods, by what they do: `put`, `delete`, `delete_front`, `set_attributes` change the unpublished state; `publish`
+//! makes it visible and calls no system; `checkpoint_begin`, `poll_io`, `completed` write a published state to the file,
+//! at the caller's pace; `bring_in_done` takes note of pages that the caller has read.
+
+use std::sync::Arc;
+
+use crate::api::{
+    ATTRIBUTES_BYTES_MAX, Access, Aggregate, Damage, Direction, KeyRange, PageRun, ReadTrees, TreeId, Visitor, WriteTrees,
+};
+use crate::forest::Forest;
+use crate::limbo::Limbo;
+use crate::pins::Pins;
+use crate::node::LeafValue;
+use crate::reader::Reader;
+use crate::root::State;
+use crate::shared::Shared;
+use crate::tree::{self, Visit};
+
+/// The writer of a page file. One thread; readers of other threads come from [`Pager::reader`].
+pub struct Pager {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) forest: Forest,
+    pub(crate) frames_limbo: Limbo,
+    pub(crate) pages_limbo: Limbo,
+    /// The owner has changed something since the last publish.
+    pub(crate) is_changed: bool,
+    pub(crate) pins: Pins,
+}
+
+impl Pager {
+    /// A pager whose published state is `state`.
+    pub(crate) fn assemble(shared: Arc<Shared>, mut state: State) -> Pager {
+        // SAFETY: nobody reads yet, so no record is held; the newest is never free.
+        unsafe { shared.published.publish(&state, |_| true) };
+        state.generation += 1;
+        Pager {
+            forest: Forest::new(Arc::clone(&shared), state),
+            shared,
+            frames_limbo: Limbo::default(),
+            pages_limbo: Limbo::default(),
+            pins: Pins::new(),
+            is_changed: false,
+        }
+    }
+
+    /// The generation that readers see.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.forest.state.generation - 1
+    }
+
+    /// Makes all changes visible to readers in one step, and returns the generation of the new state. Without changes,
+    /// the state that readers see already. Nothing becomes durable by it, and no system call is made.
+    pub fn publish(&mut self) -> u64 {
+        if self.is_changed {
+            self.settle_roots();
+            let held = self.pins.scan(self.generation());
+            // SAFETY: we are the writer; neither the newest record nor one that a pin holds counts as free.
+            unsafe { self.shared.published.publish(&self.forest.state, |generation| !held.contains(generation)) };
+            self.forest.state.generation += 1;
+            self.is_changed = false;
+        }
+        self.reclaim();
+        self.generation()
+    }
+
+    fn settle_roots(&mut self) {
+        for number in 1..self.forest.state.roots.len() {
+            let tree = TreeId(u8::try_from(number).expect("fewer than 256 trees"));
+            let root = self.forest.root(tree);
+            if self.forest.is_own(&root.child) {
+                let total = self.forest.settle(tree);
+                self.forest.root_mut(tree).child.sum = total;
+                self.forest.clear_stale(&root.child);
+            }
+        }
+    }
+
+    /// Puts back into use what nobody holds any more.
+    pub(crate) fn reclaim(&mut self) {
+        for retired in self.forest.retired.drain(..) {
+            if retired.reference.is_frame() { self.frames_limbo.push(retired) } else { self.pages_limbo.push(retired) }
+        }
+        let published = self.generation();
+        let mut held = self.pins.scan(published);
+        if let Some(watched) = &self.forest.watched {
+            held.insert(watched.generation);
+        }
+        let mut freed = Vec::new();
+        self.frames_limbo.sift(published, &held, |retired| freed.push(retired));
+        for retired in freed {
+            self.forest.release(&retired);
+        }
+    }
+
+    /// A reader, for one other thread.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared), &self.pins)
+    }
+
+    /// Bytes of frames that the current state needs and the file does not have: what the next checkpoint would write.
+    #[must_use]
+    pub fn dirty_bytes(&self) -> u64 {
+        self.forest.dirty_bytes
+    }
+
+    /// Bytes of all frames: dirty ones, and those that pins or a checkpoint hold.
+    #[must_use]
+    pub fn frame_bytes(&self) -> u64 {
+        self.forest.frames.bytes()
+    }
+
+    /// The owner has read these pages into memory (or a device error has taken them away: then it does not call).
+    /// Verifies them; from now on they are served.
+    ///
+    /// # Errors
+    /// The page is not what was once written there. It stays absent.
+    pub fn bring_in_done(&self, run: PageRun) -> Result<(), Damage> {
+        self.shared.bring_in_done(run)
+    }
+}
+
+impl ReadTrees for Pager {
+    fn get(&self, tree: TreeId, key: &[u8]) -> Access<Option<&[u8]>> {
+        tree::get(&self.forest, tree, &self.forest.root(tree), key)
+    }
+
+    fn visit(
+        &self,
+        tree: TreeId,
+        range: KeyRange<'_>,
+        direction: Direction,
+        skip_uncounted: bool,
+        visitor: &mut Visitor<'_>,
+    ) -> Access<()> {
+        if skip_uncounted {
+            self.forest.settle(tree);
+        }
+        tree::visit(&self.forest, &self.forest.root(tree), range, Visit { tree, direction, skip_uncounted, visitor })
+    }
+
+    fn aggregate(&self, tree: TreeId, range: KeyRange<'_>) -> Access<Aggregate> {
+        let mut root = self.forest.root(tree);
+        root.child.sum = self.forest.settle(tree);
+        tree::aggregate(&self.forest, tree, &root, range, self.forest.summarize(tree))
+    }
+
+    fn attributes(&self) -> &[u8] {
+        &self.forest.state.attributes
+    }
+}
+
+impl WriteTrees for Pager {
+    fn put(&mut self, tree: TreeId, key: &[u8], value: &[&[u8]]) -> Access<()> {
+        let _ = self.shared.summarize(tree);
+        self.is_changed = true;
+        self.forest.put(tree, key, LeafValue::Many(value))
+    }
+
+    fn delete(&mut self, tree: TreeId, key: &[u8]) -> Access<bool> {
+        self.is_changed = true;
+        self.forest.delete(tree, key)
+    }
+
+    fn delete_front(&mut self, tree: TreeId, range: KeyRange<'_>, entries_max: usize) -> Access<bool> {
+        self.is_changed = true;
+        self.forest.delete_front(tree, range, entries_max)
+    }
+
+    fn set_attributes(&mut self, attributes: &[u8]) {
+        assert!(attributes.len() <= ATTRIBUTES_BYTES_MAX, "attributes fit a root record");
+        self.is_changed = true;
+        self.forest.state.attributes.clear();
+        self.forest.state.attributes.extend_from_slice(attributes);
+    }
+}

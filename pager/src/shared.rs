@@ -1,0 +1,61 @@
+//! What the writer and its readers share: the mapping, the frames' memory and the published root.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+use crate::api::{Access, Damage, Fault, PageRun, Summarize, TreeId, TreeSpec};
+use crate::frames::{Arena, view_frame};
+use crate::mapping::PageSource;
+use crate::node::{Child, NodeMemory, NodeView, verify};
+use crate::root::{Published, TREES_MAX};
+
+/// See the head of this file. The fields that hold memory are dropped with the last of writer and readers.
+pub(crate) struct Shared {
+    pub pages: Arc<dyn PageSource>,
+    pub published: Published,
+    pub arena: Arc<Arena>,
+    pub seed: u32,
+    /// Pages of the file: what a reference may lead to.
+    pub file_pages: AtomicU64,
+    summarize: [Option<Summarize>; TREES_MAX],
+}
+
+impl Shared {
+    pub fn new(pages: Arc<dyn PageSource>, seed: u32, file_pages: u64, specs: &[TreeSpec]) -> Shared {
+        let mut summarize = [None; TREES_MAX];
+        for spec in specs {
+            let place = summarize.get_mut(usize::from(spec.id.0)).filter(|_| spec.id.0 > 0);
+            *place.expect("tree numbers are 1 to 63") = Some(spec.summarize);
+        }
+        let file_pages = AtomicU64::new(file_pages);
+        Shared { pages, published: Published::new(), arena: Arc::default(), seed, file_pages, summarize }
+    }
+
+    /// # Panics
+    /// The tree is not among those that the file was opened with.
+    pub fn summarize(&self, tree: TreeId) -> Summarize {
+        self.summarize.get(usize::from(tree.0)).copied().flatten().expect("the tree is in the catalogue")
+    }
+
+    /// The memory of a node, in a frame or in the mapping.
+    ///
+    /// # Safety
+    /// `child` comes from a state that stays pinned, or is the writer's own and not edited, while the borrow lasts.
+    pub unsafe fn load(&self, child: &Child) -> Access<NodeView<'_>> {
+        let Some(first) = child.reference.as_page() else {
+            // SAFETY: the frames of such a state live, and but for switched words nobody writes them.
+            return Ok(unsafe { view_frame(child.reference, child.pages) });
+        };
+        let run = PageRun { first, pages: child.pages };
+        self.pages.page(run).map(|bytes| NodeView::new(NodeMemory::of(bytes))).ok_or(Fault::Absent(run))
+    }
+
+    /// Verifies pages that were just read into memory, and serves them from now on.
+    pub fn bring_in_done(&self, run: PageRun) -> Result<(), Damage> {
+        let what = "it lies behind the end of the file";
+        let bytes = self.pages.unchecked(run).ok_or(Damage { page: run.first, tree: 0, what })?;
+        verify(NodeMemory::of(bytes), run, self.seed, self.file_pages.load(Ordering::Acquire))?;
+        self.pages.set_resident(run);
+        Ok(())
+    }
+}
