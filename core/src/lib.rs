@@ -9,3 +9,4 @@ pub mod lease;
 pub mod metrics;
 pub mod shared;
 pub mod trees;
+pub mod watch;

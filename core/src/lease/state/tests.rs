@@ -1,7 +1,8 @@
 //! The trees against a naive map, through a view that faults at random before and between steps.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use ringstone_pager::api::{KeyRange, PageRun};
@@ -120,15 +121,17 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 #[derive(Default)]
 struct Naive {
-    leases: BTreeMap<i64, (i64, u64, u64, std::collections::BTreeSet<Vec<u8>>)>,
+    leases: BTreeMap<i64, NaiveLease>,
+}
+
+struct NaiveLease {
+    record: LeaseRecord,
+    keys: BTreeSet<Vec<u8>>,
 }
 
 fn check(trees: &FaultyTrees, naive: &Naive, clock: LeaseTime) {
-    let mut by_deadline: Vec<DeadlineEntry> = naive
-        .leases
-        .iter()
-        .map(|(&id, &(_, deadline, _, _))| DeadlineEntry { deadline: LeaseTime(deadline), id })
-        .collect();
+    let mut by_deadline: Vec<DeadlineEntry> =
+        naive.leases.iter().map(|(&id, lease)| DeadlineEntry { deadline: lease.record.deadline, id }).collect();
     by_deadline.sort_by_key(|entry| (entry.deadline, entry.id.to_be_bytes()));
     let mut listed: Vec<DeadlineEntry> = Vec::new();
     loop {
@@ -148,9 +151,8 @@ fn check(trees: &FaultyTrees, naive: &Naive, clock: LeaseTime) {
         assert!(!retry(|| may_expire(trees, clock, due.id, due.renewal + 1)));
         assert!(!retry(|| may_expire(trees, LeaseTime(0), due.id, due.renewal)));
     }
-    for (&id, (ttl_s, deadline, renewal, keys)) in &naive.leases {
-        let record = retry(|| get(trees, id)).expect("the lease exists");
-        assert_eq!(record, LeaseRecord { ttl_s: *ttl_s, deadline: LeaseTime(*deadline), renewal: *renewal });
+    for (&id, NaiveLease { record, keys }) in &naive.leases {
+        assert_eq!(retry(|| get(trees, id)).as_ref(), Some(record));
         let mut read: Vec<Bytes> = Vec::new();
         loop {
             let page = retry(|| keys_after(trees, id, read.last().map(|key| &key[..]), 3));
@@ -181,34 +183,35 @@ proptest! {
                     let answer = retry(|| grant(&mut trees, clock, id, ttl_s));
                     if !(1..=TTL_S_MAX).contains(&ttl_s) {
                         prop_assert_eq!(answer, Err(GrantRefusal::TtlOutOfRange));
-                    } else if naive.leases.contains_key(&id) {
-                        prop_assert_eq!(answer, Err(GrantRefusal::Exists));
-                    } else {
+                    } else if let Entry::Vacant(free) = naive.leases.entry(id) {
                         prop_assert_eq!(answer, Ok(()));
-                        let deadline = clock.0 + ttl_s as u64 * 1000 + RENEWAL_SLACK_MS;
-                        naive.leases.insert(id, (ttl_s, deadline, 1, Default::default()));
+                        let deadline = LeaseTime(clock.0 + ttl_s as u64 * 1000 + RENEWAL_SLACK_MS);
+                        let record = LeaseRecord { ttl_s, deadline, renewal: 1 };
+                        free.insert(NaiveLease { record, keys: BTreeSet::new() });
+                    } else {
+                        prop_assert_eq!(answer, Err(GrantRefusal::Exists));
                     }
                 }
                 Step::Renew { ids } => {
                     let found = retry(|| renew(&mut trees, clock, &ids));
                     for (id, found) in ids.iter().zip(found) {
                         prop_assert_eq!(found, naive.leases.contains_key(id));
-                        if let Some((ttl_s, deadline, renewal, _)) = naive.leases.get_mut(id) {
-                            let later = clock.0 + *ttl_s as u64 * 1000 + RENEWAL_SLACK_MS;
-                            if later > *deadline {
-                                *deadline = later;
-                                *renewal += 1;
+                        if let Some(NaiveLease { record, .. }) = naive.leases.get_mut(id) {
+                            let later = LeaseTime(clock.0 + record.ttl_s as u64 * 1000 + RENEWAL_SLACK_MS);
+                            if later > record.deadline {
+                                record.deadline = later;
+                                record.renewal += 1;
                             }
                         }
                     }
                 }
-                Step::Attach { id, key } => if let Some((_, _, _, keys)) = naive.leases.get_mut(&id) {
+                Step::Attach { id, key } => if let Some(NaiveLease { keys, .. }) = naive.leases.get_mut(&id) {
                     retry(|| attach(&mut trees, id, &[key]));
                     keys.insert(vec![key]);
                 },
                 Step::Detach { id, key } => {
                     retry(|| detach(&mut trees, id, &[key]));
-                    if let Some((_, _, _, keys)) = naive.leases.get_mut(&id) {
+                    if let Some(NaiveLease { keys, .. }) = naive.leases.get_mut(&id) {
                         keys.remove(&vec![key]);
                     }
                 }
