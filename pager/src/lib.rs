@@ -4,6 +4,7 @@ pub mod api;
 pub mod disk;
 mod forest;
 mod frames;
+pub mod freelist;
 pub mod layout;
 mod limbo;
 pub mod mapping;

@@ -55,8 +55,11 @@ const _: () = assert!(size_of::<Slot>() == 128);
 pub struct Pins {
     /// Slots are never removed; a reader that ends leaves its own to the next. Locked for registration and scans, never
     /// by a pin.
-    slots: Arc<Mutex<Vec<(Arc<Slot>, bool)>>>,
+    slots: Arc<Mutex<Registry>>,
 }
+
+/// Each slot, and whether a reader has it.
+type Registry = Vec<(Arc<Slot>, bool)>;
 
 /// The right to one slot, on its way to the thread that will use it.
 pub struct PinTicket {
@@ -88,12 +91,12 @@ impl Pins {
     }
 
     #[cfg(not(loom))]
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Arc<Slot>, bool)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(loom)]
-    fn lock(&self) -> loom::sync::MutexGuard<'_, Vec<(Arc<Slot>, bool)>> {
+    fn lock(&self) -> loom::sync::MutexGuard<'_, Registry> {
         self.slots.lock().expect("the model does not poison locks")
     }
 
@@ -171,6 +174,11 @@ impl Held {
     #[must_use]
     pub fn contains(&self, generation: u64) -> bool {
         generation >= self.floor || self.single.binary_search(&generation).is_ok()
+    }
+
+    /// Is it held on its own, not only as one of all from the floor on?
+    pub(crate) fn is_single(&self, generation: u64) -> bool {
+        self.single.binary_search(&generation).is_ok()
     }
 
     /// Is something held that exists in the generations `born..freed`?

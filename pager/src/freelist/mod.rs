@@ -1,0 +1,597 @@
+//! Which pages may be used again now, and where is a long run of them?
+//!
+//! Too early, and a reader on another core, or the file after a crash, follows a reference into somebody else's page; too
+//! late, and the file grows. A page that exists in the generations `born..freed` is held by the pins, the metas and the
+//! checkpoint whose generation lies in there, and by all until a checkpoint that knows it as free is durable. This file
+//! knows no page's content, no clock, and does no I/O.
+//!
+//! ```text
+//!  allocate -> [ in use ] -> free(born, freed) -> [ unrecorded ] -> maps (a checkpoint at or behind `freed`)
+//!      ^                                                                        |
+//!      +------------ [ free ] <- release(pins) <- [ pending ] <- checkpointed <-+
+//! ```
+//!
+//! Methods, in the order of a checkpoint: `begin_checkpoint`, `regions_to_load` (each: read [`Freelist::map_run`], then
+//! `region_read`), `allocate*` (which may need a region or growth first), `maps`, write and sync them with the pages,
+//! write and sync the meta with their [`Space`], `checkpointed`, `release`. A checkpoint whose maps were made is finished,
+//! or the process ends.
+//!
+//! Opening reads no map: a region's is read when an allocation or a freed page needs it.
+//!
+//! What a region's two maps say at its first use, under the newer meta G and the older one H:
+//! ```text
+//!  slot bits of G and H   counting map (slot of G)   other map             outcome
+//!  equal, or no H         good, generation <= H      not looked at         Opened: its free pages are free
+//!  different              good, generation == G      good, generation <= H Opened: free in G but used in H waits for H
+//!  different              good, generation == G      else (overwritten by  Opened: all its free pages wait for H
+//!                                                    a dead checkpoint)
+//!  any                    anything else              any                   Closed: never allocated from, told as damage
+//! ```
+//! (With no H, or a region that H does not have, the generation may be up to G.)
+
+mod map;
+mod pending;
+mod region;
+mod region_set;
+
+use std::collections::VecDeque;
+
+use crate::api::{Damage, PageRun};
+use crate::disk::Buffer;
+use crate::layout::{
+    FILE_PAGES_MAX, FileId, MAP_SLOTS_BYTES, PAGE_BYTES, REGION_PAGES, RUN_PAGES_MAX, is_allocatable, map_page,
+    region_of, reserved_pages,
+};
+use crate::pins::Held;
+
+use map::Bits;
+use pending::{Pending, PendingRuns};
+use region::{CLASSES, FreeRuns, class_for, class_of};
+use region_set::RegionSet;
+
+/// Pages of a new file: 1 MiB.
+const FILE_PAGES_FIRST: u64 = 256;
+/// The file grows by a quarter, but at least by 1 MiB and at most by 32 MiB at once (and not beyond its region).
+const GROWTH_PAGES: core::ops::RangeInclusive<u64> = 256..=8192;
+/// Runs of 256 KiB are written at full speed (design.md: 0.7–1.0 us a page, against 4–7 for single ones): before shorter
+/// ones are given to a checkpoint, regions are looked at that have not been.
+const GOOD_RUN_PAGES: u32 = 64;
+
+/// What a meta says about the space of its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Pages of the file. It is never shorter than this.
+    pub file_pages: u64,
+    /// For each region the slot of the map that counts.
+    pub map_slots: Box<[u8; MAP_SLOTS_BYTES]>,
+    /// Wrapping sum over the maps that count: see [`Freelist::check_digest`].
+    pub map_digest: u64,
+}
+
+impl Space {
+    fn slot(&self, region: u64) -> u8 {
+        (self.map_slots[(region / 8) as usize] >> (region % 8)) & 1
+    }
+
+    fn flip(&mut self, region: u64) {
+        self.map_slots[(region / 8) as usize] ^= 1 << (region % 8);
+    }
+}
+
+/// What must happen before an allocation can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Read [`Freelist::map_run`] of this region and give it to [`Freelist::region_read`].
+    Region(u64),
+    /// Make the file so many pages long, then call [`Freelist::grown`].
+    Growth(u64),
+    /// The file is as long as it can be ([`FILE_PAGES_MAX`]) and has no such run.
+    Full,
+}
+
+/// What a checkpoint writes for the freelist.
+#[derive(Debug)]
+pub struct Maps {
+    /// Page number and content of each map that has changed.
+    pub writes: Vec<(u64, Buffer)>,
+    /// Goes into the checkpoint's meta.
+    pub space: Space,
+}
+
+enum Region {
+    Unread,
+    Open(Box<OpenRegion>),
+    Closed,
+}
+
+struct OpenRegion {
+    runs: FreeRuns,
+    /// As the next checkpoint's map will have it: pending pages are free here.
+    bits: Bits,
+    is_changed: bool,
+    /// What this region adds to the digest of the maps; 0 before its first map.
+    digest: u64,
+}
+
+/// The free pages of a file.
+pub struct Freelist {
+    file: FileId,
+    space: Space,
+    regions: Vec<Region>,
+    unread: RegionSet,
+    /// Regions with a run of the class.
+    by_class: Vec<RegionSet>,
+    /// Freed, and not free yet in any map, in the order of `freed`.
+    unrecorded: VecDeque<Pending>,
+    unrecorded_pages: u64,
+    /// Free in the maps of the checkpoint under way.
+    recorded: Vec<Pending>,
+    pending: PendingRuns,
+    /// Generations of the metas.
+    newer: Option<u64>,
+    older: Option<u64>,
+    /// The older meta of the time of opening, until it is replaced.
+    opened_older: Option<(u64, Space)>,
+    checkpoint: Option<u64>,
+    is_mapped: bool,
+}
+
+impl Freelist {
+    /// The freelist of a new file; [`Freelist::file_pages`] says how long to make it.
+    #[must_use]
+    pub fn create(file: FileId) -> Freelist {
+        let space = Space { file_pages: 0, map_slots: Box::new([0; MAP_SLOTS_BYTES]), map_digest: 0 };
+        let mut freelist = Freelist::with(file, space);
+        freelist.grown(FILE_PAGES_FIRST);
+        freelist
+    }
+
+    /// The freelist under the newer meta, with the older one where it is valid: {generation, space}. Reads nothing.
+    #[must_use]
+    pub fn open(file: FileId, newer: (u64, Space), older: Option<(u64, Space)>) -> Freelist {
+        let mut freelist = Freelist::with(file, newer.1);
+        freelist.newer = Some(newer.0);
+        freelist.older = older.as_ref().map(|(generation, _)| *generation);
+        freelist.opened_older = older;
+        for region in 0..freelist.space.file_pages.div_ceil(REGION_PAGES) {
+            freelist.regions.push(Region::Unread);
+            freelist.unread.set(region, true);
+        }
+        freelist
+    }
+
+    fn with(file: FileId, space: Space) -> Freelist {
+        Freelist {
+            file,
+            space,
+            regions: Vec::new(),
+            unread: RegionSet::empty(),
+            by_class: vec![RegionSet::empty(); CLASSES],
+            unrecorded: VecDeque::new(),
+            unrecorded_pages: 0,
+            recorded: Vec::new(),
+            pending: PendingRuns::default(),
+            newer: None,
+            older: None,
+            opened_older: None,
+            checkpoint: None,
+            is_mapped: false,
+        }
+    }
+
+    /// Pages of the file, as far as the freelist uses it.
+    #[must_use]
+    pub fn file_pages(&self) -> u64 {
+        self.space.file_pages
+    }
+
+    /// Pages that can be allocated now, in the regions that were read.
+    #[must_use]
+    pub fn free_pages(&self) -> u64 {
+        let open = self.regions.iter().filter_map(|region| match region {
+            Region::Open(open) => Some(u64::from(open.runs.free_pages())),
+            Region::Unread | Region::Closed => None,
+        });
+        open.sum()
+    }
+
+    /// Pages that were freed and can't be allocated yet.
+    #[must_use]
+    pub fn pending_pages(&self) -> u64 {
+        let recorded: u64 = self.recorded.iter().map(|pending| u64::from(pending.run.pages)).sum();
+        self.unrecorded_pages + recorded + self.pending.pages()
+    }
+
+    /// Regions whose map was not needed yet.
+    #[must_use]
+    pub fn unread_regions(&self) -> u64 {
+        self.unread.len()
+    }
+
+    /// Regions whose map is damaged: their pages are read, but none is allocated or freed.
+    pub fn closed_regions(&self) -> impl Iterator<Item = u64> {
+        let regions = self.regions.iter().zip(0..);
+        regions.filter(|(region, _)| matches!(region, Region::Closed)).map(|(_, index)| index)
+    }
+
+    /// The two pages to read for [`Freelist::region_read`].
+    #[must_use]
+    pub fn map_run(region: u64) -> PageRun {
+        PageRun { first: map_page(region, 0), pages: 2 }
+    }
+
+    /// Takes the content of [`Freelist::map_run`]. A region that is open already stays as it is.
+    ///
+    /// # Errors
+    /// The map is damaged; the region is closed from now on, and all else goes on. To be reported.
+    ///
+    /// # Panics
+    /// There is no such region.
+    pub fn region_read(&mut self, region: u64, maps: &[u8]) -> Result<(), Damage> {
+        if !matches!(self.regions[region as usize], Region::Unread) {
+            return Ok(());
+        }
+        self.unread.set(region, false);
+        match self.open_region(region, maps) {
+            Ok(open) => {
+                self.regions[region as usize] = Region::Open(Box::new(open));
+                self.reclass(region, 0);
+                Ok(())
+            }
+            Err(what) => {
+                self.regions[region as usize] = Region::Closed;
+                Err(Damage { page: map_page(region, self.space.slot(region)), tree: 0, what })
+            }
+        }
+    }
+
+    fn open_region(&mut self, region: u64, maps: &[u8]) -> Result<OpenRegion, &'static str> {
+        if maps.len() != 2 * PAGE_BYTES {
+            return Err("the two free maps are not whole pages");
+        }
+        let newer = self.newer.expect("regions are unread only in a file that was opened");
+        let slot = self.space.slot(region);
+        let place = |slot: u8| &maps[usize::from(slot) * PAGE_BYTES..][..PAGE_BYTES];
+        let counting = map::decode(self.file, region, self.space.file_pages, place(slot))?;
+        let older = self.opened_older.as_ref().filter(|(_, space)| region * REGION_PAGES < space.file_pages);
+        let mut open = OpenRegion {
+            runs: FreeRuns::default(),
+            bits: counting.bits,
+            is_changed: false,
+            digest: digest_of(region, counting.generation, counting.crc),
+        };
+        let waiting = match older {
+            Some((older, space)) if space.slot(region) != slot => {
+                if counting.generation != newer {
+                    return Err("the free map is older than its meta: a write was lost");
+                }
+                let other = map::decode(self.file, region, space.file_pages, place(1 - slot));
+                let other = other.ok().filter(|other| other.generation <= *older);
+                let (free, waiting) = open.bits.split(&other.map_or_else(Bits::none, |other| other.bits));
+                free.for_each_run(|start, pages| open.runs.insert(start, pages));
+                Some((*older, waiting))
+            }
+            older => {
+                if counting.generation > older.map_or(newer, |(older, _)| *older) {
+                    return Err("the free map is newer than its meta");
+                }
+                open.bits.for_each_run(|start, pages| open.runs.insert(start, pages));
+                None
+            }
+        };
+        if let Some((older, waiting)) = waiting {
+            waiting.for_each_run(|start, pages| {
+                let run = PageRun { first: region * REGION_PAGES + u64::from(start), pages };
+                self.pending.push(Pending { run, born: older, freed: newer });
+            });
+        }
+        Ok(open)
+    }
+
+    /// The file has become longer, as [`Need::Growth`] asked. It need not be durable yet: the sync before the next meta is.
+    ///
+    /// # Panics
+    /// More than [`FILE_PAGES_MAX`]; or the last region is incomplete and unread.
+    pub fn grown(&mut self, file_pages: u64) {
+        assert!(file_pages <= FILE_PAGES_MAX, "the file's length has a bound");
+        while self.space.file_pages < file_pages {
+            let region = region_of(self.space.file_pages);
+            if region as usize == self.regions.len() {
+                let open = OpenRegion { runs: FreeRuns::default(), bits: Bits::none(), is_changed: true, digest: 0 };
+                self.regions.push(Region::Open(Box::new(open)));
+                if self.space.slot(region) == 0 {
+                    // The first map goes to slot 0.
+                    self.space.flip(region);
+                }
+            }
+            assert!(!matches!(self.regions[region as usize], Region::Unread), "Need::Growth asks for the region first");
+            let start = (self.space.file_pages - region * REGION_PAGES).max(reserved_pages(region));
+            self.space.file_pages = file_pages.min((region + 1) * REGION_PAGES);
+            let end = self.space.file_pages - region * REGION_PAGES;
+            if start < end {
+                self.change_runs(region, |open| {
+                    open.is_changed = true;
+                    open.bits.set(start as u32, (end - start) as u32, true);
+                    open.runs.insert(start as u32, (end - start) as u32);
+                });
+            }
+        }
+    }
+
+    /// One run of `pages` pages, towards the low end of the file.
+    ///
+    /// # Errors
+    /// What must happen first; then call again.
+    ///
+    /// # Panics
+    /// 0 pages or more than [`RUN_PAGES_MAX`].
+    pub fn allocate(&mut self, pages: u32) -> Result<PageRun, Need> {
+        assert!((1..=RUN_PAGES_MAX).contains(&pages), "a run has 1 to {RUN_PAGES_MAX} pages, not {pages}");
+        let fitting = self.by_class[class_for(pages)..].iter().filter_map(RegionSet::lowest).min();
+        // Else a region whose longest run shares the class with shorter ones may have it.
+        for region in fitting.into_iter().chain(self.by_class[class_of(pages)].lowest()) {
+            if let Some(start) = self.change_runs(region, |open| open.take(pages)).flatten() {
+                return Ok(PageRun { first: region * REGION_PAGES + u64::from(start), pages });
+            }
+        }
+        Err(self.need(pages))
+    }
+
+    /// One run of at most `pages_max` pages, as long as there is one: for a checkpoint that can divide it.
+    ///
+    /// # Errors
+    /// What must happen first; then call again.
+    ///
+    /// # Panics
+    /// 0 pages.
+    pub fn allocate_up_to(&mut self, pages_max: u32) -> Result<PageRun, Need> {
+        assert!(pages_max > 0, "a run has at least one page");
+        let pages_max = pages_max.min(RUN_PAGES_MAX);
+        let good = class_for(pages_max.min(GOOD_RUN_PAGES));
+        let longest = self.by_class.iter().rposition(|regions| regions.lowest().is_some());
+        match longest {
+            Some(class) if class >= good || self.unread.lowest().is_none() => {
+                let whole = self.by_class[class_for(pages_max)..].iter().filter_map(RegionSet::lowest).min();
+                if whole.is_some() {
+                    return self.allocate(pages_max);
+                }
+                let region = self.by_class[class].lowest().expect("the class has a region");
+                let taken = self.change_runs(region, |open| open.take_longest(pages_max)).flatten();
+                let (start, pages) = taken.expect("the region has a run of the class");
+                Ok(PageRun { first: region * REGION_PAGES + u64::from(start), pages })
+            }
+            _ => Err(self.need(1)),
+        }
+    }
+
+    /// Gives back a run that was allocated for the checkpoint under way and was not used.
+    ///
+    /// # Panics
+    /// It is not in use.
+    pub fn give_back(&mut self, run: PageRun) {
+        let region = region_of(run.first);
+        let start = (run.first - region * REGION_PAGES) as u32;
+        self.change_runs(region, |open| {
+            open.is_changed = true;
+            assert!(open.bits.is_used(start, run.pages), "only what was allocated is given back");
+            open.bits.set(start, run.pages, true);
+            open.runs.insert(start, run.pages);
+        });
+    }
+
+    fn need(&self, pages: u32) -> Need {
+        if let Some(region) = self.unread.lowest() {
+            return Need::Region(region);
+        }
+        let old = self.space.file_pages;
+        let step = (old / 4).clamp(*GROWTH_PAGES.start(), *GROWTH_PAGES.end()).max(u64::from(pages));
+        // A run stands in one region: what the last one can't take begins in the next.
+        let region_end = old.next_multiple_of(REGION_PAGES).max(REGION_PAGES);
+        let is_closed = matches!(self.regions.last(), Some(Region::Closed));
+        let fits = old + u64::from(pages) <= region_end && !(is_closed && old < region_end);
+        let new = if old == region_end || !fits {
+            region_end + (reserved_pages(1) + step).min(REGION_PAGES)
+        } else {
+            (old + step).min(region_end)
+        };
+        if new > FILE_PAGES_MAX { Need::Full } else { Need::Growth(new) }
+    }
+
+    /// A run that exists in the generations `born..freed` is no longer part of the tree that is being written. `freed` is
+    /// the generation that will be published next, and never descends.
+    ///
+    /// # Errors
+    /// No allocation can have given this run, or it is free already: who refers to it is damaged. Nothing was changed.
+    pub fn free(&mut self, run: PageRun, born: u64, freed: u64) -> Result<(), Damage> {
+        let damage = |what| Damage { page: run.first, tree: 0, what };
+        if !is_allocatable(run, self.space.file_pages) {
+            return Err(damage("a freed run lies outside of the pages for use"));
+        }
+        if self.unrecorded.back().is_some_and(|last| last.freed > freed) {
+            return Err(damage("a run was freed in a generation before the last one"));
+        }
+        let region = region_of(run.first);
+        match &self.regions[region as usize] {
+            Region::Open(open) if !open.bits.is_used((run.first % REGION_PAGES) as u32, run.pages) => {
+                return Err(damage("a page was freed that is free already"));
+            }
+            Region::Closed => return Ok(()),
+            Region::Open(_) | Region::Unread => {}
+        }
+        self.unrecorded_pages += u64::from(run.pages);
+        self.unrecorded.push_back(Pending { run, born, freed });
+        Ok(())
+    }
+
+    /// A checkpoint of the state of this generation begins: what that state refers to is held from now on.
+    ///
+    /// # Panics
+    /// Another one is under way, or the generation is not newer than that of the last.
+    pub fn begin_checkpoint(&mut self, generation: u64) {
+        assert!(self.checkpoint.is_none(), "one checkpoint at a time");
+        assert!(self.newer.is_none_or(|newer| newer < generation), "checkpoints ascend");
+        self.checkpoint = Some(generation);
+    }
+
+    /// Regions to be read before [`Freelist::maps`], because pages of theirs have become free. They can be read any time
+    /// between `begin_checkpoint` and `maps`.
+    #[must_use]
+    pub fn regions_to_load(&self) -> Vec<u64> {
+        let freed = self.unrecorded.iter().take_while(|pending| self.checkpoint.is_some_and(|at| pending.freed <= at));
+        let mut regions: Vec<u64> = freed
+            .map(|pending| region_of(pending.run.first))
+            .filter(|region| matches!(self.regions[*region as usize], Region::Unread))
+            .collect();
+        regions.sort_unstable();
+        regions.dedup();
+        regions
+    }
+
+    /// The maps that the checkpoint writes. From here on the checkpoint is finished, or the process ends.
+    ///
+    /// # Errors
+    /// A page was freed twice: the trees are damaged. The checkpoint must not be finished.
+    ///
+    /// # Panics
+    /// No checkpoint has begun, or a region of [`Freelist::regions_to_load`] was not read.
+    pub fn maps(&mut self) -> Result<Maps, Damage> {
+        let generation = self.checkpoint.expect("a checkpoint has begun");
+        assert!(!self.is_mapped, "the maps of a checkpoint are made once");
+        while let Some(pending) = self.unrecorded.pop_front_if(|pending| pending.freed <= generation) {
+            self.unrecorded_pages -= u64::from(pending.run.pages);
+            self.record(pending)?;
+        }
+        let mut writes = Vec::new();
+        for (region, entry) in (0..).zip(&mut self.regions) {
+            let Region::Open(open) = entry else { continue };
+            if !open.is_changed {
+                continue;
+            }
+            open.is_changed = false;
+            self.space.flip(region);
+            let (page, crc) = map::encode(self.file, region, generation, &open.bits);
+            let digest = digest_of(region, generation, crc);
+            self.space.map_digest = self.space.map_digest.wrapping_sub(open.digest).wrapping_add(digest);
+            open.digest = digest;
+            writes.push((map_page(region, self.space.slot(region)), page.into()));
+        }
+        self.is_mapped = true;
+        Ok(Maps { writes, space: self.space.clone() })
+    }
+
+    fn record(&mut self, pending: Pending) -> Result<(), Damage> {
+        let start = (pending.run.first % REGION_PAGES) as u32;
+        match &mut self.regions[region_of(pending.run.first) as usize] {
+            Region::Unread => panic!("regions_to_load were read"),
+            // Nothing more is known about its pages.
+            Region::Closed => Ok(()),
+            Region::Open(open) if !open.bits.is_used(start, pending.run.pages) => {
+                Err(Damage { page: pending.run.first, tree: 0, what: "a page was freed twice" })
+            }
+            Region::Open(open) => {
+                open.bits.set(start, pending.run.pages, true);
+                open.is_changed = true;
+                self.recorded.push(pending);
+                Ok(())
+            }
+        }
+    }
+
+    /// The meta of the checkpoint is durable.
+    ///
+    /// # Panics
+    /// Its maps were not made.
+    pub fn checkpointed(&mut self) {
+        let generation = self.checkpoint.take().expect("a checkpoint has begun");
+        assert!(core::mem::take(&mut self.is_mapped), "the maps are durable before the meta");
+        self.older = self.newer.replace(generation);
+        self.opened_older = None;
+        for pending in self.recorded.drain(..) {
+            self.pending.push(pending);
+        }
+    }
+
+    /// Makes free what neither the pins nor the metas nor the checkpoint hold any more.
+    pub fn release(&mut self, pins: &Held) {
+        let mut held = pins.clone();
+        for generation in [self.newer, self.older, self.checkpoint].into_iter().flatten() {
+            held.insert(generation);
+        }
+        let mut pending = core::mem::take(&mut self.pending);
+        pending.release(&held, |run| {
+            let start = (run.first % REGION_PAGES) as u32;
+            self.change_runs(region_of(run.first), |open| open.runs.insert(start, run.pages));
+        });
+        self.pending = pending;
+    }
+
+    /// Do all maps together match the meta? That shows a map whose write the device has lost. `None` while a region is
+    /// unread, closed, or changed since the last checkpoint.
+    #[must_use]
+    pub fn check_digest(&self) -> Option<bool> {
+        let mut sum = 0u64;
+        for region in &self.regions {
+            match region {
+                Region::Open(open) if !open.is_changed => sum = sum.wrapping_add(open.digest),
+                _ => return None,
+            }
+        }
+        Some(sum == self.space.map_digest)
+    }
+
+    /// Is the page free, as the last maps have it? `None` where its region was not read. For the whole-file check.
+    #[must_use]
+    pub fn is_free(&self, page: u64) -> Option<bool> {
+        match self.regions.get(region_of(page) as usize)? {
+            Region::Open(open) => Some(!open.bits.is_used((page % REGION_PAGES) as u32, 1)),
+            Region::Unread | Region::Closed => None,
+        }
+    }
+
+    fn change_runs<T>(&mut self, region: u64, change: impl FnOnce(&mut OpenRegion) -> T) -> Option<T> {
+        let Region::Open(open) = &mut self.regions[region as usize] else { return None };
+        let before = open.runs.classes();
+        let result = change(open);
+        self.reclass(region, before);
+        Some(result)
+    }
+
+    fn reclass(&mut self, region: u64, before: u128) {
+        let Region::Open(open) = &self.regions[region as usize] else { return };
+        let now = open.runs.classes();
+        let mut different = before ^ now;
+        while different != 0 {
+            let class = different.trailing_zeros() as usize;
+            self.by_class[class].set(region, now & (1 << class) != 0);
+            different &= different - 1;
+        }
+    }
+}
+
+impl OpenRegion {
+    fn take(&mut self, pages: u32) -> Option<u32> {
+        let start = self.runs.take(pages)?;
+        self.is_changed = true;
+        self.bits.set(start, pages, false);
+        Some(start)
+    }
+
+    fn take_longest(&mut self, pages_max: u32) -> Option<(u32, u32)> {
+        let (start, pages) = self.runs.take_longest(pages_max)?;
+        self.is_changed = true;
+        self.bits.set(start, pages, false);
+        Some((start, pages))
+    }
+}
+
+/// What one map adds to the digest: sums of these are compared, so all bits must matter.
+fn digest_of(region: u64, generation: u64, crc: u32) -> u64 {
+    let mut digest = region.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ generation.rotate_left(32) ^ u64::from(crc);
+    digest = (digest ^ (digest >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    digest = (digest ^ (digest >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    digest ^ (digest >> 31)
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
