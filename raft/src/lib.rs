@@ -13,6 +13,37 @@
 //!                  AfterSync{send}: vote requests, grants, acknowledgements
 //! ```
 //!
+//! A group of one voter, with a log that syncs at once:
+//! ```
+//! # use ringstone_raft::*;
+//! # fn write_and_sync(_batch: &Persist) {}
+//! # fn apply(_entry: &Entry) {}
+//! let me = NodeId(1);
+//! let founders = Configuration::new([me], []).expect("a voter");
+//! let snapshot = SnapshotMetadata { configuration: founders, ..Default::default() };
+//! let mut raft = Raft::new(Config::new(me, 1), Stable { snapshot, ..Default::default() })?;
+//! raft.campaign(); // leads after two syncs: its vote, and the first entry
+//! let mut first = None;
+//! loop {
+//!     let actions = raft.take_actions();
+//!     for entry in &actions.committed {
+//!         apply(entry); // an answer to `entry.index`'s proposer, where `entry.term` is the term of its proposal
+//!         raft.applied(entry.index);
+//!     }
+//!     match actions.persist {
+//!         Some(batch) => {
+//!             write_and_sync(&batch);
+//!             let after = raft.persisted(batch.token); // `after.send` goes to the peers, of which there are none
+//!             assert!(after.send.is_empty());
+//!         }
+//!         None if first.is_none() => first = Some(raft.propose([bytes::Bytes::from_static(b"a batch of one")])?),
+//!         None => break,
+//!     }
+//! }
+//! assert_eq!((first, raft.positions().applied.0), (Some(Index(2)), Index(2)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Invariants, absences included:
 //! - Nothing here knows the time, a source of chance, or an address. A seed replays a whole cluster.
 //! - A message that promises durability leaves this crate only through [`AfterSync`].

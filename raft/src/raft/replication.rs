@@ -98,6 +98,10 @@ impl Raft {
             if entry.index <= self.log.committed() {
                 return Err(RaftError::CommittedConflict { from, index: entry.index });
             }
+            // Where the append begins inside what is committed, its first term was not compared.
+            if self.log.term_at(entry.index.previous()).is_some_and(|term| term > entry.term) {
+                return Err(RaftError::Malformed { from, what: "terms of entries are below those of the log" });
+            }
             if entry.index <= self.log.last_index() {
                 self.log.cut(entry.index);
                 self.sync.cut(entry.index.previous());
@@ -151,9 +155,9 @@ impl Raft {
     /// the image itself there, and the message is stepped only when all of it has arrived; then, or when it failed, the caller
     /// says so with one of the two reports below. Does nothing where the member no longer waits.
     pub fn send_snapshot(&mut self, to: NodeId, snapshot: Snapshot) {
-        let is_new_enough = snapshot.metadata.index >= self.log.base_index();
+        let is_usable = (self.log.base_index()..=self.log.committed()).contains(&snapshot.metadata.index);
         match self.waiting_for_image(to) {
-            Some(progress) if is_new_enough => {
+            Some(progress) if is_usable => {
                 progress.image = snapshot.metadata.index;
                 self.send(to, Body::Snapshot(snapshot));
             }

@@ -7,37 +7,15 @@
 //! What is not: torn or damaged batches (the log's business), a disk that lies about a sync, clocks that run at
 //! different speeds, messages that are altered, the bytes of messages (there is no encoding here).
 
+mod random;
+
 use bytes::Bytes;
+pub use random::{Random, mix};
 use ringstone_raft::{
     Body, Config, Configuration, Entry, EntryKind, HardState, Index, Message, NodeId, Persist, Raft, Role, Snapshot,
     SnapshotMetadata, Stable, Term,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-pub fn mix(seed: u64) -> u64 {
-    let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    seed ^ (seed >> 31)
-}
-
-pub struct Random(u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        mix(self.0)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// True `per_mille` times in a thousand.
-    pub fn chance(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-}
 
 /// How often things go wrong, per thousand: of messages, or of steps.
 #[derive(Clone, Copy, Default)]
@@ -163,7 +141,7 @@ impl Cluster {
     pub fn new(seed: u64, voters: u64, spares: u64, faults: Faults) -> Cluster {
         let configuration = Configuration::new(ids(1..=voters), []).expect("valid");
         let mut cluster = Cluster {
-            random: Random(mix(seed)),
+            random: Random::new(seed),
             faults,
             now: 0,
             steps_a_tick: 10,
