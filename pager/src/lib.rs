@@ -8,6 +8,7 @@ pub mod freelist;
 pub mod layout;
 mod limbo;
 pub mod mapping;
+pub mod meta;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 mod node;

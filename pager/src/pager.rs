@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use crate::api::{
-    ATTRIBUTES_BYTES_MAX, Access, Aggregate, Damage, Direction, KeyRange, PageRun, ReadTrees, TreeId, Visitor, WriteTrees,
+    ATTRIBUTES_BYTES_MAX, Access, Aggregate, Damage, Direction, KeyRange, PageRun, ReadTrees, TreeId, Visitor,
+    WriteTrees,
 };
 use crate::forest::Forest;
 use crate::limbo::Limbo;
-use crate::pins::Pins;
 use crate::node::LeafValue;
+use crate::pins::Pins;
 use crate::reader::Reader;
 use crate::root::State;
 use crate::shared::Shared;

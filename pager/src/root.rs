@@ -64,8 +64,10 @@ impl RootRecord {
             generation: AtomicU64::new(0),
             references: [const { AtomicU64::new(0) }; TREES_MAX],
             content: UnsafeCell::new(Content {
-                roots: [TreeRoot { level: 0, child: Child { reference: Reference::NONE, generation: 0, pages: 0, sum: ZERO } };
-                    TREES_MAX],
+                roots: [TreeRoot {
+                    level: 0,
+                    child: Child { reference: Reference::NONE, generation: 0, pages: 0, sum: ZERO },
+                }; TREES_MAX],
                 attributes: [0; ATTRIBUTES_BYTES_MAX],
                 attributes_bytes: 0,
             }),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::api::{Aggregate, Direction, KeyRange, ReadTrees, TreeId, TreeSpec, WriteTrees};
-use crate::forest::Forest;
 use crate::disk::SimDisk;
+use crate::forest::Forest;
 use crate::model::ModelTrees;
 use crate::node::{Child, LeafValue};
 use crate::root::State;
@@ -221,7 +221,13 @@ fn appends_leave_full_pages_behind() {
 #[ignore = "a measurement"]
 fn what_a_put_costs() {
     let mut forest = forest();
-    let key = |number: u64| format!("/registry/pods/ns-{:03}/name-{:012}", number % 1000, number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000_000);
+    let key = |number: u64| {
+        format!(
+            "/registry/pods/ns-{:03}/name-{:012}",
+            number % 1000,
+            number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000_000
+        )
+    };
     for number in 0..1_000_000_u64 {
         forest.put(TREE, key(number).as_bytes(), LeafValue::One(&[1; 256])).expect("in frames");
     }

@@ -365,7 +365,6 @@ impl SimDisk {
         };
         Some(self.shared.snapshots.get(index))
     }
-
 }
 
 impl PageSource for SimDisk {

@@ -3,7 +3,9 @@
 //! Runs once for each load into memory; after it a page's structure is trusted, so it takes nothing for granted: whoever
 //! forges a CRC must not make us leave the page, follow an address as if it were a frame, or loop.
 
-use super::{HEADER_BYTES, NODE_MAGIC, NodeView, SLOT_BYTES, at, branch_at, branch_cell_bytes, leaf_at, leaf_cell_bytes};
+use super::{
+    HEADER_BYTES, NODE_MAGIC, NodeView, SLOT_BYTES, at, branch_at, branch_cell_bytes, leaf_at, leaf_cell_bytes,
+};
 use crate::api::{Damage, PageRun};
 use crate::layout::is_allocatable;
 use crate::node::{LEVELS_MAX, NodeMemory, PAGE_BYTES};
@@ -66,7 +68,8 @@ fn check_cells(memory: NodeMemory<'_>, run: PageRun, file_pages: u64) -> Result<
 
 fn leaf_cell(memory: NodeMemory<'_>, cell: usize) -> Result<usize, &'static str> {
     ensure(memory.len() - cell.min(memory.len()) >= leaf_at::KEY, "a cell leaves the page")?;
-    let (key, value) = (memory.u32(cell + leaf_at::KEY_BYTES) as usize, memory.u32(cell + leaf_at::VALUE_BYTES) as usize);
+    let (key, value) =
+        (memory.u32(cell + leaf_at::KEY_BYTES) as usize, memory.u32(cell + leaf_at::VALUE_BYTES) as usize);
     let bytes = leaf_cell_bytes(key, value) - SLOT_BYTES;
     ensure(bytes <= memory.len() - cell, "a cell leaves the page")?;
     Ok(bytes)

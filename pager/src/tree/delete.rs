@@ -70,7 +70,8 @@ impl Forest {
         if left_child.pages > 1 || right_child.pages > 1 {
             return false;
         }
-        let (Ok(left), Ok(other)) = (fetch(self, tree, &left_child, level), fetch(self, tree, &right_child, level)) else {
+        let (Ok(left), Ok(other)) = (fetch(self, tree, &left_child, level), fetch(self, tree, &right_child, level))
+        else {
             return false;
         };
         let border_bytes = if level > 0 { branch_cell_bytes(border.len()) } else { 0 };

@@ -59,7 +59,13 @@ impl Forest {
             let (first, end) = (view.lower(range.0), view.upper(range.1));
             let count = end.saturating_sub(first).min(entries_max);
             path.push(Step { child: *child, index: first });
-            return Ok((count > 0).then(|| Front { path: path.clone(), first, count, nodes: Vec::new(), entries: count }));
+            return Ok((count > 0).then(|| Front {
+                path: path.clone(),
+                first,
+                count,
+                nodes: Vec::new(),
+                entries: count,
+            }));
         }
         for index in view.lower_child(range.0)..=view.upper_child(range.1) {
             let below = view.child(index);

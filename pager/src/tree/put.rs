@@ -49,8 +49,8 @@ impl Forest {
     fn put_beside(&mut self, tree: TreeId, path: &Path, found: bool, key: &[u8], value: LeafValue<'_>) {
         let (leaf, parents) = path.split_last().expect("a path ends in a leaf");
         let view = self.view(&leaf.child);
-        let at_end = leaf.index == view.len()
-            && parents.iter().all(|step| step.index + 1 == self.view(&step.child).len());
+        let at_end =
+            leaf.index == view.len() && parents.iter().all(|step| step.index + 1 == self.view(&step.child).len());
         let is_run = leaf.child.pages > 1;
         let parts = if !found && (at_end || is_run) {
             // The old leaf stays as it is, full, and the entry starts a new one.
@@ -160,7 +160,8 @@ impl Forest {
             // The first separator moves up, but for the first group's, which is a lower bound.
             let border = if group.start == 0 { &[][..] } else { &cells[group.start].0 };
             let first_key = if group.start == 0 { &cells[0].0[..] } else { &[][..] };
-            let bytes: usize = branch_cell_bytes(first_key.len()) + sizes[group.start + 1..group.end].iter().sum::<usize>();
+            let bytes: usize =
+                branch_cell_bytes(first_key.len()) + sizes[group.start + 1..group.end].iter().sum::<usize>();
             let pages = pages_for(bytes);
             let mut frame = self.take(pages);
             let mut edit = NodeEdit::format(frame.bytes_mut(), tree.0, level, generation, pages);

@@ -20,7 +20,8 @@ impl Forest {
         if view.flags() & FLAG_STALE == 0 {
             return known;
         }
-        let sum = if view.is_leaf() { sum_of_leaf(view, summarize) } else { self.settle_branch(child, view, summarize) };
+        let sum =
+            if view.is_leaf() { sum_of_leaf(view, summarize) } else { self.settle_branch(child, view, summarize) };
         // The flag of a root stays: its sum has no parent's cell to be kept in before it is published.
         sum
     }
