@@ -16,17 +16,9 @@ type knownDifference struct {
 	explains func(c *call, r *runner, control, target *answer, d difference) bool
 }
 
-const (
-	knownPrevLeak      = "watch-prev-kv-leak"
-	knownPrevCompacted = "watch-prev-kv-compacted"
-)
+const knownPrevCompacted = "watch-prev-kv-compacted"
 
 var knownDifferences = []knownDifference{
-	{
-		name: knownPrevLeak,
-		argument: "etcd shares an event between watches and writes prev_kv into it: a watch that did not ask may get it, " +
-			"depending on which other watches there are and which is served first. The target must not send it.",
-	},
 	{
 		name: knownPrevCompacted,
 		argument: "etcd reads prev_kv when it sends, so an event at or below the compact revision has none. The target may " +

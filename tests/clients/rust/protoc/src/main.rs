@@ -1,0 +1,3 @@
+fn main() {
+    println!("{}", protoc_bin_vendored::protoc_bin_path().expect("a protoc for this platform").display());
+}
