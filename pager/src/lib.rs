@@ -1,6 +1,9 @@
 //! An mmap copy-on-write B+tree store of pages with an O(1) freelist.
 
 pub mod api;
+mod checkpoint;
+#[cfg(test)]
+mod checkpoint_tests;
 pub mod disk;
 mod forest;
 mod frames;
@@ -12,15 +15,19 @@ pub mod meta;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 mod node;
+mod open;
 mod pager;
 #[cfg(test)]
 mod pager_tests;
 pub mod pins;
 mod reader;
-mod residency;
 mod root;
 mod shared;
-pub mod sigbus;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
+
+pub use checkpoint::{CheckpointDone, CheckpointError};
+pub use open::{FileOptions, OpenError};
+pub use pager::Pager;
+pub use reader::{Pin, Reader};

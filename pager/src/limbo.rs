@@ -1,16 +1,16 @@
-//! Which frames and pages may be used again now?
+//! Which frames may be used again now?
 //!
-//! Too early, and a reader on another core follows a reference into somebody else's node; too late, and the file grows
-//! while a snapshot is taken. What was born at `b` and freed at `f` is held by the pins in [b, f), and by whatever else
-//! names a generation: both metas for pages, the checkpoint under way for frames. This file does not know what a node
-//! contains, and no clock.
+//! Too early, and a reader on another core follows a reference into somebody else's node; too late, and memory grows while
+//! a snapshot is taken. What was born at `b` and freed at `f` is held by the pins in [b, f), and by the checkpoint under
+//! way if its generation lies there. (Pages of the file wait in the freelist, by the same rule and both metas.) This file
+//! does not know what a node contains, and no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::forest::Retired;
 use crate::pins::Held;
 
-/// Retired nodes of one kind (frames, or pages).
+/// Retired frames.
 #[derive(Default)]
 pub(crate) struct Limbo {
     /// In the order of `freed`; not looked at yet.
@@ -29,6 +29,7 @@ impl Limbo {
     }
 
     /// Pages held.
+    #[cfg(test)]
     pub fn pages(&self) -> u64 {
         self.pages
     }
@@ -55,11 +56,6 @@ impl Limbo {
                 free(retired);
             }
         }
-    }
-
-    /// All nodes that are still held.
-    pub fn iter(&self) -> impl Iterator<Item = &Retired> {
-        self.held.values().flatten().chain(&self.fresh)
     }
 }
 

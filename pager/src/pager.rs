@@ -10,7 +10,9 @@ use crate::api::{
     ATTRIBUTES_BYTES_MAX, Access, Aggregate, Damage, Direction, KeyRange, PageRun, ReadTrees, TreeId, Visitor,
     WriteTrees,
 };
+use crate::checkpoint::Checkpoints;
 use crate::forest::Forest;
+use crate::layout::{FileId, PAGE_BYTES};
 use crate::limbo::Limbo;
 use crate::node::LeafValue;
 use crate::pins::Pins;
@@ -21,27 +23,29 @@ use crate::tree::{self, Visit};
 
 /// The writer of a page file. One thread; readers of other threads come from [`Pager::reader`].
 pub struct Pager {
+    pub(crate) file: FileId,
     pub(crate) shared: Arc<Shared>,
     pub(crate) forest: Forest,
-    pub(crate) frames_limbo: Limbo,
-    pub(crate) pages_limbo: Limbo,
+    pub(crate) limbo: Limbo,
     /// The owner has changed something since the last publish.
     pub(crate) is_changed: bool,
     pub(crate) pins: Pins,
+    pub(crate) checkpoints: Checkpoints,
 }
 
 impl Pager {
     /// A pager whose published state is `state`.
-    pub(crate) fn assemble(shared: Arc<Shared>, mut state: State) -> Pager {
+    pub(crate) fn assemble(file: FileId, shared: Arc<Shared>, mut state: State, checkpoints: Checkpoints) -> Pager {
         // SAFETY: nobody reads yet, so no record is held; the newest is never free.
         unsafe { shared.published.publish(&state, |_| true) };
         state.generation += 1;
         Pager {
+            file,
             forest: Forest::new(Arc::clone(&shared), state),
             shared,
-            frames_limbo: Limbo::default(),
-            pages_limbo: Limbo::default(),
+            limbo: Limbo::default(),
             pins: Pins::new(),
+            checkpoints,
             is_changed: false,
         }
     }
@@ -63,6 +67,7 @@ impl Pager {
             self.forest.state.generation += 1;
             self.is_changed = false;
         }
+        self.step_switch();
         self.reclaim();
         self.generation()
     }
@@ -82,7 +87,15 @@ impl Pager {
     /// Puts back into use what nobody holds any more.
     pub(crate) fn reclaim(&mut self) {
         for retired in self.forest.retired.drain(..) {
-            if retired.reference.is_frame() { self.frames_limbo.push(retired) } else { self.pages_limbo.push(retired) }
+            let Some(first) = retired.reference.as_page() else {
+                self.limbo.push(retired);
+                continue;
+            };
+            let run = PageRun { first, pages: retired.pages };
+            if let Err(damage) = self.checkpoints.freelist.free(run, retired.born, retired.freed) {
+                // The page stays in use for ever; what referred to it is told as damage.
+                self.checkpoints.damage.push_back(damage);
+            }
         }
         let published = self.generation();
         let mut held = self.pins.scan(published);
@@ -90,10 +103,11 @@ impl Pager {
             held.insert(watched.generation);
         }
         let mut freed = Vec::new();
-        self.frames_limbo.sift(published, &held, |retired| freed.push(retired));
+        self.limbo.sift(published, &held, |retired| freed.push(retired));
         for retired in freed {
             self.forest.release(&retired);
         }
+        self.checkpoints.freelist.release(&self.pins.scan(published));
     }
 
     /// A reader, for one other thread.
@@ -112,6 +126,24 @@ impl Pager {
     #[must_use]
     pub fn frame_bytes(&self) -> u64 {
         self.forest.frames.bytes()
+    }
+
+    /// Bytes of the page file.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.checkpoints.freelist.file_pages() * PAGE_BYTES as u64
+    }
+
+    /// Bytes of the page file that can't be given to new nodes now: in use, held for a reader or a meta, or in a region
+    /// whose free map was not needed since opening.
+    #[must_use]
+    pub fn file_bytes_in_use(&self) -> u64 {
+        self.file_bytes() - self.checkpoints.freelist.free_pages() * PAGE_BYTES as u64
+    }
+
+    /// Damage that was met where no caller could be told: of free maps, and of pages that were freed. To be reported.
+    pub fn take_damage(&mut self) -> Option<Damage> {
+        self.checkpoints.damage.pop_front()
     }
 
     /// The owner has read these pages into memory (or a device error has taken them away: then it does not call).

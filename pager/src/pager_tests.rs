@@ -8,7 +8,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::api::{Direction, KeyRange, ReadTrees, WriteTrees};
+use crate::checkpoint::Checkpoints;
 use crate::disk::SimDisk;
+use crate::freelist::Freelist;
+use crate::layout::FileId;
 use crate::model::ModelTrees;
 use crate::pager::Pager;
 use crate::root::State;
@@ -20,7 +23,9 @@ const ALL: KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
 fn pager() -> Pager {
     let mut state = State::empty();
     state.generation = 1;
-    Pager::assemble(Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, 0, SPECS)), state)
+    let file = FileId::default();
+    let checkpoints = Checkpoints::new(Freelist::create(file), 0, 0);
+    Pager::assemble(file, Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, 0, SPECS)), state, checkpoints)
 }
 
 /// Does the same to both.
@@ -68,7 +73,7 @@ proptest! {
         }
         pins.clear();
         pager.publish();
-        prop_assert_eq!(pager.frames_limbo.pages(), 0);
+        prop_assert_eq!(pager.limbo.pages(), 0);
         pager.set_attributes(&[]);
         pager.publish();
         prop_assert_eq!(pager.frame_bytes(), pager.dirty_bytes(), "without pins, only the state itself has frames");

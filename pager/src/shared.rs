@@ -50,6 +50,11 @@ impl Shared {
         self.pages.page(run).map(|bytes| NodeView::new(NodeMemory::of(bytes))).ok_or(Fault::Absent(run))
     }
 
+    /// The file has become longer.
+    pub fn set_file_pages(&self, pages: u64) {
+        self.file_pages.store(pages, Ordering::Release);
+    }
+
     /// Verifies pages that were just read into memory, and serves them from now on.
     pub fn bring_in_done(&self, run: PageRun) -> Result<(), Damage> {
         let what = "it lies behind the end of the file";

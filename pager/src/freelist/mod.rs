@@ -433,6 +433,15 @@ impl Freelist {
         self.checkpoint = Some(generation);
     }
 
+    /// The checkpoint is given up; its runs were given back.
+    ///
+    /// # Panics
+    /// No checkpoint has begun, or its maps were made.
+    pub fn abandon_checkpoint(&mut self) {
+        assert!(!self.is_mapped, "a checkpoint whose maps were made is finished");
+        self.checkpoint.take().expect("a checkpoint has begun");
+    }
+
     /// Regions to be read before [`Freelist::maps`], because pages of theirs have become free. They can be read any time
     /// between `begin_checkpoint` and `maps`.
     #[must_use]

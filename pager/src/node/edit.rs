@@ -1,8 +1,8 @@
 //! Changing a node that only the writer sees: all on its bytes, no unsafe. Bytes that no cell uses are zero.
 
 use super::{
-    Child, HEADER_BYTES, NODE_MAGIC, NodeMemory, NodeView, Reference, SLOT_BYTES, at, branch_at, branch_cell_bytes,
-    leaf_at, leaf_cell_bytes,
+    Child, HEADER_BYTES, NODE_MAGIC, NodeMemory, NodeView, SLOT_BYTES, at, branch_at, branch_cell_bytes, leaf_at,
+    leaf_cell_bytes,
 };
 use crate::api::Aggregate;
 

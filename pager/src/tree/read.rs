@@ -2,7 +2,7 @@
 
 use core::ops::{Bound, ControlFlow};
 
-use crate::api::{Access, Aggregate, Damage, Direction, Fault, KeyRange, Summarize, TreeId};
+use crate::api::{Access, Aggregate, Damage, Direction, Fault, KeyRange, Summarize, TreeId, Visitor};
 use crate::node::{Child, LEVELS_MAX, NodeView};
 use crate::root::TreeRoot;
 
@@ -27,6 +27,8 @@ pub(crate) fn fetch<'a, N: Nodes>(nodes: &'a N, tree: TreeId, child: &Child, lev
         "it belongs to another tree"
     } else if view.level() != level {
         "its level is not one below its parent's"
+    } else if view.pages() != child.pages {
+        "its run has another length than its parent says"
     } else {
         return Ok(view);
     };
@@ -69,7 +71,7 @@ pub(crate) struct Visit<'v> {
     pub tree: TreeId,
     pub direction: Direction,
     pub skip_uncounted: bool,
-    pub visitor: &'v mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    pub visitor: &'v mut Visitor<'v>,
 }
 
 pub(crate) fn visit<N: Nodes>(nodes: &N, root: &TreeRoot, range: KeyRange<'_>, mut visit: Visit<'_>) -> Access<()> {

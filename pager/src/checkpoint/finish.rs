@@ -1,0 +1,86 @@
+//! What follows a checkpoint that has reached the file: newer branches learn where its nodes are, its frames are released.
+
+use std::sync::Arc;
+
+use super::*;
+
+impl Pager {
+    /// The meta is durable: from now on the file opens with this state.
+    pub(super) fn finish(&mut self) -> CheckpointDone {
+        let running = self.checkpoints.running.take().expect("a checkpoint is under way");
+        self.checkpoints.written = running.placed;
+        self.checkpoints.freelist.checkpointed();
+        self.checkpoints.newest_generation = running.state.generation;
+        self.checkpoints.newest_slot = 1 - self.checkpoints.newest_slot;
+        CheckpointDone {
+            generation: running.state.generation,
+            attributes: running.state.attributes,
+            written_bytes: running.written_bytes,
+        }
+    }
+
+    /// The file could not grow: all is as if the checkpoint had not begun, but for what stands in free pages.
+    pub(super) fn abort(&mut self) -> CheckpointError {
+        let running = self.checkpoints.running.take().expect("a checkpoint is under way");
+        let freelist = &mut self.checkpoints.freelist;
+        for child in running.placed {
+            let first = self.forest.page_of_frame(child.reference, child.pages);
+            freelist.give_back(PageRun { first, pages: child.pages });
+            self.forest.set_page_of_frame(child.reference, 0);
+        }
+        if let Some(rest) = running.run.filter(|run| run.pages > 0) {
+            freelist.give_back(rest);
+        }
+        freelist.abandon_checkpoint();
+        self.forest.watched = None;
+        running.no_space.expect("only for want of space is a checkpoint given up")
+    }
+
+    /// A slice of what remains to be done in memory after a checkpoint. Called at each publish.
+    pub(crate) fn step_switch(&mut self) {
+        if self.checkpoints.running.is_some() || self.forest.watched.is_none() {
+            return;
+        }
+        if self.forest.switch_branches(SWITCHED_AT_ONCE) {
+            let shared = Arc::clone(&self.shared);
+            self.forest.switch_roots(&shared.published);
+            self.release_written();
+        }
+    }
+
+    /// Nothing refers to the frames any more, but for readers of older states.
+    fn release_written(&mut self) {
+        let freed = self.forest.state.generation;
+        self.retire_pages_of_orphans(freed);
+        let keep = self.checkpoints.written.len().saturating_sub(RELEASED_AT_ONCE);
+        for child in self.checkpoints.written.split_off(keep) {
+            if self.forest.page_of_frame(child.reference, child.pages) == 0 {
+                // An orphan: it was retired when it was replaced.
+                continue;
+            }
+            self.forest.dirty_bytes -= u64::from(child.pages) * PAGE_BYTES as u64;
+            self.forest.retired.push(Retired {
+                reference: child.reference,
+                pages: child.pages,
+                born: child.generation,
+                freed,
+            });
+        }
+        if keep == 0 {
+            self.forest.watched = None;
+        }
+    }
+
+    /// Frames of the checkpoint that were replaced while it was under way: the pages that they were given are garbage
+    /// since then (the freelist takes `freed` in ascending order, so they count from now). Zero in place of the page
+    /// marks that this was done.
+    fn retire_pages_of_orphans(&mut self, freed: u64) {
+        let Some(watched) = &mut self.forest.watched else { return };
+        for orphan in core::mem::take(&mut watched.orphans) {
+            let page = self.forest.page_of_frame(orphan.reference, orphan.pages);
+            assert_ne!(page, 0, "a frame of a finished checkpoint has a page");
+            self.forest.retired.push(Retired { reference: Reference::page(page), freed, ..orphan });
+            self.forest.set_page_of_frame(orphan.reference, 0);
+        }
+    }
+}

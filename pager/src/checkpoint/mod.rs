@@ -1,0 +1,205 @@
+//! Writing a published state to the file, at the caller's pace.
+//!
+//! ```text
+//!  begin -> write: frames, children first, in slices -> maps -> (all written) -> sync -> meta -> sync -> done
+//!                                                                                                 |
+//!  switch references from frames to pages, a slice at each publish -> release the frames  <-------+
+//! ```
+//! `checkpoint_begin` fixes the state; `poll_io` gives the next request, `completed` takes its result. The caller decides
+//! when it polls: what it does not poll for is not written. No meta is written before a sync, submitted after all writes
+//! below it had completed, has completed; none is reported before the sync that followed it. A failed write, sync or meta
+//! is final; a disk that is too full for the file to grow only ends the attempt.
+
+mod finish;
+mod steps;
+mod switch;
+mod walk;
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::api::{Damage, PageRun};
+use crate::disk::{Buffer, DiskError, DiskErrorKind, DiskResult, Io, Token};
+use crate::forest::{Retired, Watched};
+use crate::freelist::{Freelist, Need, Space};
+use crate::layout::{META_PAGES, PAGE_BYTES};
+use crate::node::{Child, Reference};
+use crate::pager::Pager;
+use crate::root::State;
+use walk::{Walk, write_image};
+
+/// Most bytes of one write.
+const SLICE_BYTES: usize = 256 << 10;
+/// Branches whose references are switched at a publish.
+const SWITCHED_AT_ONCE: usize = 64;
+/// Frames that are released at a publish.
+const RELEASED_AT_ONCE: usize = 1024;
+
+/// What a finished checkpoint has made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointDone {
+    /// The generation that the file now opens with, or a later one. The owner logs it: `open` refuses a file that is older.
+    pub generation: u64,
+    /// The attributes of that state.
+    pub attributes: Vec<u8>,
+    /// Bytes that were written for it.
+    pub written_bytes: u64,
+}
+
+/// Why a checkpoint did not begin or finish.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file cannot grow. It is as it was, the state in memory too; begin again when there is space.
+    #[error("the checkpoint found no space: {0}")]
+    Full(DiskError),
+    /// The file has reached the most pages that its format knows.
+    #[error("the page file is as long as it can be")]
+    FileFull,
+    /// A write or a sync failed: what the file holds is not known. Stop, and open it anew.
+    #[error("the checkpoint failed, and the page file must not be written any more: {0}")]
+    Failed(DiskError),
+    /// The trees and the free maps contradict each other: the checkpoint must not be finished. Stop.
+    #[error("the checkpoint found damage, and the page file must not be written any more: {0}")]
+    Damaged(Damage),
+}
+
+impl CheckpointError {
+    /// True where another attempt may succeed.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        matches!(self, CheckpointError::Full(_) | CheckpointError::FileFull)
+    }
+}
+
+/// What is asked of the disk now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Frames get pages and are written.
+    Write,
+    /// The maps of regions in which pages have become free are read.
+    Regions,
+    /// The changed free maps are written; all writes must complete.
+    Maps,
+    /// The first sync is under way; then the meta.
+    Sync,
+    /// The meta is under way.
+    Meta,
+    /// The second sync is under way.
+    MetaSync,
+    /// There is no space: what is under way must come back, then the pages are given back.
+    Abort,
+}
+
+/// What a request was for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    Write,
+    /// Makes the file so many pages long.
+    Growth(u64),
+    /// Reads the free map of a region.
+    Region(u64),
+    Sync,
+}
+
+/// A checkpoint that is being written.
+struct Running {
+    phase: Phase,
+    state: State,
+    walk: Walk,
+    /// A frame that waits for pages.
+    waiting: Option<Child>,
+    /// Pages that are allocated and not filled yet.
+    run: Option<PageRun>,
+    /// Bytes that go to the pages from `slice_first` on.
+    slice: Vec<u8>,
+    slice_first: u64,
+    ready: VecDeque<(Purpose, Io)>,
+    /// Frames that have pages now.
+    placed: Vec<Child>,
+    written_bytes: u64,
+    space: Option<Space>,
+    no_space: Option<CheckpointError>,
+}
+
+/// The file's side of the pager.
+pub(crate) struct Checkpoints {
+    pub freelist: Freelist,
+    /// Generation of the newest meta, and where it stands.
+    pub newest_generation: u64,
+    pub newest_slot: usize,
+    /// Damage that was met where nobody could be told.
+    pub damage: VecDeque<Damage>,
+    running: Option<Running>,
+    under_way: HashMap<Token, Purpose>,
+    next_token: u64,
+    /// Frames that a finished checkpoint has written, to be released.
+    written: Vec<Child>,
+    failed: Option<CheckpointError>,
+}
+
+impl Checkpoints {
+    pub fn new(freelist: Freelist, newest_generation: u64, newest_slot: usize) -> Checkpoints {
+        Checkpoints {
+            freelist,
+            newest_generation,
+            newest_slot,
+            damage: VecDeque::new(),
+            running: None,
+            under_way: HashMap::new(),
+            next_token: 0,
+            written: Vec::new(),
+            failed: None,
+        }
+    }
+
+    fn running(&mut self) -> &mut Running {
+        self.running.as_mut().expect("a checkpoint is under way")
+    }
+}
+
+impl Pager {
+    /// Begins to write the published state to the file. False, and nothing happens, where there are unpublished changes,
+    /// the file has this state already, or a checkpoint is under way. Writing to the trees goes on meanwhile.
+    ///
+    /// # Errors
+    /// An earlier failure was final.
+    pub fn checkpoint_begin(&mut self) -> Result<bool, CheckpointError> {
+        if let Some(error) = &self.checkpoints.failed {
+            return Err(error.clone());
+        }
+        let is_old = self.generation() == self.checkpoints.newest_generation;
+        if self.is_changed || is_old || self.checkpoints.running.is_some() {
+            return Ok(false);
+        }
+        while self.forest.watched.is_some() {
+            // The last one's switching is finished before the next one begins.
+            self.step_switch();
+        }
+        self.reclaim();
+        let mut state = self.forest.state.clone();
+        state.generation -= 1;
+        self.checkpoints.freelist.begin_checkpoint(state.generation);
+        self.forest.watched =
+            Some(Watched { generation: state.generation, orphans: Vec::new(), young_branches: Vec::new() });
+        self.checkpoints.running = Some(Running {
+            phase: Phase::Write,
+            walk: Walk::new(state.roots.iter().map(|root| root.child)),
+            state,
+            waiting: None,
+            run: None,
+            slice: Vec::new(),
+            slice_first: 0,
+            ready: VecDeque::new(),
+            placed: Vec::new(),
+            written_bytes: 0,
+            space: None,
+            no_space: None,
+        });
+        Ok(true)
+    }
+
+    /// Is a checkpoint under way?
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpoints.running.is_some()
+    }
+}

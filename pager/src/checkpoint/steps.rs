@@ -1,0 +1,248 @@
+//! The requests of a checkpoint, one after the other, and what their ends mean.
+
+use super::*;
+
+impl Pager {
+    /// The next request of the checkpoint under way; `None` while it waits for the ends of others, or there is none.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; once, when it happens.
+    pub fn poll_io(&mut self) -> Result<Option<(Token, Io)>, CheckpointError> {
+        loop {
+            let checkpoints = &mut self.checkpoints;
+            let Some(running) = checkpoints.running.as_mut().filter(|_| checkpoints.failed.is_none()) else {
+                return Ok(None);
+            };
+            if let Some((purpose, io)) = running.ready.pop_front() {
+                let token = Token(checkpoints.next_token);
+                checkpoints.next_token += 1;
+                if let Io::Write { buffers, .. } = &io {
+                    running.written_bytes += buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
+                }
+                checkpoints.under_way.insert(token, purpose);
+                return Ok(Some((token, io)));
+            }
+            if !self.step_checkpoint()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the end of a request. Says when the checkpoint is done: then what it reports is durable.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]; once, when it happens.
+    ///
+    /// # Panics
+    /// [`Pager::poll_io`] never gave this token, or its end was told before.
+    pub fn completed(&mut self, token: Token, result: DiskResult) -> Result<Option<CheckpointDone>, CheckpointError> {
+        let purpose = self.checkpoints.under_way.remove(&token).expect("each request ends once");
+        if self.checkpoints.failed.is_some() {
+            return Ok(None);
+        }
+        match (purpose, result) {
+            (Purpose::Growth(_), Err(error)) if error.kind == DiskErrorKind::Full => {
+                self.no_space(CheckpointError::Full(error));
+            }
+            (_, Err(error)) => return Err(self.fail(CheckpointError::Failed(error))),
+            (Purpose::Growth(pages), Ok(_)) => {
+                self.checkpoints.freelist.grown(pages);
+                self.shared.set_file_pages(pages);
+            }
+            (Purpose::Region(region), Ok(maps)) => {
+                if let Err(damage) = self.checkpoints.freelist.region_read(region, &maps) {
+                    self.checkpoints.damage.push_back(damage);
+                }
+            }
+            (Purpose::Write | Purpose::Sync, Ok(_)) => {}
+        }
+        let is_quiet = self.checkpoints.under_way.is_empty();
+        match self.checkpoints.running().phase {
+            Phase::MetaSync if is_quiet => Ok(Some(self.finish())),
+            Phase::Abort if is_quiet => Err(self.abort()),
+            _ => Ok(None),
+        }
+    }
+
+    fn fail(&mut self, error: CheckpointError) -> CheckpointError {
+        self.checkpoints.failed = Some(error.clone());
+        error
+    }
+
+    /// Makes requests ready, or moves on to the next phase; false where it has to wait.
+    fn step_checkpoint(&mut self) -> Result<bool, CheckpointError> {
+        let is_quiet = self.checkpoints.under_way.is_empty();
+        let running = self.checkpoints.running();
+        match running.phase {
+            Phase::Write => return Ok(self.step_write()),
+            Phase::Regions => return self.step_regions(),
+            Phase::Abort if is_quiet => return Err(self.abort()),
+            Phase::Maps if is_quiet => {
+                running.ready.push_back((Purpose::Sync, Io::Sync));
+                running.phase = Phase::Sync;
+            }
+            Phase::Sync if is_quiet => {
+                self.write_meta();
+                self.checkpoints.running().phase = Phase::Meta;
+            }
+            Phase::Meta if is_quiet => {
+                running.ready.push_back((Purpose::Sync, Io::Sync));
+                running.phase = Phase::MetaSync;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Places frames until a slice is ready. False where that needs the end of a request.
+    fn step_write(&mut self) -> bool {
+        let seed = self.shared.seed;
+        loop {
+            let running = self.checkpoints.running();
+            let waiting = running.waiting.take();
+            let Some(child) = waiting.or_else(|| running.walk.next(&self.forest)) else {
+                running.flush();
+                if let Some(rest) = running.run.take().filter(|run| run.pages > 0) {
+                    self.checkpoints.freelist.give_back(rest);
+                }
+                self.checkpoints.running().phase = Phase::Regions;
+                return true;
+            };
+            let Some(page) = self.place(child.pages) else {
+                let running = self.checkpoints.running();
+                running.waiting = Some(child);
+                return !running.ready.is_empty() || running.phase == Phase::Abort;
+            };
+            let running = self.checkpoints.running();
+            if page != running.slice_first + (running.slice.len() / PAGE_BYTES) as u64 {
+                running.flush();
+                running.slice_first = page;
+            }
+            let start = running.slice.len();
+            running.slice.resize(start + child.pages as usize * PAGE_BYTES, 0);
+            write_image(&self.forest, &child, page, seed, &mut running.slice[start..]);
+            self.forest.set_page_of_frame(child.reference, page);
+            running.placed.push(child);
+            if running.slice.len() >= SLICE_BYTES {
+                running.flush();
+                return true;
+            }
+        }
+    }
+
+    /// Pages for a frame: of the run that is being filled, or, for a long one, a run of their own. `None`: a request must
+    /// end first.
+    fn place(&mut self, pages: u32) -> Option<u64> {
+        let running = self.checkpoints.running();
+        if let Some(run) = running.run.as_mut().filter(|run| run.pages >= pages) {
+            let page = run.first;
+            *run = PageRun { first: page + u64::from(pages), pages: run.pages - pages };
+            return Some(page);
+        }
+        if self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Write)) {
+            // Growth, or a region's map, is on its way.
+            return None;
+        }
+        let freelist = &mut self.checkpoints.freelist;
+        let slice_pages = (SLICE_BYTES / PAGE_BYTES) as u32;
+        let run = if pages > 1 { freelist.allocate(pages) } else { freelist.allocate_up_to(slice_pages) };
+        match run {
+            Ok(run) if pages > 1 => Some(run.first),
+            Ok(run) => {
+                // Single pages come here only when the run is used up.
+                self.checkpoints.running().run = Some(run);
+                self.place(pages)
+            }
+            Err(need) => {
+                self.ask(need);
+                None
+            }
+        }
+    }
+
+    fn ask(&mut self, need: Need) {
+        let running = self.checkpoints.running();
+        match need {
+            Need::Region(region) => running.ready.push_back(read_region(region)),
+            Need::Growth(pages) => {
+                running.ready.push_back((Purpose::Growth(pages), Io::SetLength(pages * PAGE_BYTES as u64)));
+            }
+            Need::Full => self.no_space(CheckpointError::FileFull),
+        }
+    }
+
+    /// Reads the maps that the freed pages need, then makes the maps.
+    fn step_regions(&mut self) -> Result<bool, CheckpointError> {
+        if self.checkpoints.under_way.values().any(|purpose| matches!(purpose, Purpose::Region(_))) {
+            return Ok(false);
+        }
+        let regions = self.checkpoints.freelist.regions_to_load();
+        if !regions.is_empty() {
+            self.checkpoints.running().ready.extend(regions.into_iter().map(read_region));
+            return Ok(true);
+        }
+        match self.checkpoints.freelist.maps() {
+            Ok(maps) => {
+                let running = self.checkpoints.running();
+                for (page, buffer) in maps.writes {
+                    let offset = page * PAGE_BYTES as u64;
+                    running.ready.push_back((Purpose::Write, Io::Write { offset, buffers: vec![buffer] }));
+                }
+                running.space = Some(maps.space);
+                running.phase = Phase::Maps;
+                Ok(true)
+            }
+            Err(damage) => Err(self.fail(CheckpointError::Damaged(damage))),
+        }
+    }
+
+    /// All nodes are durable, and in the page cache: they can be read from the file. Then the meta may name them.
+    fn write_meta(&mut self) {
+        let running = self.checkpoints.running.as_mut().expect("a checkpoint is under way");
+        for child in &running.placed {
+            let first = self.forest.page_of_frame(child.reference, child.pages);
+            self.shared.pages.set_resident(PageRun { first, pages: child.pages });
+        }
+        for root in running.state.roots.iter_mut().filter(|root| root.child.reference.is_frame()) {
+            let page = self.forest.page_of_frame(root.child.reference, root.child.pages);
+            root.child.reference = Reference::page(page);
+        }
+        let space = running.space.take().expect("the maps were made");
+        let slot = 1 - self.checkpoints.newest_slot;
+        let bytes = crate::open::meta_of(&running.state, space).encode(self.file);
+        let io = Io::Write { offset: META_PAGES[slot] * PAGE_BYTES as u64, buffers: vec![Buffer::from(bytes)] };
+        running.ready.push_back((Purpose::Write, io));
+    }
+
+    fn no_space(&mut self, error: CheckpointError) {
+        let running = self.checkpoints.running();
+        running.phase = Phase::Abort;
+        running.no_space = Some(error);
+        running.ready.clear();
+        running.slice.clear();
+    }
+}
+
+fn read_region(region: u64) -> (Purpose, Io) {
+    let run = Freelist::map_run(region);
+    let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+    (Purpose::Region(region), Io::Read { offset, bytes })
+}
+
+impl Running {
+    /// Makes requests of the filled slice, none of them larger than [`SLICE_BYTES`].
+    fn flush(&mut self) {
+        let slice = core::mem::take(&mut self.slice);
+        let mut offset = self.slice_first * PAGE_BYTES as u64;
+        if slice.len() <= SLICE_BYTES && !slice.is_empty() {
+            let buffers = vec![Buffer::from(slice)];
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers }));
+            return;
+        }
+        for part in slice.chunks(SLICE_BYTES) {
+            let buffers = vec![Buffer::from(part.to_vec())];
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers }));
+            offset += part.len() as u64;
+        }
+    }
+}

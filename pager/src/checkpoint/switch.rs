@@ -1,0 +1,67 @@
+//! From frames to pages: after a checkpoint, newer branches still refer to the frames that it has written.
+//!
+//! The reference in each of them is switched by one atomic store, under readers. This race is benign: the old word leads
+//! to the frame, the new one to the page, and both hold the same node of the same generation. A reader that has loaded
+//! the old word holds a pin of a generation in which the frame was reachable; the frame is retired at the unpublished
+//! generation only after *all* words are switched, so the limbo keeps it until that pin is gone. A reader that loads the
+//! new word sees the residency bit of the page, which was set before it (release and acquire). What can be stale is
+//! only where the node is read from.
+
+use crate::api::TreeId;
+use crate::forest::Forest;
+use crate::node::{Child, Reference};
+use crate::root::{Published, TREES_MAX};
+
+impl Forest {
+    /// The page reference that `child` may be switched to, if it is a frame of the checkpoint of `generation`.
+    fn switched(&self, child: &Child, generation: u64) -> Option<Reference> {
+        if !child.reference.is_frame() || child.generation > generation {
+            return None;
+        }
+        let page = self.page_of_frame(child.reference, child.pages);
+        assert_ne!(page, 0, "a frame of a finished checkpoint has a page");
+        Some(Reference::page(page))
+    }
+
+    /// Switches the roots.
+    pub fn switch_roots(&mut self, published: &Published) {
+        let Some(generation) = self.watched.as_ref().map(|watched| watched.generation) else { return };
+        for number in 0..TREES_MAX {
+            let child = self.state.roots[number].child;
+            if let Some(page) = self.switched(&child, generation) {
+                self.state.roots[number].child.reference = page;
+            }
+            let tree = TreeId(u8::try_from(number).expect("fewer than 256 trees"));
+            let newest = published.newest_root(tree).child;
+            if let Some(page) = self.switched(&newest, generation) {
+                published.switch(tree, newest.reference, page);
+            }
+        }
+    }
+
+    /// Switches up to `branches_max` branches that were made since the checkpoint began; true when none are left.
+    pub fn switch_branches(&mut self, branches_max: usize) -> bool {
+        let Some(watched) = &mut self.watched else { return true };
+        let generation = watched.generation;
+        let keep = watched.young_branches.len().saturating_sub(branches_max);
+        let slice = watched.young_branches.split_off(keep);
+        for (reference, pages) in slice {
+            self.switch_branch(reference, pages, generation);
+        }
+        keep == 0
+    }
+
+    /// A branch in the list may have been released, and its memory be waiting in the pool or serve another node: what is
+    /// in it is still a sound node of ours, and switching a word of it that nobody reads harms nobody.
+    fn switch_branch(&self, reference: Reference, pages: u32, generation: u64) {
+        let view = self.view(&Child { reference, generation: 0, pages, ..Child::default() });
+        if view.is_leaf() || view.generation() <= generation {
+            return;
+        }
+        for index in 0..view.len() {
+            if let Some(page) = self.switched(&view.child(index), generation) {
+                self.store(reference, view.reference_offset(index), page.0);
+            }
+        }
+    }
+}

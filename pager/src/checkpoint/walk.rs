@@ -1,0 +1,62 @@
+//! The frames of a fixed state, children first, a step at a time. The state is pinned by its checkpoint, so what is
+//! walked does not change, however long it takes.
+
+use crate::forest::Forest;
+use crate::node::{Child, NodeEdit, NodeView, Reference, crc_of};
+
+/// Where a walk is.
+pub(crate) struct Walk {
+    /// Roots to come.
+    roots: Vec<Child>,
+    /// Branches on the way down, with the cell to look at next.
+    stack: Vec<(Child, usize)>,
+}
+
+impl Walk {
+    pub fn new(roots: impl Iterator<Item = Child>) -> Walk {
+        Walk { roots: roots.filter(|root| root.reference.is_frame()).collect(), stack: Vec::new() }
+    }
+
+    /// The next frame: all frames below it were given before.
+    pub fn next(&mut self, forest: &Forest) -> Option<Child> {
+        loop {
+            let Some((branch, index)) = self.stack.last_mut() else {
+                let root = self.roots.pop()?;
+                self.stack.push((root, 0));
+                continue;
+            };
+            let view = forest.view(branch);
+            if view.is_leaf() || *index == view.len() {
+                let (child, _) = self.stack.pop().expect("just seen");
+                return Some(child);
+            }
+            let below = view.child(*index);
+            *index += 1;
+            if below.reference.is_frame() {
+                self.stack.push((below, 0));
+            }
+        }
+    }
+}
+
+/// Writes the node of a frame as the page that it becomes: all its children have pages by now.
+pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, target: &mut [u8]) {
+    let view: NodeView<'_> = forest.view(child);
+    target.copy_from_slice(view.memory().slice(0, view.memory().len()));
+    if !view.is_leaf() {
+        for index in 0..view.len() {
+            let below = view.child(index);
+            if below.reference.is_frame() {
+                let page = forest.page_of_frame(below.reference, below.pages);
+                assert_ne!(page, 0, "children are placed before their parents");
+                let offset = view.reference_offset(index);
+                target[offset..offset + 8].copy_from_slice(&Reference::page(page).0.to_le_bytes());
+            }
+        }
+    }
+    let mut edit = NodeEdit::new(target);
+    edit.set_page(page);
+    edit.set_flags(0);
+    let crc = crc_of(seed, edit.bytes());
+    edit.set_crc(crc);
+}
