@@ -1,0 +1,228 @@
+//! One call: its head, its right to be here, its message, its handler, its answer.
+
+use super::head::{Refusal, read_head};
+use super::requests::RequestStream;
+use super::shared::{DeadlineWait, Shared};
+use super::sink::{ResponseSink, SinkState, response_head, send_trailers_only, trailers};
+use crate::admission::admission;
+use crate::budget::Outgoing;
+use crate::context::CallContext;
+use crate::framed::Framed;
+use crate::handler::Handler;
+use crate::metrics::WireMetrics;
+use crate::status::{Code, Status};
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderValue, Request};
+use ringstone_proto::{Method, MethodKind};
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// A reset earlier than this is one of an attack, not of a caller that gave up.
+const RAPID_RESET_AGE: Duration = Duration::from_secs(1);
+
+pub(super) async fn run<H: Handler>(
+    shared: Rc<Shared>,
+    handler: Rc<H>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Outgoing>,
+) {
+    let (parts, body) = request.into_parts();
+    let head = match read_head(&parts) {
+        Ok(head) => head,
+        Err(refusal) => return refuse(&shared, &mut respond, refusal),
+    };
+    let started_at = shared.now.get();
+    let deadline = head.timeout.map(|timeout| started_at.saturating_add(timeout));
+    let context = CallContext { peer: shared.peer, metadata: parts.headers, deadline };
+    let call = Call::new(&shared, head.method, started_at, deadline);
+    if let Err(status) = admit(&shared, &*handler, head.method, &context) {
+        call.end(status.code);
+        shared.answered.set(true);
+        return send_trailers_only(&mut respond, &head.content_type, Some(&status));
+    }
+    let requests = RequestStream::new(body, head.encoding, &shared);
+    match head.method.kind() {
+        MethodKind::Unary => unary(&shared, &*handler, call, &context, requests, respond, &head.content_type).await,
+        MethodKind::ClientStream | MethodKind::ServerStream | MethodKind::BidiStream => {
+            let sink = SinkState::new(respond, head.content_type, &shared);
+            stream(&*handler, call, &context, requests, sink).await;
+        }
+    }
+}
+
+fn refuse(shared: &Shared, respond: &mut SendResponse<Outgoing>, refusal: Refusal) {
+    let mut response = response_head(&refusal.content_type);
+    *response.status_mut() = refusal.http_status;
+    super::sink::add_status(response.headers_mut(), Some(&refusal.status));
+    shared.answered.set(true);
+    // An error is a reset: nobody is left to be told.
+    let _ = respond.send_response(response, true);
+}
+
+fn admit(shared: &Shared, handler: &impl Handler, method: Method, context: &CallContext) -> Result<(), Status> {
+    handler.admit(method, admission(method), context)?;
+    let bytes_max = shared.limits.connection_outgoing_bytes_max;
+    if shared.budget.outgoing_bytes() > bytes_max {
+        let text = format!("grpc: more than {bytes_max} bytes of responses on this connection have not been read");
+        return Err(Status::new(Code::ResourceExhausted, text));
+    }
+    Ok(())
+}
+
+async fn unary(
+    shared: &Rc<Shared>,
+    handler: &impl Handler,
+    mut call: Call,
+    context: &CallContext,
+    mut requests: RequestStream,
+    mut respond: SendResponse<Outgoing>,
+    content_type: &HeaderValue,
+) {
+    let method = call.method;
+    let work = async {
+        // A message cut short is Unknown here and Internal on a stream: grpc-go has it so.
+        let message = requests.only().await.map_err(|status| match &*status.message {
+            "unexpected EOF" => Status { code: Code::Unknown, ..status },
+            _ => status,
+        })?;
+        handler.unary(method, context, message).await
+    };
+    let mut work = pin!(work);
+    let outcome = poll_fn(|cx| {
+        if let Poll::Ready(result) = work.as_mut().poll(cx) {
+            return Poll::Ready(Outcome::Done(result));
+        }
+        if call.poll_deadline(cx).is_ready() {
+            return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
+        }
+        respond.poll_reset(cx).map(|_| Outcome::Reset)
+    })
+    .await;
+    match outcome {
+        Outcome::Reset => call.reset(),
+        Outcome::Done(result) => {
+            let result = result.and_then(|framed| framed.check().map(|()| framed));
+            call.end(result.as_ref().map_or_else(|status| status.code, |_| Code::Ok));
+            shared.answered.set(true);
+            match result {
+                Ok(framed) => answer(shared, &mut respond, content_type, framed),
+                Err(status) => send_trailers_only(&mut respond, content_type, Some(&status)),
+            }
+        }
+    }
+}
+
+enum Outcome<T> {
+    Done(Result<T, Status>),
+    /// By the client.
+    Reset,
+}
+
+/// Hands a whole answer to HTTP/2. Errors are resets: nobody is left to be told.
+fn answer(shared: &Shared, respond: &mut SendResponse<Outgoing>, content_type: &HeaderValue, framed: Framed) {
+    shared.metrics.message_sent(framed.message_bytes());
+    let Ok(mut stream) = respond.send_response(response_head(content_type), false) else { return };
+    for bytes in [framed.head, framed.tail] {
+        if !bytes.is_empty() && stream.send_data(Outgoing::new(bytes, &shared.budget), false).is_err() {
+            return;
+        }
+    }
+    let _ = stream.send_trailers(trailers(None));
+}
+
+async fn stream(
+    handler: &impl Handler,
+    mut call: Call,
+    context: &CallContext,
+    requests: RequestStream,
+    sink: SinkState,
+) {
+    /// The sink may outlive the call in other hands; it ends with the call, however the call ends.
+    struct Ended(Rc<RefCell<SinkState>>);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.borrow_mut().close();
+        }
+    }
+    let sink = Ended(Rc::new(RefCell::new(sink)));
+    let outcome = {
+        let mut work = pin!(handler.stream(call.method, context, requests, ResponseSink::new(sink.0.clone())));
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                return Poll::Ready(Outcome::Done(result));
+            }
+            if call.poll_deadline(cx).is_ready() {
+                return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
+            }
+            sink.0.borrow_mut().poll_reset(cx).map(|()| Outcome::Reset)
+        })
+        .await
+    };
+    match outcome {
+        Outcome::Reset => call.reset(),
+        Outcome::Done(result) => {
+            call.end(result.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+            sink.0.borrow_mut().finish(result);
+        }
+    }
+}
+
+/// A call between its start and its end, counted at both. One that is dropped was cancelled.
+struct Call {
+    method: Method,
+    started_at: Duration,
+    deadline: Option<Duration>,
+    wait: DeadlineWait,
+    shared: Rc<Shared>,
+    metrics: Rc<WireMetrics>,
+    ended: Cell<Code>,
+}
+
+impl Call {
+    fn new(shared: &Rc<Shared>, method: Method, started_at: Duration, deadline: Option<Duration>) -> Self {
+        shared.metrics.call_started(method);
+        Call {
+            method,
+            started_at,
+            deadline,
+            wait: DeadlineWait::new(shared.clone()),
+            shared: shared.clone(),
+            metrics: shared.metrics.clone(),
+            ended: Cell::new(Code::Canceled),
+        }
+    }
+
+    fn poll_deadline(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        if deadline <= self.shared.now.get() {
+            return Poll::Ready(());
+        }
+        self.wait.register(deadline, cx.waker());
+        Poll::Pending
+    }
+
+    fn end(&self, code: Code) {
+        self.ended.set(code);
+        let resets = &self.shared.rapid_resets;
+        resets.set(resets.get().saturating_sub(1));
+    }
+
+    fn reset(&self) {
+        let age = self.shared.now.get().saturating_sub(self.started_at);
+        if age < RAPID_RESET_AGE {
+            let resets = &self.shared.rapid_resets;
+            resets.set(resets.get().saturating_add(1));
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.metrics.call_handled(self.method, self.ended.get());
+    }
+}

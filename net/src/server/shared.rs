@@ -1,0 +1,86 @@
+use crate::budget::Budget;
+use crate::context::Peer;
+use crate::limits::Limits;
+use crate::metrics::WireMetrics;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+/// What the calls of one connection share with its driver.
+pub(super) struct Shared {
+    pub(super) limits: Rc<Limits>,
+    pub(super) metrics: Rc<WireMetrics>,
+    pub(super) peer: Peer,
+    pub(super) budget: Rc<Budget>,
+    /// The runtime's clock at the start of this turn.
+    pub(super) now: Cell<Duration>,
+    /// Calls that the client reset at their start, less those that it let complete.
+    pub(super) rapid_resets: Cell<u32>,
+    /// An answer was sent since the client's last ping.
+    pub(super) answered: Rc<Cell<bool>>,
+    deadlines: RefCell<BTreeMap<(Duration, u64), Waker>>,
+    deadlines_registered: Cell<u64>,
+}
+
+impl Shared {
+    pub(super) fn new(limits: Rc<Limits>, metrics: Rc<WireMetrics>, peer: Peer, now: Duration) -> Self {
+        Shared {
+            limits,
+            metrics,
+            peer,
+            budget: Rc::default(),
+            now: Cell::new(now),
+            rapid_resets: Cell::new(0),
+            answered: Rc::default(),
+            deadlines: RefCell::default(),
+            deadlines_registered: Cell::new(0),
+        }
+    }
+
+    /// The next moment at which a waiting call gives up.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        self.deadlines.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Wakes the calls whose deadline has passed.
+    pub(super) fn wake_expired(&self, now: Duration) {
+        let mut deadlines = self.deadlines.borrow_mut();
+        while let Some(entry) = deadlines.first_entry()
+            && entry.key().0 <= now
+        {
+            entry.remove().wake();
+        }
+    }
+}
+
+/// A call's place among those that wait for their deadline; it is taken away with the call.
+pub(super) struct DeadlineWait {
+    shared: Rc<Shared>,
+    key: Option<(Duration, u64)>,
+}
+
+impl DeadlineWait {
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        DeadlineWait { shared, key: None }
+    }
+
+    /// Has `waker` woken at `deadline`. Only the first call counts: the set of calls keeps one waker a call.
+    pub(super) fn register(&mut self, deadline: Duration, waker: &Waker) {
+        if self.key.is_none() {
+            let number = self.shared.deadlines_registered.get();
+            self.shared.deadlines_registered.set(number + 1);
+            self.shared.deadlines.borrow_mut().insert((deadline, number), waker.clone());
+            self.key = Some((deadline, number));
+        }
+    }
+}
+
+impl Drop for DeadlineWait {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.shared.deadlines.borrow_mut().remove(&key);
+        }
+    }
+}
