@@ -6,7 +6,7 @@
 //! [`may_expire`] checks it again at apply time.
 //!
 //! A record's deadline is `clock of the last logged renewal + TTL + RENEWAL_SLACK`. The slack is what lets the leader
-//! answer a keep-alive without waiting for the log (docs/decisions/lease-time.md).
+//! answer a keep-alive without waiting for the log (docs/decisions/0005-lease-time.md).
 //!
 //! Faults: each function reads the pages that it needs before its first write. If a write faults all the same (a
 //! neighbouring page is needed to merge), calling again with the same arguments goes on where it stopped and ends in the
@@ -174,25 +174,26 @@ pub fn grant(trees: &mut impl WriteTrees, clock: LeaseTime, id: i64, ttl_s: i64)
     Ok(Ok(()))
 }
 
-/// Renews the leases among `ids` that exist, and says which do, in the order of `ids`. A lease past its deadline that
-/// is not yet revoked is renewed too: the revoke that may be under way then no longer applies.
+/// Renews the leases among `ids` that exist. Answers with the granted TTL of each, in the order of `ids`, 0 where there is
+/// no lease. A lease past its deadline that is not yet revoked is renewed too: the revoke that may be under way then no
+/// longer applies.
 ///
 /// # Errors
 /// [`Fault`]: call again with the same arguments.
-pub fn renew(trees: &mut impl WriteTrees, clock: LeaseTime, ids: &[i64]) -> Access<Vec<bool>> {
-    let found = warm_renew(trees, clock, ids)?;
-    for (&id, _) in ids.iter().zip(&found).filter(|(_, found)| **found) {
+pub fn renew(trees: &mut impl WriteTrees, clock: LeaseTime, ids: &[i64]) -> Access<Vec<i64>> {
+    let ttls = warm_renew(trees, clock, ids)?;
+    for (&id, _) in ids.iter().zip(&ttls).filter(|(_, ttl_s)| **ttl_s != 0) {
         renew_one(trees, clock, id)?;
     }
-    Ok(found)
+    Ok(ttls)
 }
 
 /// Reads what [`renew`] will touch; the same answer, nothing written.
 ///
 /// # Errors
 /// [`Fault`]: call again.
-pub fn warm_renew(trees: &impl ReadTrees, clock: LeaseTime, ids: &[i64]) -> Access<Vec<bool>> {
-    let mut found = Vec::with_capacity(ids.len());
+pub fn warm_renew(trees: &impl ReadTrees, clock: LeaseTime, ids: &[i64]) -> Access<Vec<i64>> {
+    let mut ttls = Vec::with_capacity(ids.len());
     for &id in ids {
         let record = get(trees, id)?;
         if let Some(record) = record {
@@ -200,9 +201,9 @@ pub fn warm_renew(trees: &impl ReadTrees, clock: LeaseTime, ids: &[i64]) -> Acce
             trees.get(LEASE_DEADLINE, &deadline_key(DeadlineEntry { deadline, id }))?;
             trees.get(LEASE_DEADLINE, &deadline_key(DeadlineEntry { deadline: record.deadline, id }))?;
         }
-        found.push(record.is_some());
+        ttls.push(record.map_or(0, |record| record.ttl_s));
     }
-    Ok(found)
+    Ok(ttls)
 }
 
 fn renew_one(trees: &mut impl WriteTrees, clock: LeaseTime, id: i64) -> Access<()> {
@@ -358,7 +359,7 @@ fn ttl_ms(ttl_s: i64) -> u64 {
     ttl_s.unsigned_abs().saturating_mul(1000)
 }
 
-fn deadline_after(clock: LeaseTime, ttl_s: i64) -> LeaseTime {
+pub(super) fn deadline_after(clock: LeaseTime, ttl_s: i64) -> LeaseTime {
     LeaseTime(clock.0.saturating_add(ttl_ms(ttl_s)).saturating_add(RENEWAL_SLACK_MS))
 }
 

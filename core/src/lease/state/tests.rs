@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use ringstone_pager::api::{KeyRange, PageRun};
+use ringstone_pager::api::{KeyRange, PageRun, Visitor};
 use ringstone_pager::model::ModelTrees;
 
 use super::*;
@@ -45,7 +45,7 @@ impl ReadTrees for FaultyTrees {
         range: KeyRange<'_>,
         direction: Direction,
         skip_uncounted: bool,
-        visitor: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visitor: &mut Visitor<'_>,
     ) -> Access<()> {
         self.fault()?;
         self.inner.visit(tree, range, direction, skip_uncounted, visitor)
@@ -193,9 +193,9 @@ proptest! {
                     }
                 }
                 Step::Renew { ids } => {
-                    let found = retry(|| renew(&mut trees, clock, &ids));
-                    for (id, found) in ids.iter().zip(found) {
-                        prop_assert_eq!(found, naive.leases.contains_key(id));
+                    let ttls = retry(|| renew(&mut trees, clock, &ids));
+                    for (id, ttl_s) in ids.iter().zip(ttls) {
+                        prop_assert_eq!(ttl_s, naive.leases.get(id).map_or(0, |lease| lease.record.ttl_s));
                         if let Some(NaiveLease { record, .. }) = naive.leases.get_mut(id) {
                             let later = LeaseTime(clock.0 + record.ttl_s as u64 * 1000 + RENEWAL_SLACK_MS);
                             if later > record.deadline {
