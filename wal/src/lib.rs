@@ -13,6 +13,7 @@
 //! | [`record`], [`batch`], [`carry`](crate) | records, units of blocks, what outlives its segment |
 //! | [`segment`], [`pace`](crate) | what may be recycled, how much a replay would read |
 //! | [`disk`] | the trait, its io_uring disk and its simulated disk |
+//! | [`inspect`], [`sync_probe`](mod@sync_probe) | tools |
 //!
 //! A caller's loop, with any disk:
 //!
@@ -41,6 +42,7 @@ mod carry;
 pub mod disk;
 pub mod error;
 pub mod format;
+pub mod inspect;
 pub mod log;
 pub mod options;
 mod pace;
@@ -49,11 +51,14 @@ pub mod record;
 pub mod recovery;
 pub mod scan;
 pub mod segment;
+pub mod sync_probe;
 
 pub use error::{Damage, DamageCause, RingError, WalError};
 pub use format::Identity;
+pub use inspect::{InspectSummary, inspect};
 pub use log::{BatchNumber, Log};
 pub use options::Options;
 pub use record::{Kind, Record};
 pub use recovery::{Outcome, Recovered, run_until, run_until_idle};
 pub use segment::HolderId;
+pub use sync_probe::{SyncProbe, sync_probe};

@@ -259,7 +259,7 @@ impl Log {
     }
 
     fn next_preparation(&mut self) -> Option<(Token, Io)> {
-        if self.preparation.is_under_way() || self.ended || !self.may_prepare() {
+        if self.preparation.is_under_way() || (self.ended && self.filling.is_empty()) || !self.may_prepare() {
             return None;
         }
         let released = self.released();

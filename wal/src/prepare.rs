@@ -213,6 +213,8 @@ impl Preparation {
                 self.step = Step::Discard;
                 return Ok(());
             }
+            // It could not even be created.
+            Err(error) if error.errno == libc::ENOENT && self.step == Step::Discard => 0,
             Err(error) => return Err(error.into()),
         };
         let expected = completion.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);

@@ -627,10 +627,9 @@ pub fn run_until(disk: &mut dyn Disk, log: &mut Log, done: impl Fn(&Log) -> bool
         }
         if !moved {
             if !log.awaits_completion() {
-                return match log.space_error() {
-                    Some(error) if !log.is_idle() => Err(error.clone().into()),
-                    _ => Ok(()),
-                };
+                let stuck = log.space_error().filter(|_| !log.is_idle());
+                assert!(stuck.is_some() || log.is_idle(), "only missing space stops the log");
+                return stuck.map_or(Ok(()), |error| Err(error.clone().into()));
             }
             disk.wait()?;
         }

@@ -53,7 +53,7 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Window {
-        Window { buffer: AlignedBuffer::zeroed(WINDOW_BLOCKS as usize), generation: 0, start: 0, blocks: 0 }
+        Window { buffer: AlignedBuffer::empty(), generation: 0, start: 0, blocks: 0 }
     }
 }
 
@@ -98,6 +98,7 @@ impl SegmentReader<'_> {
         if position < window.start || position - window.start >= window.blocks {
             let blocks = WINDOW_BLOCKS.min(self.blocks.saturating_sub(position)).max(1);
             window.blocks = 0;
+            window.buffer.reserve(WINDOW_BLOCKS.min(self.blocks) as usize);
             window.buffer.set_length(blocks as usize * BLOCK_BYTES);
             let offset = u64::from(position) * BLOCK_BYTES as u64;
             let bytes = self.disk.read(FileName::Segment(self.generation), offset, &mut window.buffer)?;

@@ -66,3 +66,24 @@ fn the_event_descriptor_tells_of_completions() {
     assert_eq!(unsafe { libc::poll(&mut poll, 1, 5000) }, 1);
     assert_eq!(disk.poll_completion().expect("completed").token, token);
 }
+
+#[test]
+fn tools_work_on_a_real_folder() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    for way in [None, Some(SyncWay::WriteFdatasync)] {
+        let probe = ringstone_wal::sync_probe(folder.path(), 20, 4096, way).expect("probes");
+        assert_eq!(probe.latencies_nanos.len(), 20);
+        assert!(probe.latencies_nanos.iter().all(|&nanos| nanos > 0) && way.is_none_or(|way| way == probe.way));
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 0, "it cleans up");
+    let mut disk = RingDisk::open(folder.path(), None).expect("io_uring is there");
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    write(&mut disk, &mut log, &[entry(1, 10)]).expect("writes");
+    close(&mut disk, &mut log).expect("closes");
+    drop((log, disk));
+    let mut report = Vec::new();
+    let summary = ringstone_wal::inspect(folder.path(), &mut report).expect("inspects");
+    assert_eq!((summary.batches, summary.records, summary.oddities), (1, 1, 0));
+    assert_eq!(summary.verdict.expect("opens").outcome, Outcome::Closed);
+    assert!(ringstone_wal::inspect(&folder.path().join("absent"), &mut report).is_err());
+}

@@ -1,8 +1,10 @@
 //! What the log asks of storage, and what it may believe when the answer comes.
 //!
 //! Completion based: [`Disk::submit`] hands an operation over, [`Disk::poll_completion`] brings its result. Two disks
-//! stand behind it: [`ring::RingDisk`] (io_uring) and [`sim::SimDisk`] (a model that crashes).
+//! stand behind it: [`ring::RingDisk`] (io_uring) and [`sim::SimDisk`] (a model that crashes); a third one only reads
+//! ([`directory::ReadOnlyDirectory`]).
 
+pub mod directory;
 pub mod ring;
 pub mod sim;
 

@@ -5,17 +5,17 @@
 //! [`SyncWay`].
 
 use crate::buffer::AlignedBuffer;
+use crate::disk::directory::{Directory, disk_error};
 use crate::disk::{Completion, Disk, DiskError, FileEntry, FileName, Io, Token};
 use crate::error::RingError;
-use crate::format::BLOCK_BYTES;
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// Places in the submission queue. The log has two operations in flight, of two entries at most.
 const QUEUE_ENTRIES: u32 = 32;
@@ -70,12 +70,10 @@ struct OpenFile {
 /// A directory of segments behind io_uring.
 pub struct RingDisk {
     ring: IoUring,
-    directory: File,
-    path: PathBuf,
+    directory: Directory,
     way: SyncWay,
     files: Vec<OpenFile>,
     files_registered: bool,
-    reading: Option<(FileName, File)>,
     operations: Vec<Option<Operation>>,
     waiting: VecDeque<squeue::Entry>,
     ready: VecDeque<Completion>,
@@ -89,10 +87,7 @@ impl RingDisk {
     /// # Errors
     /// [`RingError`] says why io_uring can't be used and what to do.
     pub fn open(path: &Path, way: Option<SyncWay>) -> Result<RingDisk, RingError> {
-        let directory = File::open(path).map_err(|error| RingError::Directory {
-            path: path.display().to_string(),
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        })?;
+        let directory = Directory::open(path)?;
         let way = match way {
             Some(way) => way,
             None if supports_direct(path) => SyncWay::DirectDsync,
@@ -112,11 +107,9 @@ impl RingDisk {
         Ok(RingDisk {
             ring,
             directory,
-            path: path.to_owned(),
             way,
             files: Vec::new(),
             files_registered,
-            reading: None,
             operations: Vec::new(),
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
@@ -141,11 +134,7 @@ impl RingDisk {
     /// The directory.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn path_of(&self, file: FileName) -> PathBuf {
-        self.path.join(file.to_string())
+        self.directory.path()
     }
 
     /// The place of an open file, opening it if need be.
@@ -154,7 +143,7 @@ impl RingDisk {
             return Ok(at);
         }
         let flags = libc::O_CLOEXEC | self.direct_flag();
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(self.path_of(name));
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(self.directory.path_of(name));
         let file = opened.map_err(|error| disk_error(operation, Some(name), &error))?;
         self.adopt(name, file.into())
     }
@@ -192,7 +181,7 @@ impl RingDisk {
 
     fn build(&mut self, at: usize, io: &Io) -> Result<(), DiskError> {
         let data = (at as u64) << PART_BITS;
-        let directory = types::Fd(self.directory.as_raw_fd());
+        let directory = types::Fd(self.directory.as_fd().as_raw_fd());
         match io {
             Io::Write { file, offset, sync, .. } => {
                 let open = self.file(*file, "write to")?;
@@ -304,8 +293,10 @@ impl RingDisk {
         let operation = self.operations[at].as_mut().expect("completions belong to operations");
         operation.entries_left -= 1;
         if result < 0 {
-            // A reservation is only help; a sync that was cancelled failed because its write did.
-            let ignored = part == PART_RESERVE && -result == libc::EOPNOTSUPP;
+            // A reservation is only help. A short write cancels its sync: the count tells.
+            let length = operation.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+            let ignored = (part == PART_RESERVE && -result == libc::EOPNOTSUPP)
+                || (part == PART_SYNC && -result == libc::ECANCELED && operation.written < length);
             if !ignored && (operation.errno.is_none() || part == PART_MAIN) {
                 operation.errno = Some(-result);
             }
@@ -333,6 +324,7 @@ impl RingDisk {
             }
             (Kind::Rename { to }, Some(name)) => {
                 let to = *to;
+                self.directory.close(name);
                 self.forget(to).map(|()| {
                     self.files.iter_mut().filter(|open| open.name == name).for_each(|open| open.name = to);
                 })
@@ -354,7 +346,7 @@ impl RingDisk {
     }
 
     fn forget(&mut self, name: FileName) -> Result<(), DiskError> {
-        self.reading.take_if(|(reading, _)| *reading == name);
+        self.directory.close(name);
         match self.files.iter().position(|open| open.name == name) {
             Some(at) => self.close_at(at),
             None => Ok(()),
@@ -455,37 +447,11 @@ impl Disk for RingDisk {
     }
 
     fn list(&mut self) -> Result<Vec<FileEntry>, DiskError> {
-        let fail = |error: std::io::Error| disk_error("list", None, &error);
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.path).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            if let Some(name) = entry.file_name().to_str().and_then(FileName::parse) {
-                files.push(FileEntry { name, bytes: entry.metadata().map_err(fail)?.len() });
-            }
-        }
-        Ok(files)
+        self.directory.list()
     }
 
     fn read(&mut self, file: FileName, offset: u64, buffer: &mut AlignedBuffer) -> Result<usize, DiskError> {
-        let fail = |error: std::io::Error| disk_error("read", Some(file), &error);
-        if self.reading.as_ref().is_none_or(|(reading, _)| *reading != file) {
-            self.reading = Some((file, open_for_reading(&self.path_of(file)).map_err(fail)?));
-        }
-        let (_, open) = self.reading.as_ref().expect("it was opened above");
-        let mut done = 0;
-        while done < buffer.len() {
-            match open.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(bytes) => done += bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(fail(error)),
-            }
-            // Behind a length that is no whole block only the end of the file can be.
-            if !done.is_multiple_of(BLOCK_BYTES) {
-                break;
-            }
-        }
-        Ok(done)
+        self.directory.read(file, offset, buffer)
     }
 }
 
@@ -521,15 +487,6 @@ impl Drop for RingDisk {
     }
 }
 
-/// Reads go past the page cache where they can: after a failed sync the cache may hold what the disk does not.
-fn open_for_reading(path: &Path) -> std::io::Result<File> {
-    let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path);
-    match direct {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => File::open(path),
-        other => other,
-    }
-}
-
 /// Whether the file system takes O_DIRECT writes of a block with RWF_DSYNC: tries one.
 fn supports_direct(path: &Path) -> bool {
     let probe = path.join("direct.probe");
@@ -545,10 +502,6 @@ fn supports_direct(path: &Path) -> bool {
     // Left behind, it would do no harm: it is not one of the log's names.
     let _ = std::fs::remove_file(&probe);
     supported
-}
-
-fn disk_error(operation: &'static str, file: Option<FileName>, error: &std::io::Error) -> DiskError {
-    DiskError { operation, file, errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
 fn check_opcodes(ring: &IoUring) -> Result<(), RingError> {

@@ -26,7 +26,7 @@ pub enum Keep {
 pub enum Fault {
     /// The operation fails with this error number and does nothing.
     Errno(i32),
-    /// A write stops after this many bytes, unsynced.
+    /// A write stops after this many bytes, unsynced. No fault for what is no longer write.
     Short(usize),
 }
 
@@ -137,6 +137,8 @@ struct Pending {
     token: Token,
     io: Io,
     fault: Option<Fault>,
+    /// Why the operation found nothing to work on.
+    refused: Option<i32>,
 }
 
 /// The simulated disk. Its steps (an operation submitted, an operation completed) are counted, so that a test can stop at
@@ -274,28 +276,38 @@ impl SimDisk {
         Ok(&mut self.files[file])
     }
 
-    /// What the operation does before it completes: everything but its durability.
-    fn begin(&mut self, io: &Io, fault: Option<Fault>) {
-        match (io, fault) {
-            (_, Some(Fault::Errno(_))) => {}
-            (Io::Write { file, offset, buffer, .. }, fault) => {
+    /// What the operation does before it completes: everything but its durability. The result is the error number if it
+    /// can do nothing.
+    fn begin(&mut self, io: &Io, fault: Option<Fault>) -> Option<i32> {
+        if let Some(Fault::Errno(errno)) = fault {
+            return Some(errno);
+        }
+        match io {
+            Io::Write { file, offset, buffer, .. } => {
                 let length = if let Some(Fault::Short(bytes)) = fault { bytes.min(buffer.len()) } else { buffer.len() };
                 self.writes += 1;
-                if let Ok(file) = self.file(*file, "write to") {
-                    file.write(*offset as usize, &buffer[..length]);
+                match self.file(*file, "write to") {
+                    Ok(file) => file.write(*offset as usize, &buffer[..length]),
+                    Err(error) => return Some(error.errno),
                 }
             }
-            (Io::Rename { from, to }, _) => self.change(DirectoryChange::Rename(*from, *to)),
-            (Io::Delete { file }, _) => self.change(DirectoryChange::Unlink(*file)),
-            (Io::Create { file, bytes }, _) => {
+            Io::Rename { from: file, .. } | Io::Delete { file } if !self.directory.contains_key(file) => {
+                return Some(libc::ENOENT);
+            }
+            Io::Rename { from, to } => self.change(DirectoryChange::Rename(*from, *to)),
+            Io::Delete { file } => self.change(DirectoryChange::Unlink(*file)),
+            Io::Create { file, .. } if self.directory.contains_key(file) => return Some(libc::EEXIST),
+            Io::Create { file, bytes } => {
                 let used: u64 = self.directory.values().map(|&file| self.files[file].current.len() as u64).sum();
-                if !self.directory.contains_key(file) && used.saturating_add(*bytes) <= self.space_bytes {
-                    self.files.push(File::default());
-                    self.change(DirectoryChange::Link(*file, self.files.len() - 1));
+                if used.saturating_add(*bytes) > self.space_bytes {
+                    return Some(libc::ENOSPC);
                 }
+                self.files.push(File::default());
+                self.change(DirectoryChange::Link(*file, self.files.len() - 1));
             }
-            (Io::Sync { .. } | Io::SyncDirectory, _) => {}
+            Io::Sync { .. } | Io::SyncDirectory => {}
         }
+        None
     }
 
     fn change(&mut self, change: DirectoryChange) {
@@ -304,7 +316,6 @@ impl SimDisk {
     }
 
     fn end(&mut self, io: &Io, fault: Option<Fault>) -> Result<u64, DiskError> {
-        let fail = |operation, file, errno| Err(DiskError { operation, file, errno });
         if let Some(Fault::Errno(errno)) = fault {
             let file = match io {
                 Io::Write { file, .. } | Io::Create { file, .. } | Io::Sync { file } | Io::Delete { file } => {
@@ -313,7 +324,7 @@ impl SimDisk {
                 Io::Rename { from, .. } => Some(*from),
                 Io::SyncDirectory => None,
             };
-            return fail("use", file, errno);
+            return Err(DiskError { operation: "use", file, errno });
         }
         match io {
             Io::Write { file, offset, buffer, sync } => {
@@ -324,7 +335,6 @@ impl SimDisk {
                 }
                 Ok(short.unwrap_or(buffer.len()) as u64)
             }
-            Io::Create { file, .. } if !self.directory.contains_key(file) => fail("create", Some(*file), libc::ENOSPC),
             Io::Sync { file } => {
                 self.file(*file, "sync")?.sync();
                 Ok(0)
@@ -347,10 +357,14 @@ impl Disk for SimDisk {
     fn submit(&mut self, token: Token, io: Io) {
         let fault = self.faults.remove(&self.submissions);
         self.submissions += 1;
-        if self.step() {
-            self.begin(&io, fault);
-        }
-        self.pending.push_back(Pending { token, io, fault });
+        let short = |fault: &Fault| match (fault, &io) {
+            (Fault::Short(bytes), Io::Write { buffer, .. }) => *bytes < buffer.len(),
+            (Fault::Short(_), _) => false,
+            (Fault::Errno(_), _) => true,
+        };
+        let fault = fault.filter(short);
+        let refused = if self.step() { self.begin(&io, fault) } else { None };
+        self.pending.push_back(Pending { token, io, fault, refused });
     }
 
     fn flush(&mut self) -> Result<(), DiskError> {
@@ -362,7 +376,8 @@ impl Disk for SimDisk {
             return None;
         }
         let at = self.random.below(self.pending.len() as u64) as usize;
-        let Pending { token, io, fault } = self.pending.remove(at).expect("the index is below the length");
+        let Pending { token, io, fault, refused } = self.pending.remove(at).expect("the index is below the length");
+        let fault = refused.map(Fault::Errno).or(fault);
         let result = self.end(&io, fault);
         let buffer = if let Io::Write { buffer, .. } = io { Some(buffer) } else { None };
         Some(Completion { token, result, buffer })
