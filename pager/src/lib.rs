@@ -21,8 +21,10 @@ mod pager;
 mod pager_tests;
 pub mod pins;
 mod reader;
+mod residency;
 mod root;
 mod shared;
+pub mod sigbus;
 mod tree;
 #[cfg(test)]
 mod tree_tests;

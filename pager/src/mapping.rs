@@ -1,6 +1,18 @@
 //! The page file as memory that readers look at.
+//!
+//! The mapping is made once, longer than any file that is allowed, so that it never moves: the kernel lets it reach
+//! beyond the end of the file, and what the file grows by appears in it. A touch beyond the end is a SIGBUS, so `page`
+//! serves only what was set resident, and that only up to the length that the owner has told.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 
 use crate::api::PageRun;
+use crate::layout::{FILE_PAGES_MAX, PAGE_BYTES};
+use crate::residency::Residency;
 
 /// Pages of the file as readers see them. A page is served only after it was brought in (by a driver's read, so that an
 /// I/O error is an error and not a signal) and checked.
@@ -19,4 +31,201 @@ pub trait PageSource: Send + Sync {
 
     /// The bytes of a run whatever is known of it, to be checked before it is served. `None` beyond the end of the file.
     fn unchecked(&self, run: PageRun) -> Option<&[u8]>;
+}
+
+/// Pages of the longest mapping; asked for first, then halves of it where the address space is limited.
+const RESERVED_PAGES: u64 = FILE_PAGES_MAX;
+/// Most pages that one `refresh_slice` asks the kernel about: 128 MiB of file in 32 KiB of answer.
+const REFRESH_PAGES_MAX: u64 = 32_768;
+
+/// A page file, mapped read-only and shared.
+pub struct Mapping {
+    base: NonNull<u8>,
+    reserved_pages: u64,
+    /// What readers may look at.
+    file_pages: AtomicU64,
+    residency: Residency,
+}
+
+// SAFETY: the memory is only read through it, by any thread; all else in it is atomic.
+unsafe impl Send for Mapping {}
+// SAFETY: the same.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `file`, of which the first `file_pages` pages are there. Nothing is resident. The file may be closed.
+    ///
+    /// # Errors
+    /// The system's: the file can't be mapped, or the process may not have as much address space as the file needs.
+    pub fn new(file: &File, file_pages: u64) -> io::Result<Mapping> {
+        let mut reserved_pages = RESERVED_PAGES;
+        let base = loop {
+            match map(file, reserved_pages) {
+                Ok(base) => break base,
+                Err(error) if error.raw_os_error() != Some(libc::ENOMEM) => return Err(error),
+                Err(error) if reserved_pages / 2 <= file_pages => return Err(error),
+                Err(_) => reserved_pages /= 2,
+            }
+        };
+        let mapping =
+            Mapping { base, reserved_pages, file_pages: AtomicU64::new(file_pages), residency: Residency::new() };
+        // Advice: what the kernel does not follow costs speed only.
+        // SAFETY: the range is this mapping's own.
+        unsafe { libc::madvise(base.as_ptr().cast(), mapping.reserved_bytes(), libc::MADV_RANDOM) };
+        // SAFETY: no memory is involved.
+        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
+        Ok(mapping)
+    }
+
+    /// The file has become so many pages long. A smaller number changes nothing.
+    ///
+    /// # Errors
+    /// The address space that the process was allowed is shorter.
+    pub fn grown(&self, file_pages: u64) -> io::Result<()> {
+        if file_pages > self.reserved_pages {
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the file has outgrown the address space limit"));
+        }
+        self.file_pages.fetch_max(file_pages, Ordering::Release);
+        Ok(())
+    }
+
+    /// First address and bytes: for the SIGBUS handler.
+    #[must_use]
+    pub fn range(&self) -> (usize, usize) {
+        (self.base.as_ptr() as usize, self.reserved_bytes())
+    }
+
+    fn reserved_bytes(&self) -> usize {
+        self.reserved_pages as usize * PAGE_BYTES
+    }
+
+    /// Asks the kernel which of up to `pages_max` (and at most 32 768) pages from `first` on it has evicted, and clears
+    /// their bits: they are brought in and checked again. Returns where to go on; 0 behind the end of the file. A page that
+    /// is evicted right behind the question keeps its bit until the next round.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn refresh_slice(&self, first: u64, pages_max: u64) -> io::Result<u64> {
+        let file_pages = self.file_pages.load(Ordering::Acquire);
+        let pages = file_pages.saturating_sub(first).min(pages_max).min(REFRESH_PAGES_MAX);
+        if pages == 0 {
+            return Ok(0);
+        }
+        let mut in_memory = vec![0u8; pages as usize];
+        let start = self.base.as_ptr().wrapping_add(first as usize * PAGE_BYTES);
+        // SAFETY: the range is inside of this mapping, and `in_memory` has a byte for each of its pages.
+        if unsafe { libc::mincore(start.cast(), pages as usize * PAGE_BYTES, in_memory.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for (page, _) in (first..).zip(&in_memory).filter(|(_, state)| **state & 1 == 0) {
+            self.residency.clear(PageRun { first: page, pages: 1 });
+        }
+        let next = first + pages;
+        Ok(if next < file_pages { next } else { 0 })
+    }
+}
+
+fn map(file: &File, pages: u64) -> io::Result<NonNull<u8>> {
+    let bytes = pages as usize * PAGE_BYTES;
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    let base = unsafe { libc::mmap(core::ptr::null_mut(), bytes, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("a mapping at address 0"))
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; slices of it borrow from `self`, so none is left.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.reserved_bytes()) };
+    }
+}
+
+impl PageSource for Mapping {
+    fn page(&self, run: PageRun) -> Option<&[u8]> {
+        if self.residency.contains(run) { self.unchecked(run) } else { None }
+    }
+
+    fn unchecked(&self, run: PageRun) -> Option<&[u8]> {
+        let end = run.first.checked_add(u64::from(run.pages))?;
+        if run.pages == 0 || end > self.file_pages.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the range is inside of the mapping, which lives as long as `self`, and of the file, which never becomes
+        // shorter. Its bytes do not change while they are looked at: pages are written only while no pin and no tree
+        // refers to them, and the caller has a pin or is the writer.
+        Some(unsafe {
+            core::slice::from_raw_parts(
+                self.base.as_ptr().add(run.first as usize * PAGE_BYTES),
+                run.pages as usize * PAGE_BYTES,
+            )
+        })
+    }
+
+    fn set_resident(&self, run: PageRun) {
+        self.residency.set(run);
+    }
+
+    fn clear_resident(&self, run: PageRun) {
+        self.residency.clear(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    fn run(first: u64, pages: u32) -> PageRun {
+        PageRun { first, pages }
+    }
+
+    #[test]
+    fn a_page_is_served_when_it_is_resident_and_inside_of_the_file() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.write_all_at(&[1; 4 * PAGE_BYTES], 0).expect("written");
+        let mapping = Mapping::new(&file, 4).expect("mapped");
+        assert!(mapping.page(run(1, 2)).is_none());
+        mapping.set_resident(run(1, 2));
+        assert_eq!(mapping.page(run(1, 2)), Some(&[1; 2 * PAGE_BYTES][..]));
+        assert!(mapping.page(run(1, 3)).is_none() && mapping.page(run(1, 0)).is_none());
+        mapping.clear_resident(run(2, 1));
+        assert!(mapping.page(run(1, 2)).is_none());
+        mapping.set_resident(run(4, 1));
+        assert!(mapping.page(run(4, 1)).is_none(), "behind the end, whatever the bit says");
+        assert!(mapping.page(run(u64::MAX, 1)).is_none());
+    }
+
+    #[test]
+    fn what_the_file_grows_by_appears_without_a_move() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.write_all_at(&[1; PAGE_BYTES], 0).expect("written");
+        let mapping = Mapping::new(&file, 1).expect("mapped");
+        mapping.set_resident(run(0, 1));
+        let old = mapping.page(run(0, 1)).expect("resident");
+        file.write_all_at(&[2; PAGE_BYTES], 70_000 * PAGE_BYTES as u64).expect("written");
+        mapping.grown(70_001).expect("inside of the address space");
+        mapping.set_resident(run(70_000, 1));
+        assert_eq!(mapping.page(run(70_000, 1)), Some(&[2; PAGE_BYTES][..]));
+        assert_eq!(old, [1; PAGE_BYTES]);
+        assert!(mapping.grown(FILE_PAGES_MAX + 1).is_err());
+    }
+
+    #[test]
+    fn a_refresh_clears_what_the_kernel_does_not_have() {
+        let file = tempfile::tempfile().expect("a temporary file");
+        file.write_all_at(&[1; 2 * PAGE_BYTES], 8 * PAGE_BYTES as u64).expect("written");
+        let mapping = Mapping::new(&file, 10).expect("mapped");
+        // Of the hole nothing was ever read, the last two pages have just been written.
+        mapping.set_resident(run(0, 10));
+        assert_eq!(mapping.refresh_slice(0, 3).expect("asked"), 3);
+        assert!(mapping.page(run(2, 1)).is_none() && mapping.page(run(3, 1)).is_some());
+        mapping.set_resident(run(3, 1));
+        assert_eq!(mapping.refresh_slice(8, 100).expect("asked"), 0, "the end of the file");
+        assert_eq!(mapping.page(run(8, 2)), Some(&[1; 2 * PAGE_BYTES][..]));
+        assert_eq!(mapping.refresh_slice(10, 100).expect("asked"), 0);
+    }
 }
