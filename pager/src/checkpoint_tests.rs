@@ -21,7 +21,7 @@ fn pager(disk: &SimDisk) -> Pager {
     Pager::create(&mut disk.clone(), Arc::new(disk.clone()), &OPTIONS).expect("the disk is sound")
 }
 
-fn reopen(disk: &SimDisk, logged: u64) -> Pager {
+pub(crate) fn reopen(disk: &SimDisk, logged: u64) -> Pager {
     Pager::open(&mut disk.clone(), Arc::new(disk.clone()), &OPTIONS, logged).expect("the file is sound").0
 }
 
@@ -50,7 +50,7 @@ fn resume<T>(pager: &mut Pager, mut operation: impl FnMut(&mut Pager) -> Access<
     }
 }
 
-fn entries(trees: &dyn ReadTrees, bring_in: &dyn Fn(PageRun)) -> Entries {
+pub(crate) fn entries(trees: &dyn ReadTrees, bring_in: &dyn Fn(PageRun)) -> Entries {
     loop {
         let mut entries = Entries::new();
         let mut visitor = |key: &[u8], value: &[u8]| {
@@ -65,7 +65,7 @@ fn entries(trees: &dyn ReadTrees, bring_in: &dyn Fn(PageRun)) -> Entries {
     }
 }
 
-fn act(pager: &mut Pager, model: &mut ModelTrees, action: &Action) {
+pub(crate) fn act(pager: &mut Pager, model: &mut ModelTrees, action: &Action) {
     match action {
         Action::Put(key, bytes, fill) => {
             let (key, value) = (key_of(*key), value_of(*bytes, *fill));
@@ -135,6 +135,8 @@ proptest! {
         prop_assert_eq!(pager.frame_bytes(), 0);
         prop_assert_eq!(pager.take_damage(), None);
         let generation = pager.checkpoints.newest_generation;
+        let report = crate::check::check(&mut disk, SPECS).expect("the file opens");
+        prop_assert!(report.is_sound(), "{}", report);
         drop(pager);
         disk.crash(Crash::KeepNone);
         let pager = reopen(&disk, generation);

@@ -1,13 +1,17 @@
 //! An mmap copy-on-write B+tree store of pages with an O(1) freelist.
 
 pub mod api;
+pub mod check;
 mod checkpoint;
 #[cfg(test)]
 mod checkpoint_tests;
+#[cfg(test)]
+mod crash_tests;
 pub mod disk;
 mod forest;
 mod frames;
 pub mod freelist;
+mod inspect;
 pub mod layout;
 mod limbo;
 pub mod mapping;
@@ -30,6 +34,7 @@ mod tree;
 mod tree_tests;
 
 pub use checkpoint::{CheckpointDone, CheckpointError};
+pub use inspect::{InspectError, inspect};
 pub use open::{FileOptions, OpenError};
 pub use pager::Pager;
 pub use reader::{Pin, Reader};

@@ -51,7 +51,7 @@ impl Pager {
     /// Nothing refers to the frames any more, but for readers of older states.
     fn release_written(&mut self) {
         let freed = self.forest.state.generation;
-        self.retire_pages_of_orphans(freed);
+        self.retire_pages_of_orphans();
         let keep = self.checkpoints.written.len().saturating_sub(RELEASED_AT_ONCE);
         for child in self.checkpoints.written.split_off(keep) {
             if self.forest.page_of_frame(child.reference, child.pages) == 0 {
@@ -72,13 +72,17 @@ impl Pager {
     }
 
     /// Frames of the checkpoint that were replaced while it was under way: the pages that they were given are garbage
-    /// since then (the freelist takes `freed` in ascending order, so they count from now). Zero in place of the page
-    /// marks that this was done.
-    fn retire_pages_of_orphans(&mut self, freed: u64) {
+    /// since then. All of that was published by now, so they count as freed at the published generation: the next
+    /// checkpoint's maps have them as free (counted later, a crash behind it would lose them), and the freelist, which
+    /// takes `freed` in ascending order, has seen none later. Zero in place of the page marks that this was done.
+    fn retire_pages_of_orphans(&mut self) {
+        assert!(!self.is_changed, "frames are released between a publish and the next change");
+        let freed = self.generation();
         let Some(watched) = &mut self.forest.watched else { return };
         for orphan in core::mem::take(&mut watched.orphans) {
             let page = self.forest.page_of_frame(orphan.reference, orphan.pages);
             assert_ne!(page, 0, "a frame of a finished checkpoint has a page");
+            assert!(orphan.freed <= freed, "nothing is retired between a publish and the next change");
             self.forest.retired.push(Retired { reference: Reference::page(page), freed, ..orphan });
             self.forest.set_page_of_frame(orphan.reference, 0);
         }
