@@ -392,9 +392,9 @@ impl Cluster {
             member.lessor.observed(clock);
             match command {
                 Command::LeaseGrant { id, ttl_s } => {
-                    if state::grant(&mut member.trees, clock, id, ttl_s).expect("no faults").is_ok() {
-                        member.lessor.granted(id, clock, ttl_s);
-                    }
+                    let granted = state::grant(&mut member.trees, clock, id, ttl_s).expect("no faults");
+                    assert_eq!(granted, Ok(()), "the test grants only free ids");
+                    member.lessor.granted(id, clock, ttl_s);
                 }
                 Command::LeaseRenew { ids } => {
                     let ttls = state::renew(&mut member.trees, clock, &ids).expect("no faults");
@@ -538,7 +538,7 @@ impl Cluster {
                 let clock = self.log.last().map_or(LeaseTime(0), |(clock, _)| *clock);
                 self.apply(who);
                 self.members[who].lessor = Lessor::new(clock, at(self.now_ms));
-                let _ = self.members[1 - who].lessor.leadership(false, at(self.now_ms));
+                self.members[1 - who].lessor.leadership(false, at(self.now_ms));
                 let _ = self.members[1 - who].lessor.take_answers();
                 self.lead(who);
             }
