@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`log`] | the state machine: records in, operations out |
 //! | [`prepare`](crate) | the next segment, ready before it is needed |
-//! | [`recovery`] | where the log ends, and what may be cut |
+//! | [`recovery`], [`repair`](crate) | where the log ends, what may be cut; the writes that make it so |
 //! | [`scan`] | blocks of a segment, classified |
 //! | [`format`] | what stands where (`docs/format-wal.md`) |
 //! | [`record`], [`batch`], [`carry`](crate) | records, units of blocks, what outlives its segment |
@@ -40,6 +40,7 @@ pub mod batch;
 pub mod buffer;
 mod carry;
 pub mod disk;
+mod drive;
 pub mod error;
 pub mod format;
 pub mod inspect;
@@ -49,16 +50,18 @@ mod pace;
 mod prepare;
 pub mod record;
 pub mod recovery;
+mod repair;
 pub mod scan;
 pub mod segment;
 pub mod sync_probe;
 
+pub use drive::{run_until, run_until_idle};
 pub use error::{Damage, DamageCause, RingError, WalError};
 pub use format::Identity;
 pub use inspect::{InspectSummary, inspect};
 pub use log::{BatchNumber, Log};
 pub use options::Options;
 pub use record::{Kind, Record};
-pub use recovery::{Outcome, Recovered, run_until, run_until_idle};
+pub use recovery::{Outcome, Recovered};
 pub use segment::HolderId;
 pub use sync_probe::{SyncProbe, sync_probe};

@@ -25,7 +25,8 @@
 use crate::batch::UnitBuffer;
 use crate::buffer::AlignedBuffer;
 use crate::carry::Carry;
-use crate::disk::{Disk, DiskError, FileEntry, FileName, Io, run_blocking};
+use crate::disk::{Disk, FileEntry, FileName, Io, run_blocking};
+use crate::drive::run_until;
 use crate::error::{Damage, DamageCause, WalError};
 use crate::format::{
     BLOCK_BYTES, BlockHeader, FEATURES_KNOWN, FORMAT_VERSION, HeaderFault, Identity, SegmentHeader, UnitKind,
@@ -34,12 +35,11 @@ use crate::log::{BatchNumber, Log, Position};
 use crate::options::Options;
 use crate::pace::{BatchNotes, Marks};
 use crate::record::{Kind, Record, Records};
+use crate::repair::{Listed, offset_of_block, remove_unfinished, settle_unstarted, zero_blocks};
 use crate::scan::{BlockClass, Window, proves};
 use crate::segment::Segment;
 use std::collections::VecDeque;
 
-/// Zeros are written in slices of this many blocks when a tail is cut.
-const CUT_SLICE_BLOCKS: u32 = 64;
 /// Batch numbers and generations beyond this are not believed: counting never gets there.
 const NUMBER_MAX: u64 = u64::MAX >> 1;
 
@@ -113,13 +113,6 @@ impl Tail {
             (None, None, false, false) => TailOutcome::Zeros,
         }
     }
-}
-
-/// A segment whose own header is good.
-#[derive(Clone, Copy, Debug)]
-struct Listed {
-    generation: u64,
-    blocks: u32,
 }
 
 enum Start {
@@ -232,10 +225,6 @@ fn check_header(disk: &mut dyn Disk, identity: Identity, generation: u64, bytes:
 
 fn damaged(file: FileName, offset: u64, cause: DamageCause) -> WalError {
     WalError::Damaged(Box::new(Damage { file, offset, cause }))
-}
-
-fn offset_of_block(position: u32) -> u64 {
-    u64::from(position) * BLOCK_BYTES as u64
 }
 
 struct Scan<'a> {
@@ -565,84 +554,6 @@ fn create(
     let mut log = Log::from_position(options, position);
     run_until(scan.disk, &mut log, Log::is_started)?;
     Ok((log, recovered))
-}
-
-/// Removes files that were being prepared when the process ended.
-fn remove_unfinished(disk: &mut dyn Disk, files: &[FileEntry]) -> Result<(), DiskError> {
-    for entry in files.iter().filter(|entry| matches!(entry.name, FileName::Preparing(_))) {
-        run_blocking(disk, Io::Delete { file: entry.name })?;
-        run_blocking(disk, Io::SyncDirectory)?;
-    }
-    Ok(())
-}
-
-/// Of the segments without a start, keeps the first as the one that is ready if it fits, and removes the others, last one
-/// first: never a gap.
-fn settle_unstarted(disk: &mut dyn Disk, options: &Options, unstarted: &[(Listed, u32)]) -> Result<bool, DiskError> {
-    for (at, (segment, dirty_end)) in unstarted.iter().enumerate().rev() {
-        let file = FileName::Segment(segment.generation);
-        if at == 0 && segment.blocks == options.segment_blocks() {
-            zero_blocks(disk, file, 1, *dirty_end)?;
-            return Ok(true);
-        }
-        run_blocking(disk, Io::Delete { file })?;
-        run_blocking(disk, Io::SyncDirectory)?;
-    }
-    Ok(false)
-}
-
-fn zero_blocks(disk: &mut dyn Disk, file: FileName, from: u32, to: u32) -> Result<(), DiskError> {
-    if from >= to {
-        return Ok(());
-    }
-    let mut position = from;
-    while position < to {
-        let blocks = CUT_SLICE_BLOCKS.min(to - position);
-        let buffer = AlignedBuffer::zeroed(blocks as usize);
-        run_blocking(disk, Io::Write { file, offset: offset_of_block(position), buffer, sync: false })?;
-        position += blocks;
-    }
-    run_blocking(disk, Io::Sync { file })
-}
-
-/// Drives the log by blocking until `done` says so or nothing is left to do. A helper for tools and tests: a server
-/// polls instead.
-///
-/// # Errors
-/// The log's first failure, or the disk's.
-pub fn run_until(disk: &mut dyn Disk, log: &mut Log, done: impl Fn(&Log) -> bool) -> Result<(), WalError> {
-    while !done(log) {
-        let mut moved = false;
-        while let Some((token, io)) = log.poll_io() {
-            disk.submit(token, io);
-            moved = true;
-        }
-        disk.flush()?;
-        while let Some(completion) = disk.poll_completion() {
-            log.completed(completion);
-            moved = true;
-        }
-        if let Some(failure) = log.failure() {
-            return Err(failure.clone());
-        }
-        if !moved {
-            if !log.awaits_completion() {
-                let stuck = log.space_error().filter(|_| !log.is_idle());
-                assert!(stuck.is_some() || log.is_idle(), "only missing space stops the log");
-                return stuck.map_or(Ok(()), |error| Err(error.clone().into()));
-            }
-            disk.wait()?;
-        }
-    }
-    Ok(())
-}
-
-/// Drives the log by blocking until all that was appended is on disk and the next segment is ready.
-///
-/// # Errors
-/// The log's first failure, or the disk's.
-pub fn run_until_idle(disk: &mut dyn Disk, log: &mut Log) -> Result<(), WalError> {
-    run_until(disk, log, |_| false)
 }
 
 #[cfg(test)]

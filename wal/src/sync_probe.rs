@@ -2,12 +2,12 @@
 
 use crate::disk::Disk;
 use crate::disk::ring::{RingDisk, SyncWay};
+use crate::drive::run_until_idle;
 use crate::error::WalError;
 use crate::format::{BLOCK_PAYLOAD_BYTES, Identity, RecordLayout};
 use crate::log::Log;
 use crate::options::Options;
 use crate::record::{Kind, Record};
-use crate::recovery::run_until_idle;
 use std::path::Path;
 use std::time::Instant;
 
@@ -78,7 +78,7 @@ fn step(disk: &mut RingDisk, log: &mut Log) -> Result<(), WalError> {
     while let Some((token, io)) = log.poll_io() {
         disk.submit(token, io);
     }
-    disk.flush()?;
+    // Submits, too: one system call for both.
     disk.wait()?;
     while let Some(completion) = disk.poll_completion() {
         log.completed(completion);

@@ -1,0 +1,64 @@
+//! The writes of recovery. Each may be the last before a crash; doing them again is always right.
+
+use crate::buffer::AlignedBuffer;
+use crate::disk::{Disk, DiskError, FileEntry, FileName, Io, run_blocking};
+use crate::format::BLOCK_BYTES;
+use crate::options::Options;
+
+/// Zeros are written in slices of this many blocks when a tail is cut.
+const CUT_SLICE_BLOCKS: u32 = 64;
+
+/// A segment whose own header is good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listed {
+    pub generation: u64,
+    pub blocks: u32,
+}
+
+/// Byte offset of a block.
+pub(crate) fn offset_of_block(position: u32) -> u64 {
+    u64::from(position) * BLOCK_BYTES as u64
+}
+
+/// Removes files that were being prepared when the process ended.
+pub(crate) fn remove_unfinished(disk: &mut dyn Disk, files: &[FileEntry]) -> Result<(), DiskError> {
+    for entry in files.iter().filter(|entry| matches!(entry.name, FileName::Preparing(_))) {
+        run_blocking(disk, Io::Delete { file: entry.name })?;
+        run_blocking(disk, Io::SyncDirectory)?;
+    }
+    Ok(())
+}
+
+/// Of the segments without a start, keeps the first as the one that is ready if it fits, and removes the others, last one
+/// first: never a gap.
+pub(crate) fn settle_unstarted(
+    disk: &mut dyn Disk,
+    options: &Options,
+    unstarted: &[(Listed, u32)],
+) -> Result<bool, DiskError> {
+    for (at, (segment, dirty_end)) in unstarted.iter().enumerate().rev() {
+        let file = FileName::Segment(segment.generation);
+        if at == 0 && segment.blocks == options.segment_blocks() {
+            zero_blocks(disk, file, 1, *dirty_end)?;
+            return Ok(true);
+        }
+        run_blocking(disk, Io::Delete { file })?;
+        run_blocking(disk, Io::SyncDirectory)?;
+    }
+    Ok(false)
+}
+
+/// Zeroes the blocks [from, to), durably.
+pub(crate) fn zero_blocks(disk: &mut dyn Disk, file: FileName, from: u32, to: u32) -> Result<(), DiskError> {
+    if from >= to {
+        return Ok(());
+    }
+    let mut position = from;
+    while position < to {
+        let blocks = CUT_SLICE_BLOCKS.min(to - position);
+        let buffer = AlignedBuffer::zeroed(blocks as usize);
+        run_blocking(disk, Io::Write { file, offset: offset_of_block(position), buffer, sync: false })?;
+        position += blocks;
+    }
+    run_blocking(disk, Io::Sync { file })
+}
