@@ -80,7 +80,8 @@ fn main() {
     let (address, addresses) = mpsc::channel();
     let (cpu, server_cpu) = mpsc::channel();
     let (stop, stopped) = mpsc::channel();
-    let server = std::thread::spawn(move || serve(response_bytes, address, cpu, stopped));
+    let server = std::thread::Builder::new().name("server".into());
+    let server = server.spawn(move || serve(response_bytes, address, cpu, stopped)).expect("a thread");
     let address = addresses.recv().expect("the server starts");
     block_on(async {
         let runtime = TokioRuntime::default();

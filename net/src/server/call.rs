@@ -9,8 +9,8 @@ use crate::budget::Outgoing;
 use crate::context::CallContext;
 use crate::framed::Framed;
 use crate::handler::Handler;
-use crate::metrics::WireMetrics;
 use crate::status::{Code, Status};
+use futures_util::future::Either;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::{HeaderValue, Request};
@@ -25,34 +25,40 @@ use std::time::Duration;
 /// A reset earlier than this is one of an attack, not of a caller that gave up.
 const RAPID_RESET_AGE: Duration = Duration::from_secs(1);
 
-pub(super) async fn run<H: Handler>(
-    shared: Rc<Shared>,
-    handler: Rc<H>,
+/// Starts a call; None if its head was enough to answer it. The future is moved into the set of calls: it is kept small by
+/// having the handler's own future in it once, and arguments as captures, which an `async fn` would hold twice.
+pub(super) fn start<H: Handler>(
+    shared: &Rc<Shared>,
+    handler: &Rc<H>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Outgoing>,
-) {
+) -> Option<impl Future<Output = ()> + use<H>> {
     let (parts, body) = request.into_parts();
     let head = match read_head(&parts) {
         Ok(head) => head,
-        Err(refusal) => return refuse(&shared, &mut respond, refusal),
+        Err(refusal) => {
+            refuse(shared, &mut respond, refusal);
+            return None;
+        }
     };
     let started_at = shared.now.get();
     let deadline = head.timeout.map(|timeout| started_at.saturating_add(timeout));
     let context = CallContext { peer: shared.peer, metadata: parts.headers, deadline };
-    let call = Call::new(&shared, head.method, started_at, deadline);
-    if let Err(status) = admit(&shared, &*handler, head.method, &context) {
+    let call = Call::new(shared, head.method, started_at, deadline);
+    if let Err(status) = admit(shared, &**handler, head.method, &context) {
         call.end(status.code);
         shared.answered.set(true);
-        return send_trailers_only(&mut respond, &head.content_type, Some(&status));
+        send_trailers_only(&mut respond, &head.content_type, Some(&status));
+        return None;
     }
-    let requests = RequestStream::new(body, head.encoding, &shared);
-    match head.method.kind() {
-        MethodKind::Unary => unary(&shared, &*handler, call, &context, requests, respond, &head.content_type).await,
+    let requests = RequestStream::new(body, head.encoding, shared);
+    Some(match head.method.kind() {
+        MethodKind::Unary => Either::Left(unary(handler.clone(), call, context, requests, respond, head.content_type)),
         MethodKind::ClientStream | MethodKind::ServerStream | MethodKind::BidiStream => {
-            let sink = SinkState::new(respond, head.content_type, &shared);
-            stream(&*handler, call, &context, requests, sink).await;
+            let sink = SinkState::new(respond, head.content_type, shared);
+            Either::Right(stream(handler.clone(), call, context, requests, sink))
         }
-    }
+    })
 }
 
 fn refuse(shared: &Shared, respond: &mut SendResponse<Outgoing>, refusal: Refusal) {
@@ -74,45 +80,39 @@ fn admit(shared: &Shared, handler: &impl Handler, method: Method, context: &Call
     Ok(())
 }
 
-async fn unary(
-    shared: &Rc<Shared>,
-    handler: &impl Handler,
+fn unary<H: Handler>(
+    handler: Rc<H>,
     mut call: Call,
-    context: &CallContext,
+    context: CallContext,
     mut requests: RequestStream,
     mut respond: SendResponse<Outgoing>,
-    content_type: &HeaderValue,
-) {
-    let method = call.method;
-    let work = async {
-        // A message cut short is Unknown here and Internal on a stream: grpc-go has it so.
-        let message = requests.only().await.map_err(|status| match &*status.message {
-            "unexpected EOF" => Status { code: Code::Unknown, ..status },
-            _ => status,
-        })?;
-        handler.unary(method, context, message).await
-    };
-    let mut work = pin!(work);
-    let outcome = poll_fn(|cx| {
-        if let Poll::Ready(result) = work.as_mut().poll(cx) {
-            return Poll::Ready(Outcome::Done(result));
-        }
-        if call.poll_deadline(cx).is_ready() {
-            return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
-        }
-        respond.poll_reset(cx).map(|_| Outcome::Reset)
-    })
-    .await;
-    match outcome {
-        Outcome::Reset => call.reset(),
-        Outcome::Done(result) => {
-            let result = result.and_then(|framed| framed.check().map(|()| framed));
-            call.end(result.as_ref().map_or_else(|status| status.code, |_| Code::Ok));
-            shared.answered.set(true);
-            match result {
-                Ok(framed) => answer(shared, &mut respond, content_type, framed),
-                Err(status) => send_trailers_only(&mut respond, content_type, Some(&status)),
-            }
+    content_type: HeaderValue,
+) -> impl Future<Output = ()> + use<H> {
+    async move {
+        let method = call.method;
+        let outcome = {
+            let mut work = pin!(async {
+                // A message cut short is Unknown here and Internal on a stream: grpc-go has it so.
+                let message = requests.only().await.map_err(|status| match &*status.message {
+                    "unexpected EOF" => Status { code: Code::Unknown, ..status },
+                    _ => status,
+                })?;
+                handler.unary(method, &context, message).await
+            });
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Outcome::Done(result));
+                }
+                if call.poll_deadline(cx).is_ready() {
+                    return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
+                }
+                respond.poll_reset(cx).map(|_| Outcome::Reset)
+            })
+            .await
+        };
+        match outcome {
+            Outcome::Reset => call.reset(),
+            Outcome::Done(result) => answer(&call, &mut respond, &content_type, result),
         }
     }
 }
@@ -123,8 +123,23 @@ enum Outcome<T> {
     Reset,
 }
 
-/// Hands a whole answer to HTTP/2. Errors are resets: nobody is left to be told.
-fn answer(shared: &Shared, respond: &mut SendResponse<Outgoing>, content_type: &HeaderValue, framed: Framed) {
+/// Hands a whole answer to HTTP/2. Errors there are resets: nobody is left to be told.
+fn answer(
+    call: &Call,
+    respond: &mut SendResponse<Outgoing>,
+    content_type: &HeaderValue,
+    result: Result<Framed, Status>,
+) {
+    let shared = &call.shared;
+    shared.answered.set(true);
+    let framed = match result.and_then(|framed| framed.check().map(|()| framed)) {
+        Ok(framed) => framed,
+        Err(status) => {
+            call.end(status.code);
+            return send_trailers_only(respond, content_type, Some(&status));
+        }
+    };
+    call.end(Code::Ok);
     shared.metrics.message_sent(framed.message_bytes());
     let Ok(mut stream) = respond.send_response(response_head(content_type), false) else { return };
     for bytes in [framed.head, framed.tail] {
@@ -135,39 +150,44 @@ fn answer(shared: &Shared, respond: &mut SendResponse<Outgoing>, content_type: &
     let _ = stream.send_trailers(trailers(None));
 }
 
-async fn stream(
-    handler: &impl Handler,
+/// The sink may outlive the call in other hands; it ends with the call, however the call ends.
+struct CallSink(Rc<RefCell<SinkState>>);
+
+impl Drop for CallSink {
+    fn drop(&mut self) {
+        self.0.borrow_mut().close();
+    }
+}
+
+fn stream<H: Handler>(
+    handler: Rc<H>,
     mut call: Call,
-    context: &CallContext,
+    context: CallContext,
     requests: RequestStream,
     sink: SinkState,
-) {
-    /// The sink may outlive the call in other hands; it ends with the call, however the call ends.
-    struct Ended(Rc<RefCell<SinkState>>);
-    impl Drop for Ended {
-        fn drop(&mut self) {
-            self.0.borrow_mut().close();
-        }
-    }
-    let sink = Ended(Rc::new(RefCell::new(sink)));
-    let outcome = {
-        let mut work = pin!(handler.stream(call.method, context, requests, ResponseSink::new(sink.0.clone())));
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = work.as_mut().poll(cx) {
-                return Poll::Ready(Outcome::Done(result));
+) -> impl Future<Output = ()> + use<H> {
+    let sink = CallSink(Rc::new(RefCell::new(sink)));
+    async move {
+        let outcome = {
+            let responses = ResponseSink::new(sink.0.clone());
+            let mut work = pin!(handler.stream(call.method, &context, requests, responses));
+            poll_fn(|cx| {
+                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                    return Poll::Ready(Outcome::Done(result));
+                }
+                if call.poll_deadline(cx).is_ready() {
+                    return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
+                }
+                sink.0.borrow_mut().poll_reset(cx).map(|()| Outcome::Reset)
+            })
+            .await
+        };
+        match outcome {
+            Outcome::Reset => call.reset(),
+            Outcome::Done(result) => {
+                call.end(result.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
+                sink.0.borrow_mut().finish(result);
             }
-            if call.poll_deadline(cx).is_ready() {
-                return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
-            }
-            sink.0.borrow_mut().poll_reset(cx).map(|()| Outcome::Reset)
-        })
-        .await
-    };
-    match outcome {
-        Outcome::Reset => call.reset(),
-        Outcome::Done(result) => {
-            call.end(result.as_ref().map_or_else(|status| status.code, |()| Code::Ok));
-            sink.0.borrow_mut().finish(result);
         }
     }
 }
@@ -179,7 +199,6 @@ struct Call {
     deadline: Option<Duration>,
     wait: DeadlineWait,
     shared: Rc<Shared>,
-    metrics: Rc<WireMetrics>,
     ended: Cell<Code>,
 }
 
@@ -192,7 +211,6 @@ impl Call {
             deadline,
             wait: DeadlineWait::new(shared.clone()),
             shared: shared.clone(),
-            metrics: shared.metrics.clone(),
             ended: Cell::new(Code::Canceled),
         }
     }
@@ -223,6 +241,6 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        self.metrics.call_handled(self.method, self.ended.get());
+        self.shared.metrics.call_handled(self.method, self.ended.get());
     }
 }

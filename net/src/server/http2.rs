@@ -51,11 +51,7 @@ where
     let pings = connection.ping_pong().expect("asked for once");
     let now = server.runtime.now();
     let shared = Rc::new(Shared::new(server.limits.clone(), server.metrics.clone(), peer, now));
-    let start = {
-        let shared = shared.clone();
-        let handler = server.handler.clone();
-        move |request, respond| call::run(shared.clone(), handler.clone(), request, respond)
-    };
+    let start = |request, respond| call::start(&shared, &server.handler, request, respond);
     let mut driver = Driver {
         connection,
         wire: wire.clone(),
@@ -67,8 +63,9 @@ where
         last_stream: 0,
         ending: None,
         force_at: None,
+        greeting_until: Some(now + server.limits.handshake_timeout),
         runtime: server.runtime.clone(),
-        shared,
+        shared: shared.clone(),
         start,
     };
     let mut shutdown = shutdown;
@@ -107,6 +104,8 @@ struct Driver<S, R, F, M> {
     ending: Option<ConnectionEnd>,
     /// Set when a shutdown was asked for.
     force_at: Option<Duration>,
+    /// When the client's first frame must have come; None once it has.
+    greeting_until: Option<Duration>,
     runtime: R,
     shared: Rc<Shared>,
     start: M,
@@ -117,7 +116,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     R: Runtime,
     F: Future<Output = ()>,
-    M: FnMut(Request<RecvStream>, SendResponse<Outgoing>) -> F,
+    M: FnMut(Request<RecvStream>, SendResponse<Outgoing>) -> Option<F>,
 {
     fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<ConnectionEnd> {
         self.turn.begin(cx);
@@ -156,10 +155,17 @@ where
         if let Poll::Ready(Err(error)) = self.wire.poll_write_out(&mut self.turn.connection.context()) {
             return Poll::Ready(error.into());
         }
+        if self.wire.read_bytes() > 0 {
+            self.greeting_until = None;
+        }
+        if self.greeting_until.is_some_and(|until| until <= now) {
+            return Poll::Ready(ConnectionEnd::HandshakeTimeout);
+        }
         if self.keepalive.is_over(now, &self.shared.limits, &mut self.turn.connection.context()) {
             return Poll::Ready(ConnectionEnd::KeepaliveTimeout);
         }
-        let next = [self.shared.next_deadline(), Some(self.keepalive.next(&self.shared.limits)), self.force_at];
+        let keepalive = Some(self.keepalive.next(&self.shared.limits));
+        let next = [self.shared.next_deadline(), keepalive, self.force_at, self.greeting_until];
         self.timer.arm(now, next.into_iter().flatten().min(), cx);
         Poll::Pending
     }
@@ -171,8 +177,10 @@ where
             match self.connection.poll_accept(&mut cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     self.last_stream = self.last_stream.max(respond.stream_id().as_u32());
-                    self.calls.push((self.start)(request, respond));
-                    self.turn.calls.set();
+                    if let Some(call) = (self.start)(request, respond) {
+                        self.calls.push(call);
+                        self.turn.calls.set();
+                    }
                 }
                 Poll::Ready(Some(Err(error))) => break Poll::Ready(end_of(error)),
                 Poll::Ready(None) => break Poll::Ready(ConnectionEnd::Closed),

@@ -180,8 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             ready!(state.poll_write_out(cx, OUT_BYTES_MAX / 2))?;
         }
         state.at_frame_boundary = false;
-        state.out.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        // A client may allow frames of 16 MiB.
+        let taken = bytes.len().min(OUT_BYTES_MAX);
+        state.out.extend_from_slice(&bytes[..taken]);
+        Poll::Ready(Ok(taken))
     }
 
     /// `h2` flushes when all its frames are written, which may be many times in a turn: see [`Wire::poll_write_out`].

@@ -147,7 +147,7 @@ fn silence_ends_a_connection() {
     run(async {
         let short = Duration::from_millis(20);
         let limits = Limits { handshake_timeout: short, http1_timeout: short, ..Limits::default() };
-        for start in [&b""[..], b"PRI * HT", b"GET / HTTP/1.1\r\nHo"] {
+        for start in [&b""[..], b"PRI * HT", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\nHo"] {
             let (harness, mut stream) = Harness::start(limits.clone());
             stream.write_all(start).await.expect("sent");
             let end = harness.ended.await.expect("no panic");

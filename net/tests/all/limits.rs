@@ -1,6 +1,7 @@
 //! Clients that want too much of one connection.
 
 use crate::common::*;
+use proptest::prelude::*;
 use ringstone_net::*;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -199,4 +200,46 @@ fn noise_after_the_preface_ends_the_connection() {
             assert!(matches!(end, ConnectionEnd::Protocol(_)), "{end:?} after {noise:x?}");
         }
     });
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = proptest::collection::vec(any::<u8>(), 0..40);
+    (0u8..10, any::<u8>(), 0u32..8, payload)
+        .prop_map(|(kind, flags, stream, payload)| raw_frame(kind, flags, stream, &payload))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Whatever frames come, the server neither panics nor stays when the client is gone.
+    #[test]
+    fn any_frames_end_with_the_connection(frames in proptest::collection::vec(any_frame(), 0..20)) {
+        run(async move {
+            let (harness, mut stream) = Harness::start(Limits::default());
+            greet(&mut stream).await;
+            for frame in frames {
+                if stream.write_all(&frame).await.is_err() {
+                    break;
+                }
+                harness.settle().await;
+            }
+            drop(stream);
+            harness.ended.await.expect("no panic");
+            assert_eq!(harness.handler.waiting.get(), 0);
+        });
+    }
+
+    #[test]
+    fn any_bytes_end_with_the_connection(bytes in proptest::collection::vec(any::<u8>(), 0..200), http1: bool) {
+        run(async move {
+            let (harness, mut stream) = Harness::start(Limits::default());
+            let start = if http1 { &b"GET / HTTP/1.1\r\nHost: x\r\n"[..] } else { PREFACE };
+            stream.write_all(start).await.expect("sent");
+            // It may have ended already.
+            let _ = stream.write_all(&bytes).await;
+            harness.settle().await;
+            drop(stream);
+            harness.ended.await.expect("no panic");
+        });
+    }
 }
