@@ -80,6 +80,7 @@ fn admit(shared: &Shared, handler: &impl Handler, method: Method, context: &Call
     Ok(())
 }
 
+#[allow(clippy::manual_async_fn, reason = "an async fn would hold its arguments twice")]
 fn unary<H: Handler>(
     handler: Rc<H>,
     mut call: Call,
