@@ -24,8 +24,12 @@ import (
 type Server struct {
 	// Endpoint is the client address, host:port.
 	Endpoint string
+	// PeerURL is the address that the member's id follows from.
+	PeerURL string
 	// Folder holds the data folder and the log file.
 	Folder string
+	// Data is the data folder; it need not exist before the first start.
+	Data string
 
 	command []string
 	flags   []string
@@ -57,7 +61,7 @@ func New(command, folder string, flags ...string) (*Server, error) {
 		"--initial-cluster-state=new",
 		"--log-level=warn",
 	}
-	return &Server{Endpoint: client, Folder: folder, command: strings.Fields(command), flags: append(own, flags...)}, nil
+	return &Server{Endpoint: client, PeerURL: peerURL, Folder: folder, Data: filepath.Join(folder, "data"), command: strings.Fields(command), flags: append(own, flags...)}, nil
 }
 
 func freePort() (string, error) {
@@ -168,6 +172,15 @@ func (s *Server) end(signal syscall.Signal, bound time.Duration) bool {
 		return false
 	}
 }
+
+// Exited is closed once the process is gone.
+func (s *Server) Exited() <-chan struct{} { return s.exited }
+
+// ExitCode is the process's status after it has gone; -1 when a signal ended it.
+func (s *Server) ExitCode() int { return s.child.ProcessState.ExitCode() }
+
+// Signal sends a signal to the process.
+func (s *Server) Signal(signal syscall.Signal) error { return s.child.Process.Signal(signal) }
 
 // Alive answers whether the process runs.
 func (s *Server) Alive() bool {
