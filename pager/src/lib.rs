@@ -9,6 +9,10 @@ mod checkpoint_tests;
 mod crash_tests;
 pub mod disk;
 mod forest;
+#[cfg(test)]
+mod forged_tests;
+#[cfg(test)]
+mod format_tests;
 mod frames;
 pub mod freelist;
 mod inspect;

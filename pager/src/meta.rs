@@ -45,7 +45,7 @@ pub const TREES_MAX: usize = 63;
 const HEADER_MAGIC: [u8; 8] = *b"RngPages";
 const META_MAGIC: [u8; 8] = *b"RngMeta\n";
 
-mod header_at {
+pub(crate) mod header_at {
     pub const MAGIC: usize = 0;
     pub const CRC: usize = MAGIC + 8;
     pub const FORMAT: usize = CRC + 4;
@@ -58,7 +58,7 @@ mod header_at {
     pub const INCOMPATIBLE: usize = READ_ONLY + 8;
 }
 
-mod meta_at {
+pub(crate) mod meta_at {
     use super::{ATTRIBUTES_BYTES_MAX, TREES_MAX};
 
     pub const MAGIC: usize = 0;
@@ -75,7 +75,7 @@ mod meta_at {
     pub const MAP_SLOTS: usize = ATTRIBUTES + ATTRIBUTES_BYTES_MAX;
 }
 
-mod root_at {
+pub(crate) mod root_at {
     pub const TREE: usize = 0;
     pub const LEVEL: usize = TREE + 1;
     pub const RESERVED: usize = LEVEL + 1;

@@ -94,7 +94,7 @@ impl Pager {
             let run = PageRun { first, pages: retired.pages };
             if let Err(damage) = self.checkpoints.freelist.free(run, retired.born, retired.freed) {
                 // The page stays in use for ever; what referred to it is told as damage.
-                self.checkpoints.damage.push_back(damage);
+                self.checkpoints.note(damage);
             }
         }
         let published = self.generation();

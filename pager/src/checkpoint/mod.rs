@@ -34,6 +34,9 @@ const SWITCHED_AT_ONCE: usize = 64;
 /// Frames that are released at a publish.
 const RELEASED_AT_ONCE: usize = 1024;
 
+/// Damage that waits to be asked for.
+const DAMAGE_MAX: usize = 64;
+
 /// What a finished checkpoint has made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointDone {
@@ -148,6 +151,13 @@ impl Checkpoints {
             next_token: 0,
             written: Vec::new(),
             failed: None,
+        }
+    }
+
+    /// Keeps damage until the owner asks; the first pieces of it, should there be many.
+    pub fn note(&mut self, damage: Damage) {
+        if self.damage.len() < DAMAGE_MAX {
+            self.damage.push_back(damage);
         }
     }
 

@@ -51,7 +51,7 @@ impl Pager {
             },
             (Purpose::Region(region), Ok(maps)) => {
                 if let Err(damage) = self.checkpoints.freelist.region_read(region, &maps) {
-                    self.checkpoints.damage.push_back(damage);
+                    self.checkpoints.note(damage);
                 }
             }
             (Purpose::Write | Purpose::Sync, Ok(_)) => {}

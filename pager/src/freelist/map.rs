@@ -13,7 +13,7 @@ use crate::layout::{
 
 const MAGIC: [u8; 4] = *b"RMap";
 
-mod at {
+pub(crate) mod at {
     pub const MAGIC: usize = 0;
     pub const CRC: usize = MAGIC + 4;
     pub const REGION: usize = CRC + 4;

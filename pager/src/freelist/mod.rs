@@ -29,7 +29,7 @@
 //! ```
 //! (With no H, or a region that H does not have, the generation may be up to G.)
 
-mod map;
+pub(crate) mod map;
 mod pending;
 mod region;
 mod region_set;

@@ -3,6 +3,8 @@
 //! Runs once for each load into memory; after it a page's structure is trusted, so it takes nothing for granted: whoever
 //! forges a CRC must not make us leave the page, follow an address as if it were a frame, or loop.
 
+use smallvec::SmallVec;
+
 use super::{
     HEADER_BYTES, NODE_MAGIC, NodeView, SLOT_BYTES, at, branch_at, branch_cell_bytes, leaf_at, leaf_cell_bytes,
 };
@@ -49,15 +51,20 @@ fn check_cells(memory: NodeMemory<'_>, run: PageRun, file_pages: u64) -> Result<
     let start = memory.u32(at::START) as usize;
     ensure(slots_end <= start && start <= memory.len(), "its slots and cells overlap")?;
     let is_leaf = memory.u8(at::LEVEL) == 0;
+    ensure(!is_leaf || run.pages == 1 || cells == 1, "a leaf of several pages has several cells")?;
     let mut total = 0_usize;
+    let mut places: SmallVec<[(usize, usize); 128]> = SmallVec::new();
     for index in 0..cells {
         let cell = memory.u32(HEADER_BYTES + index * SLOT_BYTES) as usize;
         ensure(cell >= start, "a cell stands among the slots")?;
-        total += if is_leaf { leaf_cell(memory, cell)? } else { branch_cell(memory, cell, run, file_pages)? };
+        let bytes = if is_leaf { leaf_cell(memory, cell)? } else { branch_cell(memory, cell, run, file_pages)? };
+        total += bytes;
+        places.push((cell, cell + bytes));
     }
+    places.sort_unstable();
+    ensure(places.windows(2).all(|pair| pair[0].1 <= pair[1].0), "its cells overlap")?;
     let room = memory.len() - start;
-    ensure(total <= room, "its cells overlap")?;
-    ensure(memory.u32(at::WASTE) as usize == room - total, "its count of unused bytes is wrong")?;
+    ensure(room.checked_sub(total) == Some(memory.u32(at::WASTE) as usize), "its count of unused bytes is wrong")?;
     let view = NodeView::new(memory);
     // The first separator of a branch is a bound, not a border, and may be empty: it is still below the second.
     for index in 1..cells {

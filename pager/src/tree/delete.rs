@@ -74,6 +74,10 @@ impl Forest {
         else {
             return false;
         };
+        if level == 0 && left.key(left.len() - 1) >= other.key(0) {
+            // Impossible, but for forged pages: don't make a node of them whose keys are out of order.
+            return false;
+        }
         let border_bytes = if level > 0 { branch_cell_bytes(border.len()) } else { 0 };
         if left.used_bytes() + other.used_bytes() + border_bytes > JOINED_BYTES_MAX {
             return false;
