@@ -22,6 +22,14 @@ impl Revision {
         key[8..].copy_from_slice(&self.sub.to_be_bytes());
         key
     }
+
+    /// The revision of such a key; absent for bytes that are none.
+    #[must_use]
+    pub fn from_key(key: &[u8]) -> Option<Revision> {
+        let key: &[u8; 16] = key.try_into().ok()?;
+        let half = |at: usize| i64::from_be_bytes(core::array::from_fn(|byte| key[at + byte]));
+        Some(Revision { main: half(0), sub: half(8) }).filter(|revision| revision.main >= 0 && revision.sub >= 0)
+    }
 }
 
 /// Put or delete.

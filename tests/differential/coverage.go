@@ -32,7 +32,6 @@ var textsInScope = []string{
 	"InvalidArgument: etcdserver: lease is provided",
 	"InvalidArgument: etcdserver: too many operations in txn request",
 	"InvalidArgument: etcdserver: duplicate key given in txn request",
-	"InvalidArgument: etcdserver: invalid client api version",
 	"InvalidArgument: etcdserver: invalid sort option",
 	"InvalidArgument: etcdserver: request is too large",
 	"OutOfRange: etcdserver: mvcc: required revision has been compacted",

@@ -9,9 +9,6 @@ import (
 // run spends the epoch's budget of calls.
 func (r *runner) run() {
 	r.prelude()
-	if r.epoch == 0 {
-		r.wire()
-	}
 	restartAt := r.budget / 2
 	settleEvery := 60
 	sinceSettle := 0

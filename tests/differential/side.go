@@ -31,7 +31,6 @@ type side struct {
 	name       string
 	server     *server.Server // nil when only an endpoint was given
 	folder     string
-	endpoint   string
 	connection *grpc.ClientConn
 	keepAlive  pb.Lease_LeaseKeepAliveClient
 
@@ -86,7 +85,7 @@ func (s *side) connect(endpoint string) error {
 	if err != nil {
 		return err
 	}
-	s.connection, s.endpoint = connection, endpoint
+	s.connection = connection
 	ctx, cancel := context.WithTimeout(context.Background(), callBound)
 	defer cancel()
 	answer, err := settledStatus(ctx, pb.NewMaintenanceClient(connection))

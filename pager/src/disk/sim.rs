@@ -381,10 +381,6 @@ impl PageSource for SimDisk {
         self.snapshot(&mut self.state(), run)
     }
 
-    fn grown(&self, _file_pages: u64) -> std::io::Result<()> {
-        Ok(())
-    }
-
     fn set_resident(&self, run: PageRun) {
         self.state().resident.extend(run.first..run.first + u64::from(run.pages));
     }

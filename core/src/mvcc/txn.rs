@@ -1,0 +1,354 @@
+//! Transactions that write.
+//!
+//! ```text
+//! compare (all levels, the state before)  ->  the path: which branch of each nested txn runs
+//! check the path against the state        ->  the first refusal answers the whole transaction, with no effect
+//! touch what the path will need           ->  absent pages are met here
+//! execute in order                        ->  later operations see earlier ones
+//! ```
+//!
+//! etcd checks a put that keeps its value or lease against the state before the transaction only, and ends when an
+//! earlier delete of the same transaction took the key away. Here such a put is refused like one of a missing key.
+
+use core::cmp::Ordering;
+use core::ops::ControlFlow;
+use std::collections::BTreeSet;
+
+use ringstone_pager::api::{Access, Direction, Fault, ReadTrees, WriteTrees};
+use ringstone_proto::etcdserverpb::response_op::Response;
+use ringstone_proto::etcdserverpb::{ResponseHeader, ResponseOp, TxnResponse};
+
+use super::apply::{Changes, header, prepare_put, warm_delete};
+use super::intervals::{End, IntervalSet};
+use super::lookup::{Version, current};
+use super::range::{Budget, RangeScan};
+use super::record::{parse_live, value_of};
+use super::{Answer, Applied, keys};
+use crate::command::{ArchivedCompare, ArchivedOp, ArchivedOperand, ArchivedPut, ArchivedTxn, Compare, Operand};
+use crate::error::{ApplyFault, Error, ReadFault};
+use crate::lease::state as lease;
+use crate::state::State;
+use crate::trees::LIVE;
+
+/// Applies a Txn.
+///
+/// # Errors
+/// [`ApplyFault`].
+pub fn apply_txn<T: WriteTrees>(trees: &mut T, state: &mut State, txn: &ArchivedTxn) -> Result<Applied, ApplyFault> {
+    let path = match read_half(trees, state, txn) {
+        Ok(path) => path,
+        Err(ReadFault::Absent(run)) => return Err(ApplyFault::Absent(run)),
+        Err(ReadFault::Refused(Error::Damaged(damage))) => return Err(ApplyFault::Damaged(damage)),
+        Err(ReadFault::Refused(error)) => return Ok(Applied::refused(error)),
+    };
+    let mut changes = Changes::begin(trees, state);
+    let mut response =
+        execute(&mut changes, txn, &mut path.iter()).map_err(|fault| ApplyFault::HalfApplied(as_fault(fault)))?;
+    response.header = header(changes.visible_revision());
+    Ok(changes.finish(Answer::Txn(response)))
+}
+
+/// Compares, checks and touches; which branches run, in the order of execution.
+fn read_half<T: WriteTrees>(trees: &T, state: &State, txn: &ArchivedTxn) -> Result<Vec<bool>, ReadFault> {
+    let mut path = Vec::new();
+    compare_path(trees, txn, &mut path)?;
+    check(trees, state, txn, &mut path.iter())?;
+    if keeps_something(txn, &mut path.iter()) {
+        Overlay::default().check(txn, &mut path.iter())?;
+    }
+    warm(trees, state, txn, &mut path.iter())?;
+    Ok(path)
+}
+
+/// A refusal behind the point of no return can't be: all was checked. If it is, it is damage.
+fn as_fault(fault: ReadFault) -> Fault {
+    match fault {
+        ReadFault::Absent(run) => Fault::Absent(run),
+        ReadFault::Refused(Error::Damaged(damage)) => Fault::Damaged(damage),
+        ReadFault::Refused(_) => super::record::damaged(LIVE, "a checked transaction was refused while it ran"),
+    }
+}
+
+fn taken<'t>(txn: &'t ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> (bool, &'t [ArchivedOp]) {
+    let succeeded = *path.next().expect("the path has an entry for each transaction on it");
+    (succeeded, if succeeded { &txn.success } else { &txn.failure })
+}
+
+fn compare_path<V: ReadTrees>(view: &V, txn: &ArchivedTxn, path: &mut Vec<bool>) -> Access<()> {
+    let mut succeeded = true;
+    for compare in txn.compare.iter() {
+        if !holds(view, &CompareRef::from(compare))? {
+            succeeded = false;
+            break;
+        }
+    }
+    path.push(succeeded);
+    let ops = if succeeded { &txn.success } else { &txn.failure };
+    for op in ops.iter() {
+        if let ArchivedOp::Txn(nested) = op {
+            compare_path(view, nested, path)?;
+        }
+    }
+    Ok(())
+}
+
+/// etcd's check of a range's revision inside a transaction. (Stand-alone, a negative revision is the latest.)
+pub(crate) fn check_range_revision(state: &State, revision: i64) -> Result<(), Error> {
+    if revision == 0 {
+        Ok(())
+    } else if revision > state.revision {
+        Err(Error::FutureRevision)
+    } else if revision < state.compact_revision {
+        Err(Error::Compacted)
+    } else {
+        Ok(())
+    }
+}
+
+/// etcd's check of a path against the state before the transaction.
+fn check<V: ReadTrees>(
+    view: &V,
+    state: &State,
+    txn: &ArchivedTxn,
+    path: &mut core::slice::Iter<'_, bool>,
+) -> Result<(), ReadFault> {
+    let (_, ops) = taken(txn, path);
+    for op in ops {
+        match op {
+            ArchivedOp::Range(range) => check_range_revision(state, range.revision.to_native())?,
+            ArchivedOp::Put(put) => check_put(view, put)?,
+            ArchivedOp::DeleteRange(_) => {}
+            ArchivedOp::Txn(nested) => check(view, state, nested, path)?,
+        }
+    }
+    Ok(())
+}
+
+fn check_put<V: ReadTrees>(view: &V, put: &ArchivedPut) -> Result<(), ReadFault> {
+    if (put.ignore_value || put.ignore_lease) && current(view, &put.key)?.is_none() {
+        return Err(Error::KeyNotFound.into());
+    }
+    let lease = put.lease.to_native();
+    if lease != 0 && !lease::exists(view, lease)? {
+        return Err(Error::LeaseNotFound.into());
+    }
+    Ok(())
+}
+
+/// Which keys earlier operations of the transaction made and took away.
+#[derive(Default)]
+struct Overlay<'t> {
+    dead: IntervalSet<'t>,
+    alive: BTreeSet<&'t [u8]>,
+}
+
+impl<'t> Overlay<'t> {
+    /// Follows a path: a put that keeps something of a key that is gone by then is refused.
+    fn check(&mut self, txn: &'t ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> Result<(), Error> {
+        let (_, ops) = taken(txn, path);
+        for op in ops {
+            match op {
+                ArchivedOp::Range(_) => {}
+                ArchivedOp::Put(put) => {
+                    if (put.ignore_value || put.ignore_lease) && self.is_gone(&put.key) {
+                        return Err(Error::KeyNotFound);
+                    }
+                    self.alive.insert(&put.key);
+                }
+                ArchivedOp::DeleteRange(delete) => self.delete(&delete.key, &delete.range_end),
+                ArchivedOp::Txn(nested) => self.check(nested, path)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &'t [u8], range_end: &'t [u8]) {
+        if keys::is_empty(key, range_end) {
+            return;
+        }
+        let end = match range_end {
+            [] => End::Behind(key),
+            [0] => End::Open,
+            _ => End::Before(range_end),
+        };
+        self.dead.insert(key, end);
+        let gone: Vec<&[u8]> = self.alive.range::<[u8], _>(keys::bounds(key, range_end)).copied().collect();
+        for key in gone {
+            self.alive.remove(key);
+        }
+    }
+
+    fn is_gone(&self, key: &[u8]) -> bool {
+        self.dead.contains(key) && !self.alive.contains(key)
+    }
+}
+
+/// Whether a put that keeps a value or lease stands on the path.
+fn keeps_something(txn: &ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> bool {
+    let (_, ops) = taken(txn, path);
+    // No short cut out of the loop: nested ones must take their entries of the path.
+    let mut keeps = false;
+    for op in ops {
+        keeps |= match op {
+            ArchivedOp::Put(put) => put.ignore_value || put.ignore_lease,
+            ArchivedOp::Txn(nested) => keeps_something(nested, path),
+            _ => false,
+        };
+    }
+    keeps
+}
+
+/// Touches what the path will need. While it runs, its reads meet what it wrote before; so they are touched wider here:
+/// ranges without their limits, and, where a range names a revision, the versions that writes will put behind it.
+fn warm<V: ReadTrees>(
+    view: &V,
+    state: &State,
+    txn: &ArchivedTxn,
+    path: &mut core::slice::Iter<'_, bool>,
+) -> Result<(), ReadFault> {
+    let (_, ops) = taken(txn, path);
+    for op in ops {
+        match op {
+            ArchivedOp::Range(range) => {
+                RangeScan::archived(range).step(view, state, &mut Budget::UNBOUNDED.clone())?;
+                if let Some(mut wider) = RangeScan::archived_toucher(range) {
+                    wider.step(view, state, &mut Budget::UNBOUNDED.clone())?;
+                }
+            }
+            ArchivedOp::Put(put) => {
+                prepare_put(view, state, put)?.touch_replaced(view, state)?;
+            }
+            ArchivedOp::DeleteRange(delete) => warm_delete(view, state, &delete.key, &delete.range_end, true)?,
+            ArchivedOp::Txn(nested) => warm(view, state, nested, path)?,
+        }
+    }
+    Ok(())
+}
+
+fn execute<T: WriteTrees>(
+    changes: &mut Changes<'_, T>,
+    txn: &ArchivedTxn,
+    path: &mut core::slice::Iter<'_, bool>,
+) -> Result<TxnResponse, ReadFault> {
+    let (succeeded, ops) = taken(txn, path);
+    let mut responses = Vec::with_capacity(ops.len());
+    for op in ops {
+        let response = match op {
+            ArchivedOp::Range(range) => {
+                let mut scan = RangeScan::archived(range);
+                let latest = changes.visible_revision();
+                scan.step_at(&*changes.trees, changes.state, latest, &mut Budget::UNBOUNDED.clone())?;
+                Response::ResponseRange(scan.finish())
+            }
+            ArchivedOp::Put(put) => {
+                let prepared = prepare_put(&*changes.trees, changes.state, put)?;
+                Response::ResponsePut(changes.put(put, prepared)?)
+            }
+            ArchivedOp::DeleteRange(delete) => Response::ResponseDeleteRange(changes.delete_range(delete)?),
+            ArchivedOp::Txn(nested) => Response::ResponseTxn(execute(changes, nested, path)?),
+        };
+        responses.push(ResponseOp { response: Some(response) });
+    }
+    // A nested header is there and empty; the caller fills the outermost one.
+    Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
+}
+
+/// A comparison, wherever it stands.
+pub(crate) struct CompareRef<'a> {
+    result: i32,
+    key: &'a [u8],
+    range_end: &'a [u8],
+    operand: OperandRef<'a>,
+}
+
+enum OperandRef<'a> {
+    Version(i64),
+    Create(i64),
+    Mod(i64),
+    Value(&'a [u8]),
+    Lease(i64),
+    Unknown,
+}
+
+impl<'a> From<&'a ArchivedCompare> for CompareRef<'a> {
+    fn from(compare: &'a ArchivedCompare) -> CompareRef<'a> {
+        let operand = match &compare.operand {
+            ArchivedOperand::Version(given) => OperandRef::Version(given.to_native()),
+            ArchivedOperand::Create(given) => OperandRef::Create(given.to_native()),
+            ArchivedOperand::Mod(given) => OperandRef::Mod(given.to_native()),
+            ArchivedOperand::Value(given) => OperandRef::Value(given),
+            ArchivedOperand::Lease(given) => OperandRef::Lease(given.to_native()),
+            ArchivedOperand::Unknown(_) => OperandRef::Unknown,
+        };
+        CompareRef { result: compare.result.to_native(), key: &compare.key, range_end: &compare.range_end, operand }
+    }
+}
+
+impl<'a> From<&'a Compare> for CompareRef<'a> {
+    fn from(compare: &'a Compare) -> CompareRef<'a> {
+        let operand = match &compare.operand {
+            Operand::Version(given) => OperandRef::Version(*given),
+            Operand::Create(given) => OperandRef::Create(*given),
+            Operand::Mod(given) => OperandRef::Mod(*given),
+            Operand::Value(given) => OperandRef::Value(given),
+            Operand::Lease(given) => OperandRef::Lease(*given),
+            Operand::Unknown(_) => OperandRef::Unknown,
+        };
+        CompareRef { result: compare.result, key: &compare.key, range_end: &compare.range_end, operand }
+    }
+}
+
+/// Whether a comparison holds now, for every key of its range. No key at all is one with all fields 0 and without a
+/// value, of which nothing can be said.
+pub(crate) fn holds<V: ReadTrees + ?Sized>(view: &V, compare: &CompareRef<'_>) -> Access<bool> {
+    if compare.range_end.is_empty() {
+        let version = current(view, compare.key)?;
+        return holds_for(view, compare, version.as_ref());
+    }
+    let (mut all, mut any) = (true, false);
+    if !keys::is_empty(compare.key, compare.range_end) {
+        let mut fault = None;
+        let range = keys::bounds(compare.key, compare.range_end);
+        view.visit(LIVE, range, Direction::Forward, true, &mut |_, bytes| {
+            let met = parse_live(LIVE, bytes).and_then(|record| {
+                if record.meta.tombstone {
+                    return Ok(true);
+                }
+                any = true;
+                holds_for(view, compare, Some(&Version { meta: record.meta, value: record.value }))
+            });
+            match met {
+                Ok(true) => return ControlFlow::Continue(()),
+                Ok(false) => all = false,
+                Err(met) => fault = Some(met),
+            }
+            ControlFlow::Break(())
+        })?;
+        if let Some(fault) = fault {
+            return Err(fault);
+        }
+    }
+    if any { Ok(all) } else { holds_for(view, compare, None) }
+}
+
+fn holds_for<V: ReadTrees + ?Sized>(view: &V, compare: &CompareRef<'_>, version: Option<&Version<'_>>) -> Access<bool> {
+    let meta = version.map(|version| version.meta).unwrap_or_default();
+    let ordering = match compare.operand {
+        OperandRef::Version(given) => meta.version.cmp(&given),
+        OperandRef::Create(given) => meta.create.cmp(&given),
+        OperandRef::Mod(given) => meta.revision.main.cmp(&given),
+        OperandRef::Lease(given) => meta.lease.cmp(&given),
+        OperandRef::Unknown => Ordering::Equal,
+        OperandRef::Value(given) => {
+            let Some(version) = version else { return Ok(false) };
+            value_of(view, version.meta.revision, version.value)?.cmp(given)
+        }
+    };
+    Ok(match compare.result {
+        0 => ordering.is_eq(),
+        1 => ordering.is_gt(),
+        2 => ordering.is_lt(),
+        3 => ordering.is_ne(),
+        _ => true,
+    })
+}
