@@ -196,7 +196,8 @@ impl RequestSender {
 
     async fn send_framed(&mut self, message: Framed, last: bool) -> Result<(), Status> {
         message.check()?;
-        let mut bytes = message.head;
+        // A client's message has no tail: one piece.
+        let mut bytes = message.into_pieces().next().expect("a prefix at least");
         loop {
             let wanted = bytes.len();
             self.stream.reserve_capacity(wanted);

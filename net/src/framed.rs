@@ -12,11 +12,11 @@ const SEND_BYTES_MAX: usize = i32::MAX as usize;
 /// A shared tail shorter than this is copied: a second DATA frame costs more.
 const TAIL_COPY_BYTES_MAX: usize = 4096;
 
-/// An encoded response message with its prefix, ready for the wire.
+/// An encoded response message with its prefix, ready for the wire; or several, for a stream.
 #[derive(Clone, Debug)]
 pub struct Framed {
-    pub(crate) head: Bytes,
-    pub(crate) tail: Bytes,
+    first: Bytes,
+    rest: Vec<Bytes>,
     message_bytes: usize,
 }
 
@@ -32,7 +32,7 @@ impl Framed {
         let fields_bytes = fields.encoded_len();
         let message_bytes = fields_bytes.saturating_add(tail.len());
         if message_bytes > SEND_BYTES_MAX {
-            return Framed { head: Bytes::new(), tail: Bytes::new(), message_bytes };
+            return Framed { first: Bytes::new(), rest: Vec::new(), message_bytes };
         }
         let copied = tail.len() <= TAIL_COPY_BYTES_MAX;
         let capacity = PREFIX_BYTES + fields_bytes + if copied { tail.len() } else { 0 };
@@ -40,12 +40,26 @@ impl Framed {
         head.put_u8(0);
         head.put_u32(message_bytes as u32);
         fields.encode(&mut head).expect("a Vec takes all");
-        let mut tail = tail;
         if copied {
             head.extend_from_slice(&tail);
-            tail = Bytes::new();
         }
-        Framed { head: head.into(), tail, message_bytes }
+        let rest = if copied { Vec::new() } else { vec![tail] };
+        Framed { first: head.into(), rest, message_bytes }
+    }
+
+    /// `frames` messages that have their prefixes already, as pieces in order. A message may go over several pieces, a
+    /// piece may hold several messages; the last piece ends with one. For streams only.
+    pub fn from_pieces(pieces: impl IntoIterator<Item = Bytes>, frames: usize) -> Framed {
+        let mut pieces = pieces.into_iter();
+        let first = pieces.next().unwrap_or_default();
+        let rest: Vec<Bytes> = pieces.collect();
+        let bytes = first.len() + rest.iter().map(Bytes::len).sum::<usize>();
+        Framed { first, rest, message_bytes: bytes.saturating_sub(frames * PREFIX_BYTES) }
+    }
+
+    /// What goes to the wire, in order; none is empty.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+        std::iter::once(self.first).chain(self.rest).filter(|piece| !piece.is_empty())
     }
 
     /// Bytes of the message, without its prefix.

@@ -143,8 +143,8 @@ fn answer(
     call.end(Code::Ok);
     shared.metrics.message_sent(framed.message_bytes());
     let Ok(mut stream) = respond.send_response(response_head(content_type), false) else { return };
-    for bytes in [framed.head, framed.tail] {
-        if !bytes.is_empty() && stream.send_data(Outgoing::new(bytes, &shared.budget), false).is_err() {
+    for piece in framed.into_pieces() {
+        if stream.send_data(Outgoing::new(piece, &shared.budget), false).is_err() {
             return;
         }
     }

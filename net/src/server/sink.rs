@@ -152,11 +152,9 @@ impl SinkState {
         }
         message.check().map_err(SinkError::TooLarge)?;
         self.shared.metrics.message_sent(message.message_bytes());
-        for bytes in [message.head, message.tail] {
-            if !bytes.is_empty() {
-                self.queued_bytes += bytes.len();
-                self.queue.push_back(Outgoing::new(bytes, &self.shared.budget));
-            }
+        for piece in message.into_pieces() {
+            self.queued_bytes += piece.len();
+            self.queue.push_back(Outgoing::new(piece, &self.shared.budget));
         }
         self.pump();
         // The call learns here that it has to wait for the window, whoever sent this.

@@ -245,6 +245,16 @@ fn a_sink_in_other_hands_sends_and_ends_with_its_call() {
         requests.send(&create("keep")).await.expect("sent");
         responses.next().await.expect("no error").expect("a message");
         let sink = harness.handler.sink.take().expect("kept");
+        // Two messages in pieces that know nothing of their bounds.
+        let framed = frame(0, &prost::Message::encode_to_vec(&WatchResponse { watch_id: 7, ..Default::default() }));
+        let framed = bytes::Bytes::from([&framed[..], &framed[..]].concat());
+        let pieces = [framed.slice(..3), framed.slice(3..3), framed.slice(3..8), framed.slice(8..)];
+        let pieces = Framed::from_pieces(pieces, 2);
+        assert_eq!(pieces.message_bytes(), framed.len() - 10);
+        sink.send(pieces).await.expect("open");
+        for _ in 0..2 {
+            assert_eq!(responses.next().await.expect("no error").expect("a message").watch_id, 7);
+        }
         // More than the client's window, without its handler ever being polled.
         let large = WatchResponse { cancel_reason: "l".repeat(700_000), ..Default::default() };
         for _ in 0..3 {
