@@ -1,14 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 // knownDifference is one way in which Ringstone may answer otherwise than etcd 3.7.3. The list is closed: at most ten,
-// each with its argument; docs/differences.md is written from it. What only depends on a clock, on batch borders or on
-// private names is no difference and is normalised where answers are compared.
+// each with its argument; `-known` prints it. What only depends on a clock, on batch borders or on private names (ids,
+// terms) is no difference and is normalised where answers are compared.
 type knownDifference struct {
 	name     string
 	argument string
@@ -16,9 +17,27 @@ type knownDifference struct {
 	explains func(c *call, r *runner, control, target *answer, d difference) bool
 }
 
-const knownPrevCompacted = "watch-prev-kv-compacted"
+const (
+	knownPrevCompacted = "watch-prev-kv-compacted"
+	knownHash          = "hashkv-value"
+)
 
 var knownDifferences = []knownDifference{
+	{
+		name: knownHash,
+		argument: "The hash of HashKV is etcd's checksum of its own file's bytes; ours is of the logical records. Compared is " +
+			"which hashes are equal: one revision and one compaction have one hash, two revisions differ when etcd's do.",
+	},
+	{
+		name: "hashkv-before-a-restart",
+		argument: "etcd keeps the hashes of its last ten compactions in memory and forgets them at a restart. Revisions that " +
+			"were compacted at before a restart are not asked for after it.",
+	},
+	{
+		name: "status-sizes",
+		argument: "dbSize, dbSizeInUse, raftIndex and raftAppliedIndex count other things in another file. They must be above " +
+			"zero and in their order.",
+	},
 	{
 		name: knownPrevCompacted,
 		argument: "etcd reads prev_kv when it sends, so an event at or below the compact revision has none. The target may " +
@@ -62,4 +81,10 @@ func (c *coverage) withoutKnown(asked *call, r *runner, control, target *answer,
 		}
 	}
 	return rest
+}
+
+func printKnown() {
+	for _, known := range knownDifferences {
+		fmt.Printf("%s\n    %s\n", known.name, known.argument)
+	}
 }

@@ -83,6 +83,9 @@ func (r *runner) compareHashes(control, target *pb.HashKVResponse) (complaints [
 	if control.HashRevision < 1 {
 		r.lastHash = [2]*pb.HashKVResponse{}
 	}
+	if control.Hash != target.Hash {
+		r.coverage.known[knownHash]++
+	}
 	control.Hash, target.Hash = 0, 0
 	return complaints
 }

@@ -21,7 +21,12 @@ func main() {
 	only := flag.Int("epoch", -1, "run only this epoch of the seed")
 	fatal := flag.Bool("fatal", false, "send to the target alone the calls that end etcd, instead of the random ones")
 	failures := flag.Int("failures", 20, "stop after so many")
+	known := flag.Bool("known", false, "print the list of known differences and end")
 	flag.Parse()
+	if *known {
+		printKnown()
+		return
+	}
 	if *target == "" || *control == "" && !*fatal || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
