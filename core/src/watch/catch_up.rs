@@ -141,6 +141,8 @@ impl Hub {
             let stream = self.stream_mut(index);
             stream.behind.pop_first();
             stream.dead += 1;
+            // As in etcd, a dead watch loses the stream's progress requests.
+            stream.progress_owed = false;
             let watcher = self.watchers[slot as usize].as_mut().expect("a watcher behind is in the table");
             watcher.state = State::Dead;
             let id = watcher.id;

@@ -104,6 +104,8 @@ pub struct Hub {
     pub(super) next_number: u64,
     generations: u32,
     pub(super) progress_timers: BTreeSet<(u64, u32)>,
+    /// As the last tick or opened stream told it.
+    pub(super) now_ms: u64,
 }
 
 impl Hub {
@@ -128,6 +130,7 @@ impl Hub {
             next_number: 1,
             generations: 0,
             progress_timers: BTreeSet::new(),
+            now_ms: 0,
         }
     }
 
@@ -142,12 +145,14 @@ impl Hub {
         self.delivered
     }
 
-    /// Opens a stream at `now_ms`. `jitter` is a random number: it spreads the progress answers of the streams.
+    /// Opens a stream at `now_ms` (of [`Hub::tick`]'s clock). `jitter` is a random number: it spreads the progress answers
+    /// of the streams.
     pub fn open_stream(&mut self, now_ms: u64, jitter: u64) -> StreamId {
+        self.now_ms = self.now_ms.max(now_ms);
         let interval = self.limits.progress_interval_ms.max(1);
         let interval = interval.saturating_add(jitter % (interval / 10).max(1));
         let generation = self.next_generation();
-        let stream = Some(Stream::new(generation, interval, now_ms.saturating_add(interval)));
+        let stream = Some(Stream::new(generation, interval));
         let index = match self.free_streams.pop() {
             Some(index) => {
                 self.streams[index as usize] = stream;
@@ -361,10 +366,9 @@ impl Hub {
         self.watchers[slot as usize] = Some(watcher);
         let owner = self.stream_mut(stream);
         owner.watchers.insert(id, slot);
-        if wishes.progress_notify {
-            owner.progress_watchers += 1;
-            let timer = (owner.progress_at_ms, stream);
-            self.progress_timers.insert(timer);
+        owner.progress_watchers += usize::from(wishes.progress_notify);
+        if wishes.progress_notify && owner.progress_watchers == 1 {
+            self.start_progress_timer(stream);
         }
         slot
     }

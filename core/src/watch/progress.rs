@@ -12,18 +12,31 @@ impl Hub {
     /// Queues progress answers for idle watches that asked for them. `now_ms` is any clock that does not go back; call it
     /// every 100 ms or so.
     pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
         while let Some(&(due_ms, index)) = self.progress_timers.first()
             && due_ms <= now_ms
         {
             self.progress_timers.pop_first();
             let stream = self.stream_mut(index);
             stream.progress_at_ms = now_ms.saturating_add(stream.progress_interval_ms);
-            if stream.progress_watchers > 0 {
-                let timer = (stream.progress_at_ms, index);
-                self.progress_timers.insert(timer);
-                self.tick_stream(index);
+            if stream.progress_watchers == 0 {
+                continue;
             }
+            let timer = (stream.progress_at_ms, index);
+            self.progress_timers.insert(timer);
+            self.tick_stream(index);
         }
+    }
+
+    /// The stream's first watch that wants progress answers: the interval starts.
+    pub(super) fn start_progress_timer(&mut self, index: u32) {
+        let now_ms = self.now_ms;
+        let stream = self.stream_mut(index);
+        let stale = (stream.progress_at_ms, index);
+        stream.progress_at_ms = now_ms.saturating_add(stream.progress_interval_ms);
+        let timer = (stream.progress_at_ms, index);
+        self.progress_timers.remove(&stale);
+        self.progress_timers.insert(timer);
     }
 
     fn tick_stream(&mut self, index: u32) {

@@ -69,7 +69,7 @@ pub(super) struct NumberedEvent<'a> {
 }
 
 impl Stream {
-    pub fn new(generation: u32, progress_interval_ms: u64, progress_at_ms: u64) -> Stream {
+    pub fn new(generation: u32, progress_interval_ms: u64) -> Stream {
         Stream {
             generation,
             watchers: BTreeMap::new(),
@@ -83,7 +83,7 @@ impl Stream {
             dead: 0,
             progress_owed: false,
             requests: VecDeque::new(),
-            progress_at_ms,
+            progress_at_ms: 0,
             progress_interval_ms,
             progress_watchers: 0,
         }

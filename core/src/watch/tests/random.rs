@@ -302,8 +302,11 @@ impl World {
                     self.shard.hub.deliver(main - 1, &EventBatch::from(events), main);
                 }
             }
-            _ => {
-                // A batch may also repeat what a gap has skipped.
+            how => {
+                // A gap may have skipped a part of what comes then.
+                if how == 3 {
+                    self.shard.hub.gap(batches[0].0);
+                }
                 let events: Vec<Event> = batches.into_iter().flat_map(|(_, events)| events).collect();
                 self.shard.hub.deliver(self.sent, &Arc::from(events), revision);
             }

@@ -351,23 +351,33 @@ fn idle_watches_get_progress_at_their_interval() {
     let limits = HubLimits { progress_interval_ms: 1000, ..HubLimits::default() };
     let mut shard = Shard::new(limits, 0);
     let stream = shard.open();
+    shard.hub.tick(5000);
     let wanted = |key: &str| WatchCreateRequest { progress_notify: true, ..watch(key) };
     shard.create(stream, wanted("a"));
     shard.create(stream, watch("a"));
     shard.create(stream, wanted("b"));
     shard.create(stream, WatchCreateRequest { start_revision: 9, ..wanted("a") });
     shard.drain(stream);
-    shard.hub.tick(999);
-    assert!(shard.drain(stream).is_empty());
+    shard.hub.tick(5999);
+    assert!(shard.drain(stream).is_empty(), "the interval starts with the first watch that wants it");
     shard.put("b");
     shard.drain(stream);
-    shard.hub.tick(1000);
+    shard.hub.tick(6000);
     let answers = shard.drain(stream);
     assert_eq!(answers.len(), 1, "b had an event, one watch did not ask, one is in the future");
     assert_eq!((answers[0].watch_id, revision(&answers[0]), answers[0].events.len()), (0, 2, 0));
-    shard.hub.tick(2000);
+    shard.hub.tick(7000);
     let ids: Vec<i64> = shard.drain(stream).iter().map(|answer| answer.watch_id).collect();
     assert_eq!(ids, [0, 2]);
+    for id in [0, 2, 3] {
+        shard.hub.cancel(stream, id);
+    }
+    shard.hub.tick(9000);
+    shard.create(stream, wanted("c"));
+    shard.hub.tick(9900);
+    assert_eq!(shard.drain(stream).len(), 4, "three cancels, one creation");
+    shard.hub.tick(10_000);
+    assert_eq!(shard.drain(stream).len(), 1);
 }
 
 #[test]
