@@ -215,6 +215,8 @@ fn enumerate(seed: u64) {
         let mut history = History::new(seed);
         history.disk.crash_at(step);
         history.run().expect_err("it crashes before its end");
+        // What recovery delivers after a kill must survive the power cut that follows.
+        history.recover(history.disk.after_kill(), &format!("seed {seed}, killed at step {step}"));
         for keep in keeps(step) {
             let disk = history.disk.after_crash(keep);
             // Recovery is stopped at each of its own steps, until one more step is all of it.

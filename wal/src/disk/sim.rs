@@ -233,6 +233,19 @@ impl SimDisk {
         SimDisk { files, durable_directory: directory.clone(), directory, space_bytes: self.space_bytes, ..fresh }
     }
 
+    /// The disk after the process alone was killed: what was submitted is there to read, and a power cut may still take it.
+    #[must_use]
+    pub fn after_kill(&self) -> SimDisk {
+        SimDisk {
+            files: self.files.clone(),
+            directory: self.directory.clone(),
+            durable_directory: self.durable_directory.clone(),
+            directory_changes: self.directory_changes.clone(),
+            space_bytes: self.space_bytes,
+            ..SimDisk::new(self.steps)
+        }
+    }
+
     /// The bytes of a file as a reader sees them.
     #[must_use]
     pub fn bytes(&self, name: FileName) -> Option<&[u8]> {
