@@ -23,6 +23,13 @@ pub(crate) struct Retired {
     pub freed: u64,
 }
 
+impl Retired {
+    /// Bytes of its run.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.pages) * PAGE_BYTES as u64
+    }
+}
+
 /// A node on the way down, and the cell of it that the way goes through.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
@@ -44,6 +51,16 @@ pub(crate) struct Watched {
     pub orphans: Vec<Retired>,
     /// Branches made since it began: they may refer to its frames.
     pub young_branches: Vec<(Reference, u32)>,
+    /// How many of them the last step of switching has left.
+    pub branches_left: usize,
+    /// It has reached the file: its frames don't count as dirty any more.
+    pub is_written: bool,
+}
+
+impl Watched {
+    pub fn new(generation: u64) -> Watched {
+        Watched { generation, orphans: Vec::new(), young_branches: Vec::new(), branches_left: 0, is_written: false }
+    }
 }
 
 /// See the head of this file.
@@ -182,15 +199,15 @@ impl Forest {
             freed: self.state.generation,
         };
         if child.reference.is_frame() {
-            self.dirty_bytes -= u64::from(child.pages) * PAGE_BYTES as u64;
-            if self.is_own(child) {
+            let watched = self.watched.as_mut().filter(|watched| child.generation <= watched.generation);
+            if !watched.as_ref().is_some_and(|watched| watched.is_written) {
+                self.dirty_bytes -= retired.bytes();
+            }
+            if let Some(watched) = watched {
+                watched.orphans.push(retired);
+            } else if self.is_own(child) {
                 self.release(&retired);
                 return;
-            }
-            if let Some(watched) = &mut self.watched
-                && child.generation <= watched.generation
-            {
-                watched.orphans.push(retired);
             }
         }
         self.retired.push(retired);
@@ -198,11 +215,13 @@ impl Forest {
 
     /// Gives the memory of a frame back that nobody reaches: one of the unpublished generation, or out of the limbo.
     pub fn release(&mut self, retired: &Retired) {
-        if retired.pages > 1
-            && let Some(watched) = &mut self.watched
-        {
+        if retired.pages > 1 && self.watched.is_some() {
             // Memory of long runs goes back to the system: forget that it was a branch.
-            watched.young_branches.retain(|(reference, _)| *reference != retired.reference);
+            // SAFETY: the frame lives until it is released below.
+            let is_leaf = unsafe { view_frame(retired.reference, retired.pages) }.is_leaf();
+            if let Some(watched) = self.watched.as_mut().filter(|_| !is_leaf) {
+                watched.young_branches.retain(|(reference, _)| *reference != retired.reference);
+            }
         }
         // SAFETY: callers say that nobody reaches it; it is a frame of this pool and leaves all lists here.
         unsafe { self.frames.release(retired.reference, retired.pages) }

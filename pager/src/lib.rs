@@ -1,4 +1,16 @@
 //! An mmap copy-on-write B+tree store of pages with an O(1) freelist.
+//!
+//! ```text
+//!  owner                     Pager (one thread)                                  Readers (one a thread)
+//!  put, delete, ...    ->    forest: trees in frames, edited in place
+//!  publish             ->    root record, one pointer store        ------>       pin -> get, visit, aggregate
+//!  checkpoint_begin    ->    the published state, pinned
+//!  poll_io, completed  <->   pages, free maps, sync, meta, sync
+//!  Absent(pages): read them, bring_in_done                          <------       the same
+//! ```
+//! Positions of a state, in their order: unpublished, published, checkpointed (durable). Nothing in here does I/O but
+//! [`StdDisk`](disk::StdDisk), [`Pager::create`] and [`Pager::open`] through the [`Disk`](disk::Disk) that they are given,
+//! and the tools [`check`] and [`inspect()`]; nothing knows the time. The file's format: `docs/format-pages.md`.
 
 pub mod api;
 pub mod check;

@@ -58,6 +58,9 @@ impl Pager {
 
     /// Makes all changes visible to readers in one step, and returns the generation of the new state. Without changes,
     /// the state that readers see already. Nothing becomes durable by it, and no system call is made.
+    ///
+    /// Also does a slice of what a finished checkpoint has left to do in memory (frames become free by it): where nothing
+    /// changes, call it now and then all the same.
     pub fn publish(&mut self) -> u64 {
         if self.is_changed {
             self.settle_roots();

@@ -119,3 +119,11 @@ fn readers_on_other_threads_see_whole_states() {
         thread.join().expect("no reader saw a torn state");
     }
 }
+
+/// Shards are threads: the writer moves to its own once, each reader to its own.
+#[test]
+fn writer_and_readers_can_move_to_their_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<Pager>();
+    is_send::<crate::reader::Reader>();
+}

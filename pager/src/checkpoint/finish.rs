@@ -8,6 +8,12 @@ impl Pager {
     /// The meta is durable: from now on the file opens with this state.
     pub(super) fn finish(&mut self) -> CheckpointDone {
         let running = self.checkpoints.running.take().expect("a checkpoint is under way");
+        let watched = self.forest.watched.as_mut().expect("a checkpoint watches what changes");
+        watched.is_written = true;
+        watched.branches_left = watched.young_branches.len();
+        let placed: u64 = running.placed.iter().map(|child| u64::from(child.pages) * PAGE_BYTES as u64).sum();
+        let replaced: u64 = watched.orphans.iter().map(Retired::bytes).sum();
+        self.forest.dirty_bytes -= placed - replaced;
         self.checkpoints.written = running.placed;
         self.checkpoints.freelist.checkpointed();
         self.checkpoints.newest_generation = running.state.generation;
@@ -58,7 +64,6 @@ impl Pager {
                 // An orphan: it was retired when it was replaced.
                 continue;
             }
-            self.forest.dirty_bytes -= u64::from(child.pages) * PAGE_BYTES as u64;
             self.forest.retired.push(Retired {
                 reference: child.reference,
                 pages: child.pages,

@@ -29,7 +29,7 @@ use walk::{Walk, write_image};
 
 /// Most bytes of one write.
 const SLICE_BYTES: usize = 256 << 10;
-/// Branches whose references are switched at a publish.
+/// Branches whose references are switched at a publish, or twice as many as were made since the last one.
 const SWITCHED_AT_ONCE: usize = 64;
 /// Frames that are released at a publish.
 const RELEASED_AT_ONCE: usize = 1024;
@@ -188,8 +188,7 @@ impl Pager {
         let mut state = self.forest.state.clone();
         state.generation -= 1;
         self.checkpoints.freelist.begin_checkpoint(state.generation);
-        self.forest.watched =
-            Some(Watched { generation: state.generation, orphans: Vec::new(), young_branches: Vec::new() });
+        self.forest.watched = Some(Watched::new(state.generation));
         self.checkpoints.running = Some(Running {
             phase: Phase::Write,
             walk: Walk::new(state.roots.iter().map(|root| root.child)),

@@ -39,11 +39,14 @@ impl Forest {
         }
     }
 
-    /// Switches up to `branches_max` branches that were made since the checkpoint began; true when none are left.
-    pub fn switch_branches(&mut self, branches_max: usize) -> bool {
+    /// Switches some of the branches that were made since the checkpoint began: `branches` of them, or twice as many as
+    /// were made since the last call, so that it comes to an end. True when none are left.
+    pub fn switch_branches(&mut self, branches: usize) -> bool {
         let Some(watched) = &mut self.watched else { return true };
         let generation = watched.generation;
-        let keep = watched.young_branches.len().saturating_sub(branches_max);
+        let made = watched.young_branches.len().saturating_sub(watched.branches_left);
+        let keep = watched.young_branches.len().saturating_sub(branches.max(2 * made));
+        watched.branches_left = keep;
         let slice = watched.young_branches.split_off(keep);
         for (reference, pages) in slice {
             self.switch_branch(reference, pages, generation);
