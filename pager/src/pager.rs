@@ -101,7 +101,8 @@ impl Pager {
             }
         }
         let published = self.generation();
-        let mut held = self.pins.scan(published);
+        let pinned = self.pins.scan(published);
+        let mut held = pinned.clone();
         if let Some(watched) = &self.forest.watched {
             held.insert(watched.generation);
         }
@@ -110,7 +111,7 @@ impl Pager {
         for retired in freed {
             self.forest.release(&retired);
         }
-        self.checkpoints.freelist.release(&self.pins.scan(published));
+        self.checkpoints.freelist.release(&pinned);
     }
 
     /// A reader, for one other thread.

@@ -11,10 +11,10 @@ impl Pager {
         let watched = self.forest.watched.as_mut().expect("a checkpoint watches what changes");
         watched.is_written = true;
         watched.branches_left = watched.young_branches.len();
-        let placed: u64 = running.placed.iter().map(|child| u64::from(child.pages) * PAGE_BYTES as u64).sum();
+        let placed: u64 = running.placed.iter().map(|(child, _)| u64::from(child.pages) * PAGE_BYTES as u64).sum();
         let replaced: u64 = watched.orphans.iter().map(Retired::bytes).sum();
         self.forest.dirty_bytes -= placed - replaced;
-        self.checkpoints.written = running.placed;
+        self.checkpoints.written = running.placed.into_iter().map(|(child, _)| child).collect();
         self.checkpoints.freelist.checkpointed();
         self.checkpoints.newest_generation = running.state.generation;
         self.checkpoints.newest_slot = 1 - self.checkpoints.newest_slot;
@@ -29,8 +29,7 @@ impl Pager {
     pub(super) fn abort(&mut self) -> CheckpointError {
         let running = self.checkpoints.running.take().expect("a checkpoint is under way");
         let freelist = &mut self.checkpoints.freelist;
-        for child in running.placed {
-            let first = self.forest.page_of_frame(child.reference, child.pages);
+        for (child, first) in running.placed {
             freelist.give_back(PageRun { first, pages: child.pages });
             self.forest.set_page_of_frame(child.reference, 0);
         }

@@ -116,8 +116,8 @@ struct Running {
     slice: Vec<u8>,
     slice_first: u64,
     ready: VecDeque<(Purpose, Io)>,
-    /// Frames that have pages now.
-    placed: Vec<Child>,
+    /// Frames that have pages now, with the first of these.
+    placed: Vec<(Child, u64)>,
     written_bytes: u64,
     space: Option<Space>,
     no_space: Option<CheckpointError>,

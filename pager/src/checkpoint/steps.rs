@@ -122,7 +122,7 @@ impl Pager {
             running.slice.resize(start + child.pages as usize * PAGE_BYTES, 0);
             write_image(&self.forest, &child, page, seed, &mut running.slice[start..]);
             self.forest.set_page_of_frame(child.reference, page);
-            running.placed.push(child);
+            running.placed.push((child, page));
             if running.slice.len() >= SLICE_BYTES {
                 running.flush();
                 return true;
@@ -199,9 +199,8 @@ impl Pager {
     /// All nodes are durable, and in the page cache: they can be read from the file. Then the meta may name them.
     fn write_meta(&mut self) {
         let running = self.checkpoints.running.as_mut().expect("a checkpoint is under way");
-        for child in &running.placed {
-            let first = self.forest.page_of_frame(child.reference, child.pages);
-            self.shared.pages.set_resident(PageRun { first, pages: child.pages });
+        for (child, first) in &running.placed {
+            self.shared.pages.set_resident(PageRun { first: *first, pages: child.pages });
         }
         for root in running.state.roots.iter_mut().filter(|root| root.child.reference.is_frame()) {
             let page = self.forest.page_of_frame(root.child.reference, root.child.pages);
