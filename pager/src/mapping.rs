@@ -31,6 +31,12 @@ pub trait PageSource: Send + Sync {
 
     /// The bytes of a run whatever is known of it, to be checked before it is served. `None` beyond the end of the file.
     fn unchecked(&self, run: PageRun) -> Option<&[u8]>;
+
+    /// The file has become so many pages long. A smaller number changes nothing.
+    ///
+    /// # Errors
+    /// So much can't be looked at: the address space that the process was allowed is shorter.
+    fn grown(&self, file_pages: u64) -> io::Result<()>;
 }
 
 /// Pages of the longest mapping; asked for first, then halves of it where the address space is limited.
@@ -75,18 +81,6 @@ impl Mapping {
         // SAFETY: no memory is involved.
         unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM) };
         Ok(mapping)
-    }
-
-    /// The file has become so many pages long. A smaller number changes nothing.
-    ///
-    /// # Errors
-    /// The address space that the process was allowed is shorter.
-    pub fn grown(&self, file_pages: u64) -> io::Result<()> {
-        if file_pages > self.reserved_pages {
-            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the file has outgrown the address space limit"));
-        }
-        self.file_pages.fetch_max(file_pages, Ordering::Release);
-        Ok(())
     }
 
     /// First address and bytes: for the SIGBUS handler.
@@ -170,6 +164,14 @@ impl PageSource for Mapping {
 
     fn clear_resident(&self, run: PageRun) {
         self.residency.clear(run);
+    }
+
+    fn grown(&self, file_pages: u64) -> io::Result<()> {
+        if file_pages > self.reserved_pages {
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the file has outgrown the address space limit"));
+        }
+        self.file_pages.fetch_max(file_pages, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -91,7 +91,8 @@ impl Pager {
         disk::run(disk, write(META_PAGES[0], meta.encode(file).into()))?;
         disk::run(disk, Io::Sync)?;
         freelist.checkpointed();
-        let shared = Shared::new(pages, file.crc_seed(), freelist.file_pages(), options.trees);
+        let shared = Shared::new(pages, file.crc_seed(), options.trees);
+        shared.grown(freelist.file_pages())?;
         Ok(Pager::assemble(file, Arc::new(shared), state, Checkpoints::new(freelist, FIRST_GENERATION, 0)))
     }
 
@@ -126,7 +127,8 @@ impl Pager {
         let file_pages = opened.meta.space.file_pages;
         let older = opened.older.map(|older| (older.generation, older.space));
         let freelist = Freelist::open(file, (generation, opened.meta.space), older);
-        let shared = Shared::new(pages, file.crc_seed(), file_pages, options.trees);
+        let shared = Shared::new(pages, file.crc_seed(), options.trees);
+        shared.grown(file_pages)?;
         let checkpoints = Checkpoints::new(freelist, generation, usize::from(opened.slot));
         Ok((Pager::assemble(file, Arc::new(shared), state, checkpoints), opened.outcome))
     }

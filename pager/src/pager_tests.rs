@@ -25,7 +25,7 @@ fn pager() -> Pager {
     state.generation = 1;
     let file = FileId::default();
     let checkpoints = Checkpoints::new(Freelist::create(file), 0, 0);
-    Pager::assemble(file, Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, 0, SPECS)), state, checkpoints)
+    Pager::assemble(file, Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, SPECS)), state, checkpoints)
 }
 
 /// Does the same to both.

@@ -4,7 +4,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::api::{Access, Damage, Fault, PageRun, Summarize, TreeId, TreeSpec};
+use crate::disk::{DiskError, DiskErrorKind};
 use crate::frames::{Arena, view_frame};
+use crate::layout::PAGE_BYTES;
 use crate::mapping::PageSource;
 use crate::node::{Child, NodeMemory, NodeView, verify};
 use crate::root::{Published, TREES_MAX};
@@ -21,13 +23,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(pages: Arc<dyn PageSource>, seed: u32, file_pages: u64, specs: &[TreeSpec]) -> Shared {
+    pub fn new(pages: Arc<dyn PageSource>, seed: u32, specs: &[TreeSpec]) -> Shared {
         let mut summarize = [None; TREES_MAX];
         for spec in specs {
             let place = summarize.get_mut(usize::from(spec.id.0)).filter(|_| spec.id.0 > 0);
             *place.expect("tree numbers are 1 to 63") = Some(spec.summarize);
         }
-        let file_pages = AtomicU64::new(file_pages);
+        let file_pages = AtomicU64::new(0);
         Shared { pages, published: Published::new(), arena: Arc::default(), seed, file_pages, summarize }
     }
 
@@ -50,9 +52,16 @@ impl Shared {
         self.pages.page(run).map(|bytes| NodeView::new(NodeMemory::of(bytes))).ok_or(Fault::Absent(run))
     }
 
-    /// The file has become longer.
-    pub fn set_file_pages(&self, pages: u64) {
+    /// The file has this length now.
+    pub fn grown(&self, pages: u64) -> Result<(), DiskError> {
+        self.pages.grown(pages).map_err(|error| DiskError {
+            operation: "mapping",
+            offset: pages * PAGE_BYTES as u64,
+            kind: DiskErrorKind::Full,
+            cause: error.to_string(),
+        })?;
         self.file_pages.store(pages, Ordering::Release);
+        Ok(())
     }
 
     /// Verifies pages that were just read into memory, and serves them from now on.

@@ -28,7 +28,7 @@ pub(crate) const SPECS: &[TreeSpec] =
 fn forest() -> Forest {
     let mut state = State::empty();
     state.generation = 1;
-    Forest::new(Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, 0, SPECS)), state)
+    Forest::new(Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, SPECS)), state)
 }
 
 /// One step of a history.

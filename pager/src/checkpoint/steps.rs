@@ -45,10 +45,10 @@ impl Pager {
                 self.no_space(CheckpointError::Full(error));
             }
             (_, Err(error)) => return Err(self.fail(CheckpointError::Failed(error))),
-            (Purpose::Growth(pages), Ok(_)) => {
-                self.checkpoints.freelist.grown(pages);
-                self.shared.set_file_pages(pages);
-            }
+            (Purpose::Growth(pages), Ok(_)) => match self.shared.grown(pages) {
+                Ok(()) => self.checkpoints.freelist.grown(pages),
+                Err(error) => self.no_space(CheckpointError::Full(error)),
+            },
             (Purpose::Region(region), Ok(maps)) => {
                 if let Err(damage) = self.checkpoints.freelist.region_read(region, &maps) {
                     self.checkpoints.note(damage);

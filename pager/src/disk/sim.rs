@@ -381,6 +381,10 @@ impl PageSource for SimDisk {
         self.snapshot(&mut self.state(), run)
     }
 
+    fn grown(&self, _file_pages: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+
     fn set_resident(&self, run: PageRun) {
         self.state().resident.extend(run.first..run.first + u64::from(run.pages));
     }
