@@ -299,3 +299,54 @@ fn a_visit_backward_of_a_reopened_file_brings_in_page_by_page() {
     assert_eq!(seen, keys);
     assert!(absent > 5, "opening had read nothing");
 }
+
+/// The device confirmed a write and never made it: the page still holds the node that stood there before, whole, with its
+/// own number and a right checksum. Only the parent knows.
+#[test]
+fn a_lost_write_is_seen_by_the_generation_alone() {
+    use crate::api::{Fault as Access, TreeId};
+    use crate::layout::PAGE_BYTES;
+    let disk = SimDisk::new();
+    let mut pager = create(&disk);
+    let mut lost = 0;
+    for round in 0..12_u8 {
+        let before = disk.fork();
+        for number in 0..300_u32 {
+            let key = (number * 7 + u32::from(round)) % 500;
+            pager.put(TreeId(1), &key.to_be_bytes(), &[&[round; 100]]).expect("in memory");
+        }
+        pager.publish();
+        assert!(pager.checkpoint_begin().expect("not failed"));
+        let mut run = Run { begun: BTreeMap::new(), done: 0 };
+        assert!(finish(&mut pager, &mut disk.clone(), &mut run, 4, 0));
+        pager.publish();
+        for page in 5..before.length().expect("known") / PAGE_BYTES as u64 {
+            let offset = page * PAGE_BYTES as u64;
+            let (old, new) = (before.peek(offset, PAGE_BYTES), disk.peek(offset, PAGE_BYTES));
+            // Both are nodes of the same tree and level.
+            if old == new || old[..4] != new[..4] || old[..4] != *b"RNod" || old[32..34] != new[32..34] {
+                continue;
+            }
+            let fork = disk.fork();
+            fork.poke(offset, &old);
+            let what = "its generation is not the one that its parent expects (a lost or misdirected write)";
+            let report = check(&mut fork.clone(), TREES).expect("it opens");
+            assert!(report.findings.iter().any(|damage| damage.page == page && damage.what == what), "{report}");
+            let reopened = reopen(&fork, run.done);
+            let seen = loop {
+                let range = (core::ops::Bound::Unbounded, core::ops::Bound::Unbounded);
+                let mut visitor = |_: &[u8], _: &[u8]| core::ops::ControlFlow::Continue(());
+                match reopened.visit(TreeId(1), range, Direction::Forward, false, &mut visitor) {
+                    Err(Access::Absent(run)) => reopened.bring_in_done(run).expect("the page itself is sound"),
+                    end => break end,
+                }
+            };
+            let Err(Access::Damaged(damage)) = seen else {
+                panic!("page {page} of round {round} was served: {seen:?}")
+            };
+            assert_eq!((damage.page, damage.what), (page, what));
+            lost += 1;
+        }
+    }
+    assert!(lost > 20, "pages are used again: {lost}");
+}
