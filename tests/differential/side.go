@@ -52,7 +52,7 @@ func openSide(name, command string, flags ...string) (*side, error) {
 	}
 	endpoint := command
 	if !isEndpoint(command) {
-		folder, err := os.MkdirTemp("", "differential-"+name+"-")
+		folder, err := server.TemporaryFolder("differential-" + name + "-")
 		if err != nil {
 			return nil, err
 		}

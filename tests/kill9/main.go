@@ -38,7 +38,7 @@ func main() {
 }
 
 func run(command string, rounds, writers int, longest time.Duration, random *rand.Rand) (passed, failed int) {
-	folder, err := os.MkdirTemp("", "kill9-")
+	folder, err := server.TemporaryFolder("kill9-")
 	if err != nil {
 		fmt.Println("FAILED:", err)
 		return 0, 1
