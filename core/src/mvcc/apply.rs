@@ -295,11 +295,16 @@ fn next_victims<V: ReadTrees>(
     if keys::is_empty(key, range_end) {
         return Ok(victims);
     }
-    let (low, high) = keys::bounds(key, range_end);
-    let low = after.map_or(low, Bound::Excluded);
-    if matches!((low, high), (Bound::Excluded(low), Bound::Included(high)) if low >= high) {
+    if range_end.is_empty() {
+        // One key, the common case: no visit, which would settle the sums of what the batch has changed so far.
+        if let (Some(bytes), None) = (view.get(LIVE, key)?, after) {
+            let old = Old::load(view, state.compact_revision, bytes)?.filter(|old| !old.meta.tombstone);
+            victims.extend(old.map(|old| (Bytes::copy_from_slice(key), old)));
+        }
         return Ok(victims);
     }
+    let (low, high) = keys::bounds(key, range_end);
+    let low = after.map_or(low, Bound::Excluded);
     let mut size = 0;
     let mut fault: Option<Fault> = None;
     view.visit(LIVE, (low, high), Direction::Forward, true, &mut |key, bytes| {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 use ringstone_core::command::{ArchivedCommand, Command, Range};
 use ringstone_core::error::{ApplyFault, Error, ReadFault};
@@ -13,8 +14,10 @@ use ringstone_core::mvcc::record::{LogRecord, SPECS, VALUE_INLINE_BYTES_MAX};
 use ringstone_core::mvcc::{Applied, Budget, Progress, RangeScan, apply, apply_lease_revoke, compact_slice};
 use ringstone_core::state::State;
 use ringstone_core::trees::{BESIDE, LIVE, LOG, VALUE};
-use ringstone_pager::api::{Access, Direction, Fault, ReadTrees, TreeId};
+use ringstone_pager::api::{Access, Direction, Fault, PageRun, ReadTrees, TreeId, TreeSpec, WriteTrees};
+use ringstone_pager::disk::SimDisk;
 use ringstone_pager::model::ModelTrees;
+use ringstone_pager::{FileOptions, Pager};
 use ringstone_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
 use super::model::Model;
@@ -23,23 +26,70 @@ use super::strategy::Action;
 
 const HASH_KEY: [u8; 16] = *b"sixteen key byte";
 
-pub struct Store {
-    pub trees: PagedTrees,
+pub struct Store<T> {
+    pub trees: T,
     pub state: State,
 }
 
-impl Store {
-    fn new() -> Store {
-        let mut specs = SPECS.to_vec();
-        specs.extend(lease::TREE_SPECS);
-        let state = State { hash_key: HASH_KEY, ..State::default() };
-        Store { trees: PagedTrees::new(ModelTrees::new(&specs)), state }
+/// Trees that a test can look through.
+pub trait TestTrees: WriteTrees {
+    fn bring_in(&self, run: PageRun);
+    /// Between two commands: pages may go, states may be published.
+    fn between(&mut self);
+    fn with_all_pages(&self) -> &dyn ReadTrees;
+}
+
+impl TestTrees for PagedTrees {
+    fn bring_in(&self, run: PageRun) {
+        PagedTrees::bring_in(self, run);
     }
 
-    fn apply(&mut self, command: &Command) -> Applied {
+    fn between(&mut self) {
+        self.evict();
+    }
+
+    fn with_all_pages(&self) -> &dyn ReadTrees {
+        &self.inner
+    }
+}
+
+impl TestTrees for Pager {
+    fn bring_in(&self, run: PageRun) {
+        self.bring_in_done(run).expect("the disk is sound");
+    }
+
+    fn between(&mut self) {
+        self.publish();
+    }
+
+    fn with_all_pages(&self) -> &dyn ReadTrees {
+        self
+    }
+}
+
+pub fn tree_specs() -> Vec<TreeSpec> {
+    let mut specs = SPECS.to_vec();
+    specs.extend(lease::TREE_SPECS);
+    specs
+}
+
+/// The real trees, on a simulated disk.
+pub fn pager() -> Pager {
+    let disk = SimDisk::new();
+    let specs = tree_specs();
+    let options = FileOptions { file_id: [9; 16], owner_id: [1; 16], trees: &specs };
+    Pager::create(&mut disk.clone(), Arc::new(disk.clone()), &options).expect("the disk is sound")
+}
+
+impl<T: TestTrees> Store<T> {
+    pub fn new(trees: T) -> Store<T> {
+        Store { trees, state: State { hash_key: HASH_KEY, ..State::default() } }
+    }
+
+    pub fn apply(&mut self, command: &Command) -> Applied {
         let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(command).expect("commands serialize");
         let command = rkyv::access::<ArchivedCommand, rkyv::rancor::Error>(&bytes).expect("what was written is valid");
-        self.trees.evict();
+        self.trees.between();
         loop {
             let before = self.state.clone();
             let result = match command {
@@ -64,7 +114,7 @@ impl Store {
     }
 
     fn sweep(&mut self, records: usize) -> Progress {
-        self.trees.evict();
+        self.trees.between();
         let state = &mut self.state;
         retry(&mut self.trees, |trees| compact_slice(trees, state, records))
     }
@@ -80,7 +130,6 @@ impl Store {
     pub fn range(&self, range: &Range) -> Result<RangeResponse, Error> {
         let mut scan = RangeScan::new(&request(range));
         loop {
-            self.trees.evict();
             let mut budget = Budget { records: 3, bytes: 1000 };
             match scan.step(&self.trees, &self.state, &mut budget) {
                 Ok(Progress::Done) => return Ok(scan.finish()),
@@ -101,8 +150,16 @@ impl Store {
         }
     }
 
+    /// In one step; all pages are there.
+    pub fn range_at_once(&self, range: &Range) -> RangeResponse {
+        let mut scan = RangeScan::new(&request(range));
+        let mut budget = Budget::UNBOUNDED;
+        let progress = scan.step(&self.trees, &self.state, &mut budget).expect("all pages are there");
+        assert_eq!(progress, Progress::Done);
+        scan.finish()
+    }
+
     pub fn hash(&self, revision: i64) -> Result<HashKv, Error> {
-        self.trees.evict();
         loop {
             match hash_kv(&self.trees, &self.state, revision) {
                 Ok(hash) => return Ok(hash),
@@ -134,7 +191,7 @@ impl Store {
     fn entries(&self, tree: TreeId) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut entries = Vec::new();
         let all = (Bound::Unbounded, Bound::Unbounded);
-        let visited = self.trees.inner.visit(tree, all, Direction::Forward, false, &mut |key, value| {
+        let visited = self.trees.with_all_pages().visit(tree, all, Direction::Forward, false, &mut |key, value| {
             entries.push((key.to_vec(), value.to_vec()));
             ControlFlow::Continue(())
         });
@@ -145,9 +202,9 @@ impl Store {
     /// The counters of the state are the sums of the trees.
     fn check_sums(&self) {
         let all = (Bound::Unbounded, Bound::Unbounded);
-        let sum = |tree| self.trees.inner.aggregate(tree, all).expect("the model has all pages");
+        let sum = |tree| self.trees.with_all_pages().aggregate(tree, all).expect("the model has all pages");
         let first = Revision { main: self.state.compact_revision.max(0), sub: 0 }.to_key();
-        let window = self.trees.inner.aggregate(LOG, (Bound::Included(&first[..]), Bound::Unbounded));
+        let window = self.trees.with_all_pages().aggregate(LOG, (Bound::Included(&first[..]), Bound::Unbounded));
         let window = window.expect("the model has all pages");
         assert_eq!(self.state.logical_bytes, sum(LIVE).bytes + window.bytes, "logical bytes");
         assert_eq!(self.state.retained_bytes, sum(BESIDE).bytes + sum(VALUE).bytes, "retained bytes");
@@ -162,7 +219,7 @@ impl Store {
     }
 }
 
-fn retry<T>(trees: &mut PagedTrees, mut operation: impl FnMut(&mut PagedTrees) -> Access<T>) -> T {
+fn retry<T: TestTrees, R>(trees: &mut T, mut operation: impl FnMut(&mut T) -> Access<R>) -> R {
     loop {
         match operation(trees) {
             Ok(done) => return done,
@@ -190,15 +247,18 @@ pub fn request(range: &Range) -> RangeRequest {
     }
 }
 
-/// The model and two stores; the second sweeps only when it is told to.
+/// The model and three stores; the second sweeps only when it is told to, the third is on the real trees and sweeps with
+/// the first.
 pub struct Pair {
     pub model: Model,
-    pub stores: [Store; 2],
+    pub stores: [Store<PagedTrees>; 2],
+    pub real: Store<Pager>,
 }
 
 impl Pair {
     pub fn new() -> Pair {
-        Pair { model: Model::new(), stores: [Store::new(), Store::new()] }
+        let paged = || Store::new(PagedTrees::new(ModelTrees::new(&tree_specs())));
+        Pair { model: Model::new(), stores: [paged(), paged()], real: Store::new(pager()) }
     }
 
     pub fn revision(&self) -> i64 {
@@ -219,6 +279,8 @@ impl Pair {
             Action::Revoke(id) => (self.model.revoke(*id), Command::LeaseRevoke { id: *id, expired_renewal: None }),
             Action::Sweep(records) => {
                 self.stores[0].sweep(*records);
+                self.real.sweep(*records);
+                self.real.check_sums();
                 return self.stores[0].check_sums();
             }
             Action::SweepOther => {
@@ -227,6 +289,7 @@ impl Pair {
             }
             Action::Grant(id) => {
                 self.model.leases.insert(*id);
+                self.real.grant(*id);
                 return self.stores.iter_mut().for_each(|store| store.grant(*id));
             }
             Action::Restart => {
@@ -244,11 +307,15 @@ impl Pair {
             store.check_sums();
         }
         assert_eq!(self.stores[0].state.logical_bytes, self.stores[1].state.logical_bytes);
+        assert_eq!(self.real.apply(&command), expected, "on the real trees: {action:?}");
+        assert_eq!(self.real.state.logical_bytes, self.stores[0].state.logical_bytes);
     }
 
     pub fn finish_sweeps(&mut self) {
         self.stores[0].sweep_to_end(2);
         self.stores[1].sweep_to_end(5000);
+        self.real.sweep_to_end(2);
+        self.real.check_sums();
     }
 
     /// When both have swept, they are equal byte for byte, and nothing is left that nothing needs.
@@ -271,6 +338,7 @@ impl Pair {
         }
         for tree in [LOG, LIVE, BESIDE, VALUE] {
             assert_eq!(self.stores[0].entries(tree), self.stores[1].entries(tree), "{tree:?}");
+            assert_eq!(self.stores[0].entries(tree), self.real.entries(tree), "the real {tree:?}");
         }
         let (left, right) = (&self.stores[0].state, &self.stores[1].state);
         assert_eq!((left.swept_hash, left.retained_bytes), (right.swept_hash, right.retained_bytes));
@@ -281,6 +349,7 @@ impl Pair {
 /// Ranges with many options at all revisions, histories from all revisions, and hashes.
 pub fn check_reads(pair: &Pair) {
     let model = &pair.model;
+    pair.stores.iter().for_each(|store| store.trees.evict());
     let ranges: [(&[u8], &[u8]); 6] =
         [(b"a", b""), (b"a", b"b"), (b"\0", b"\0"), (b"ab", b"\0"), (b"k", b""), (b"b", b"a")];
     let recent = (model.revision - 12).max(model.compact - 1);
@@ -310,6 +379,7 @@ pub fn check_reads(pair: &Pair) {
                 for store in &pair.stores {
                     assert_eq!(store.range(&range), expected, "{range:?}");
                 }
+                assert_eq!(pair.real.range(&range), expected, "on the real trees: {range:?}");
             }
         }
     }
@@ -325,13 +395,15 @@ pub fn check_reads(pair: &Pair) {
         })
         .collect();
     for store in &pair.stores {
+        store.trees.evict();
         assert_eq!(store.history(from), history, "history from {from}");
     }
+    assert_eq!(pair.real.history(from), history, "history from {from} on the real trees");
     let [left, right] = &pair.stores;
     for revision in from - 1..model.revision + 2 {
         assert_eq!(left.hash(revision), right.hash(revision), "hash at {revision}");
     }
-    let all = |store: &Store| loop {
+    let all = |store: &Store<PagedTrees>| loop {
         match hash_all(&store.trees, &store.state) {
             Ok(hash) => break hash,
             Err(Fault::Absent(run)) => store.trees.bring_in(run),
