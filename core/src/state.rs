@@ -257,6 +257,10 @@ mod tests {
         };
         let bytes = state.to_attributes();
         assert_eq!(State::from_attributes(&bytes), Ok(state));
+        // The offsets of docs/format-store.md.
+        let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|byte| bytes[at + byte]));
+        assert_eq!((bytes[0], bytes[2], bytes[4], bytes[136], bytes.len()), (1, 2, 2, 9, 152));
+        assert_eq!([8, 24, 32, 40, 48, 64, 72, 80, 88, 96].map(word), [7, 40, 30, 20, 10, 30, 35, 22, 3, 99]);
         assert_eq!(State::from_attributes(&[]), Ok(State::default()));
         for cut in 1..bytes.len() {
             assert!(State::from_attributes(&bytes[..cut]).is_err(), "cut at {cut}");
