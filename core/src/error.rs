@@ -112,6 +112,7 @@ pub enum Error {
     ElectionNotLeader,
     ElectionLeaderMissing,
     SessionExpired,
+    SnapshotMoved,
     /// A page of the store failed a check: the answer can't be given here, and nothing wrong is given instead.
     Damaged(Damage),
 }
@@ -224,6 +225,9 @@ impl Error {
             Error::ElectionNotLeader => (Unknown, "election: not leader"),
             Error::ElectionLeaderMissing => (Unknown, "\"leader\" field must be provided"),
             Error::SessionExpired => (Unknown, "mutex: session is expired"),
+            Error::SnapshotMoved => {
+                (Unavailable, "ringstone: the store moved on while its snapshot was read: ask for it again")
+            }
             Error::Damaged(_) => (DataLoss, "ringstone: damaged page"),
         }
     }

@@ -6,6 +6,7 @@ pub mod entry;
 pub mod error;
 pub mod event;
 pub mod identity;
+pub mod image;
 pub mod lease;
 pub mod metrics;
 pub mod mvcc;

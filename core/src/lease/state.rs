@@ -75,7 +75,7 @@ impl LeaseRecord {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8]) -> Access<LeaseRecord> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Access<LeaseRecord> {
         if bytes.len() != 24 {
             return Err(damaged(LEASE, "a lease record is not 24 bytes long"));
         }
