@@ -1,1 +1,47 @@
-fn main() {}
+//! The `ringstone` program: thin wiring from the command line to the crates.
+
+mod exit;
+mod flags;
+mod logging;
+mod serve;
+
+use std::process::ExitCode;
+
+use exit::ExitStatus;
+
+const USAGE: &str = "\
+ringstone: a replicated metadata store that speaks the etcd v3 API
+
+Usage: ringstone [COMMAND]
+
+Commands:
+  serve      run a member (the default without a command)
+  version    print versions
+
+`ringstone COMMAND --help` tells more.
+";
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let command = match arguments.first().map(String::as_str) {
+        None => "serve".to_owned(),
+        Some("--version" | "-version" | "version") => {
+            serve::print_version();
+            return ExitCode::SUCCESS;
+        }
+        Some("--help" | "-h" | "help") => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        // `ringstone --data-dir x` is what etcd's users type.
+        Some(first) if first.starts_with('-') => "serve".to_owned(),
+        Some(_) => arguments.remove(0),
+    };
+    match command.as_str() {
+        "serve" => serve::main(&arguments),
+        other => {
+            eprintln!("ringstone: unknown command {other:?}\n\n{USAGE}");
+            ExitStatus::Usage.into()
+        }
+    }
+}

@@ -1,15 +1,25 @@
 //! The state machine and the server.
+//!
+//! What applies, reads, watches and leases builds without glommio; `shard`, `api` and `server` are the rim (feature
+//! `glommio`).
 
+#[cfg(feature = "glommio")]
+pub mod api;
 pub mod command;
 pub mod config;
 pub mod entry;
 pub mod error;
 pub mod event;
+pub mod group;
 pub mod identity;
 pub mod image;
 pub mod lease;
 pub mod metrics;
 pub mod mvcc;
+#[cfg(feature = "glommio")]
+pub mod server;
+#[cfg(feature = "glommio")]
+pub mod shard;
 pub mod shared;
 pub mod state;
 pub mod trees;

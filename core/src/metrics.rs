@@ -61,6 +61,73 @@ impl Histogram {
     }
 }
 
+/// What one shard counts of the store's work. Names are those of etcd's metrics.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    /// Ranges.
+    pub ranges: Counter,
+    /// Puts, those in transactions included.
+    pub puts: Counter,
+    /// Deletes.
+    pub deletes: Counter,
+    /// Transactions.
+    pub txns: Counter,
+    /// Leases granted.
+    pub leases_granted: Counter,
+    /// Leases revoked by clients.
+    pub leases_revoked: Counter,
+    /// Keep-alives answered.
+    pub leases_renewed: Counter,
+    /// Leases that expired.
+    pub leases_expired: Counter,
+    /// Events applied.
+    pub events: Counter,
+    /// Bytes written to the log.
+    pub wal_bytes: Counter,
+    /// Time of one write and sync of the log.
+    pub wal_fsync: Histogram,
+    /// Time of one checkpoint.
+    pub backend_commit: Histogram,
+    /// Slow requests logged.
+    pub slow: Counter,
+    /// Its watches now.
+    pub watches: WatchFigures,
+}
+
+/// Watches of one shard, as they were at its last tick.
+#[derive(Debug, Default)]
+pub struct WatchFigures {
+    /// Open streams.
+    pub streams: AtomicU64,
+    /// Watches on them.
+    pub watchers: AtomicU64,
+    /// Of these: behind.
+    pub behind: AtomicU64,
+    /// Answers that wait for their writers.
+    pub pending: AtomicU64,
+}
+
+impl Default for ShardMetrics {
+    fn default() -> ShardMetrics {
+        ShardMetrics {
+            ranges: Counter::default(),
+            puts: Counter::default(),
+            deletes: Counter::default(),
+            txns: Counter::default(),
+            leases_granted: Counter::default(),
+            leases_revoked: Counter::default(),
+            leases_renewed: Counter::default(),
+            leases_expired: Counter::default(),
+            events: Counter::default(),
+            wal_bytes: Counter::default(),
+            wal_fsync: Histogram::new(0.001, 2.0, 14),
+            backend_commit: Histogram::new(0.001, 2.0, 14),
+            slow: Counter::default(),
+            watches: WatchFigures::default(),
+        }
+    }
+}
+
 /// One sample's labels, already in text form: `a="b",c="d"` or nothing.
 pub type Labels<'a> = &'a str;
 

@@ -1,1 +1,365 @@
-//! A member's life: check the machine, open or make the folder, start the shards, stop them.
+//! A member's life: check the machine, open or make the folder, start the shards, wait, stop them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use glommio::channels::shared_channel;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
+use ringstone_pager::OpenError as PagesError;
+use ringstone_pager::meta::OpenFailure;
+use ringstone_wal::disk::ring::RingDisk;
+use ringstone_wal::{RingError, WalError};
+
+use crate::config::ServerConfig;
+use crate::group::{self, GroupError, OpenError};
+use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
+use crate::shard::{self, GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
+use crate::shared::Shared;
+
+/// Batches between the group and a shard that may wait in one direction.
+const QUEUE_BATCHES: usize = 1024;
+/// How often the main thread looks whether a shard has ended.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Descriptors that a member needs besides connections: log, pages, rings, events.
+const DESCRIPTORS_RESERVED: u64 = 128;
+
+/// What an error says about the world: one exit status each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the exit statuses in src/exit.rs say what each one is")]
+pub enum Cause {
+    InUse,
+    FormatVersion,
+    Foreign,
+    Damaged,
+    Address,
+    DiskFull,
+    DiskFailed,
+    IoUring,
+    Limits,
+    Entry,
+}
+
+/// Why a member can't start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its files.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The group failed while it ran.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// The log's ring.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// An address.
+    #[error("{address} can't be listened on: {error}. Is another process using it? See --listen-client-urls")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// Too few descriptors.
+    #[error(
+        "only {found} file descriptors are allowed, {needed} are needed at least: raise the limit (ulimit -n, LimitNOFILE=)"
+    )]
+    Descriptors {
+        /// The limit.
+        found: u64,
+        /// What is needed.
+        needed: u64,
+    },
+    /// An executor could not start.
+    #[error(
+        "shard {shard} can't start: {error}. It needs io_uring and locked memory: see ulimit -l (LimitMEMLOCK=) and /proc/sys/kernel/io_uring_disabled; containers need a seccomp profile that allows io_uring"
+    )]
+    Executor {
+        /// Which.
+        shard: u32,
+        /// glommio's reason.
+        error: String,
+    },
+}
+
+impl ServerError {
+    /// What it says about the world.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self {
+            ServerError::Identity(error) => match error {
+                IdentityError::InUse { .. } => Cause::InUse,
+                IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Cause::Damaged,
+                IdentityError::Version { .. } => Cause::FormatVersion,
+                IdentityError::Foreign { .. } => Cause::Foreign,
+                IdentityError::Io { error, .. } => io_cause(error),
+            },
+            ServerError::Open(error) => open_cause(error),
+            ServerError::Group(error) => match error {
+                GroupError::Log(error) => log_cause(error),
+                GroupError::Pages(_) => Cause::DiskFailed,
+                GroupError::Damaged(_) => Cause::Damaged,
+                GroupError::Entry { .. } => Cause::Entry,
+            },
+            ServerError::Ring(_) => Cause::IoUring,
+            ServerError::Address { .. } => Cause::Address,
+            ServerError::Descriptors { .. } => Cause::Limits,
+            ServerError::Executor { .. } => Cause::IoUring,
+        }
+    }
+}
+
+fn io_cause(error: &io::Error) -> Cause {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::DiskFull,
+        _ => Cause::DiskFailed,
+    }
+}
+
+fn log_cause(error: &WalError) -> Cause {
+    match error {
+        WalError::Disk(error) if error.is_out_of_space() => Cause::DiskFull,
+        WalError::Disk(_) => Cause::DiskFailed,
+        WalError::Ring(_) => Cause::IoUring,
+        WalError::ForeignSegment { .. } => Cause::Foreign,
+        WalError::UnsupportedVersion { .. } | WalError::UnknownFeatures { .. } => Cause::FormatVersion,
+        _ => Cause::Damaged,
+    }
+}
+
+fn open_cause(error: &OpenError) -> Cause {
+    match error {
+        OpenError::Log(error) => log_cause(error),
+        OpenError::Pages(PagesError::Refused(
+            OpenFailure::UnknownVersion { .. } | OpenFailure::UnknownFeatures { .. },
+        )) => Cause::FormatVersion,
+        OpenError::Pages(PagesError::Refused(OpenFailure::ForeignFile { .. })) => Cause::Foreign,
+        OpenError::Io { error, .. } => io_cause(error),
+        _ => Cause::Damaged,
+    }
+}
+
+/// Cores that this process may use: its affinity mask, capped by the cgroup's CPU quota.
+#[must_use]
+pub fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The cores of the affinity mask, ascending.
+fn allowed_cores() -> Vec<usize> {
+    // SAFETY: an all-zero cpu_set_t is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a cpu_set_t of the size that is passed, which lives through the call.
+    let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
+    if result != 0 {
+        return Vec::new();
+    }
+    let count = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: CPU_ISSET reads the set that lives on this stack, for a number below its size.
+    (0..count).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect()
+}
+
+/// A quarter of the machine's memory, between 256 MiB and 4 GiB.
+#[must_use]
+pub fn default_memory_limit() -> u64 {
+    // SAFETY: sysconf takes a number and touches no memory.
+    let (pages, page_bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let total = u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(page_bytes).unwrap_or(4096));
+    (total / 4).clamp(256 << 20, 4 << 30)
+}
+
+fn check_descriptors() -> Result<(), ServerError> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to an rlimit that lives through both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        }
+    }
+    if limit.rlim_cur < DESCRIPTORS_RESERVED {
+        return Err(ServerError::Descriptors { found: limit.rlim_cur, needed: DESCRIPTORS_RESERVED });
+    }
+    Ok(())
+}
+
+/// Without SO_REUSEPORT: two processes would silently share the port.
+fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let made = || -> io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+        // A restart must not wait for connections of its former life.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4096)?;
+        Ok(socket.into())
+    };
+    made().map_err(|error| ServerError::Address { address, error })
+}
+
+fn open_folder(config: &ServerConfig) -> Result<MemberFolder, ServerError> {
+    let paths = FolderPaths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
+    if paths.exists() {
+        // As in etcd, what a member was made with counts, not the flags of later starts.
+        return Ok(paths.open()?);
+    }
+    let member = member_id(&config.advertise_peer_urls, &config.cluster_token);
+    let mut file_id = [0; 16];
+    getrandom::fill(&mut file_id).expect("the kernel has randomness once the system is up");
+    let identity = Identity { cluster_id: cluster_id(&[member]), member_id: member, file_id };
+    paths.create(identity, |page_file: &Path, wal_dir: &Path| -> Result<(), ServerError> {
+        let mut ring = RingDisk::open(wal_dir, None)?;
+        Ok(group::create_files(page_file, &mut ring, &identity)?)
+    })
+}
+
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
+    u64::from_le_bytes(bytes)
+}
+
+/// Runs a member until SIGTERM or SIGINT. On disk when this returns without an error: everything, checkpointed.
+///
+/// # Errors
+/// [`ServerError`]: at a start nothing was changed on disk; later nothing that was acknowledged is lost.
+pub fn run(config: ServerConfig) -> Result<(), ServerError> {
+    check_descriptors()?;
+    // Signals are for this thread alone: blocked before the shards start, which inherit it.
+    let signals = Signals::block();
+    let listeners = config.listen_client.iter().map(|&address| listen(address)).collect::<Result<Vec<_>, _>>()?;
+    let folder = open_folder(&config)?;
+    let shared = Arc::new(Shared::new(config, folder.identity));
+    tracing::info!(
+        name = %shared.config.name,
+        data_dir = %shared.config.data_dir.display(),
+        cluster_id = format!("{:x}", folder.identity.cluster_id),
+        member_id = format!("{:x}", folder.identity.member_id),
+        shards = shared.config.shards as u64,
+        "starting a ringstone member"
+    );
+    let mut ring = RingDisk::open(&folder.wal_dir, None)?;
+    let group = group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime())?;
+    let handles = start_shards(&shared, &folder, group, ring, listeners)?;
+    wait_for_end(&shared, &signals, handles)
+}
+
+type ShardHandle = ExecutorJoinHandle<()>;
+
+fn start_shards(
+    shared: &Arc<Shared>,
+    folder: &MemberFolder,
+    group: group::Group,
+    ring: RingDisk,
+    listeners: Vec<TcpListener>,
+) -> Result<Vec<ShardHandle>, ServerError> {
+    let cores = allowed_cores();
+    let mut handles = Vec::new();
+    let mut remotes = Vec::new();
+    let seed = |id: usize, reader, placement| ShardSeed {
+        id: u32::try_from(id).expect("shards are few"),
+        shared: Arc::clone(shared),
+        reader,
+        page_file: folder.page_file.clone(),
+        // High bits differ from life to life: entries replayed from the log answer nobody.
+        first_request_id: random_u64() << 32,
+        placement,
+    };
+    for id in 1..shared.config.shards {
+        let (to_shard, from_group) = shared_channel::new_bounded(QUEUE_BATCHES);
+        let (to_group, from_shard) = shared_channel::new_bounded(QUEUE_BATCHES);
+        let (sockets, to_serve) = shared_channel::new_bounded(QUEUE_BATCHES);
+        remotes.push(RemoteSeat { to_shard, from_shard, sockets });
+        let seat = ShardSeat { to_group, from_group, sockets: to_serve };
+        handles.push(start_shard(&cores, seed(id, group.reader(), Placement::Shard(seat)))?);
+    }
+    let reader = group.reader();
+    let seat = GroupSeat { group, ring, listeners, remotes };
+    handles.push(start_shard(&cores, seed(0, reader, Placement::Group(Box::new(seat))))?);
+    Ok(handles)
+}
+
+fn start_shard(cores: &[usize], seed: ShardSeed) -> Result<ShardHandle, ServerError> {
+    let id = seed.id;
+    let placement = match cores {
+        [] => glommio::Placement::Unbound,
+        cores => glommio::Placement::Fixed(cores[id as usize % cores.len()]),
+    };
+    LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{id}"))
+        .io_memory(64 << 10)
+        .ring_depth(256)
+        .preempt_timer(Duration::from_millis(1))
+        .spawn(move || async move {
+            let shared = Arc::clone(&seed.shared);
+            let is_group = matches!(seed.placement, Placement::Group(_));
+            let result = shard::run(seed).await;
+            if is_group {
+                shared.ended(result.err());
+            }
+        })
+        .map_err(|error| ServerError::Executor { shard: id, error: error.to_string() })
+}
+
+/// The main thread's part: signals, and shards that end.
+fn wait_for_end(shared: &Shared, signals: &Signals, handles: Vec<ShardHandle>) -> Result<(), ServerError> {
+    while !shared.has_ended() {
+        if let Some(signal) = signals.wait(WATCH_INTERVAL) {
+            if shared.stopping.swap(true, Ordering::SeqCst) {
+                continue;
+            }
+            // Probes and load balancers see it first.
+            shared.ready.store(false, Ordering::SeqCst);
+            tracing::info!(signal, "received signal; shutting down");
+        }
+    }
+    // A failed group must not wait for anybody: what is not acknowledged stays so.
+    if let Some(error) = shared.failure() {
+        return Err(ServerError::Group(error));
+    }
+    for handle in handles {
+        // A panic ends the process by itself (panic = "abort").
+        let _ = handle.join();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and SIGINT, taken by waiting for them.
+struct Signals {
+    set: libc::sigset_t,
+}
+
+impl Signals {
+    fn block() -> Signals {
+        // SAFETY: an all-zero sigset_t is a valid place for sigemptyset to write to.
+        let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set lives on this stack through all calls; the old mask is not asked for. SIGPIPE is ignored so
+        // that a closed socket is an error of its write.
+        unsafe {
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        }
+        Signals { set }
+    }
+
+    fn wait(&self, at_most: Duration) -> Option<i32> {
+        let timeout = libc::timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(1),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        // SAFETY: both pointers are to values that live through the call; no information is asked for.
+        let signal = unsafe { libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), &raw const timeout) };
+        (signal > 0).then_some(signal)
+    }
+}

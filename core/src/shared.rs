@@ -3,10 +3,20 @@
 //! Every figure here is a single atomic that is read on its own: nothing may be concluded from two of them together.
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::config::ServerConfig;
+use crate::error::Error;
+use crate::group::GroupError;
 use crate::identity::Identity;
+use crate::metrics::ShardMetrics;
+use crate::state::State;
+use ringstone_net::MetricsSnapshot;
+
+/// etcd's alarm types as bits of [`State::alarms`].
+const ALARM_NOSPACE: u32 = 1 << 1;
+const ALARM_CORRUPT: u32 = 1 << 2;
 
 /// Shared by all shards of a member.
 pub struct Shared {
@@ -44,12 +54,25 @@ pub struct Shared {
     pub proposals_failed: AtomicU64,
     /// Changes of leader seen.
     pub leader_changes: AtomicU64,
+    /// The lease clock now, in milliseconds.
+    pub lease_clock_ms: AtomicU64,
+    /// Shards whose connections have ended after the order to stop.
+    pub shards_stopped: AtomicUsize,
+    ended: AtomicBool,
+    failure: Mutex<Option<GroupError>>,
+    /// Connections of each shard, those on their way to it included.
+    pub connections: Box<[AtomicUsize]>,
+    /// Counters of each shard.
+    pub metrics: Box<[ShardMetrics]>,
+    /// Counters of each shard's wire, as of its last tick. Locked for a moment, never on a request's way.
+    pub wire: Box<[Mutex<Option<MetricsSnapshot>>]>,
 }
 
 impl Shared {
     /// A member that has not started yet.
     #[must_use]
     pub fn new(config: ServerConfig, identity: Identity) -> Shared {
+        let shards = config.shards;
         Shared {
             config,
             identity,
@@ -68,7 +91,79 @@ impl Shared {
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            lease_clock_ms: AtomicU64::new(0),
+            shards_stopped: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            wire: (0..shards).map(|_| Mutex::new(None)).collect(),
         }
+    }
+
+    /// The group's shard has ended, with this failure if it did not end well.
+    pub fn ended(&self, failure: Option<GroupError>) {
+        if let Ok(mut place) = self.failure.lock() {
+            *place = failure;
+        }
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// True once the group's shard has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Why it ended, told once.
+    #[must_use]
+    pub fn failure(&self) -> Option<GroupError> {
+        self.failure.lock().ok()?.take()
+    }
+
+    /// The shard for the next connection: the one with the fewest, where the group's own counts twice.
+    #[must_use]
+    pub fn least_loaded(&self) -> u32 {
+        let load = |shard: &usize| {
+            let open = self.connections[*shard].load(Ordering::Relaxed);
+            if *shard == 0 { (open + 1) * 2 } else { open + 1 }
+        };
+        (0..self.connections.len()).rev().min_by_key(load).map_or(0, |shard| u32::try_from(shard).unwrap_or(0))
+    }
+
+    /// A connection is on its way to a shard.
+    pub fn connection_began(&self, shard: u32) {
+        self.connections[shard as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection of a shard has ended.
+    pub fn connection_ended(&self, shard: u32) {
+        self.connections[shard as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// True while puts are refused for want of space: quota or disk.
+    #[must_use]
+    pub fn is_full(&self, state: &State) -> bool {
+        self.config.quota_bytes.is_some_and(|quota| state.quota_bytes() >= quota)
+            || self.disk_free.load(Ordering::Relaxed) == 0
+    }
+
+    /// Refuses a request of this cost (etcd's measure, in bytes) under a NOSPACE alarm, over the quota or on a full disk.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub fn check_space(&self, state: &State, cost: u64) -> Result<(), Error> {
+        let over = self.config.quota_bytes.is_some_and(|quota| state.quota_bytes().saturating_add(cost) > quota);
+        let no_space = over || state.alarms & ALARM_NOSPACE != 0 || self.disk_free.load(Ordering::Relaxed) == 0;
+        if no_space { Err(Error::NoSpace) } else { Ok(()) }
+    }
+
+    /// Refuses writes under a CORRUPT alarm.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn check_corrupt(&self, state: &State) -> Result<(), Error> {
+        if state.alarms & ALARM_CORRUPT == 0 { Ok(()) } else { Err(Error::Corrupt) }
     }
 
     /// True when this member leads.

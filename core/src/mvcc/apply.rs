@@ -8,7 +8,7 @@
 //! Nothing here reads a clock, a setting or a random number: equal state and command give equal state and answer.
 
 use core::ops::{Bound, ControlFlow};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ringstone_pager::api::{Access, Direction, Fault, ReadTrees, WriteTrees};
@@ -335,14 +335,14 @@ pub(crate) struct Changes<'t, T> {
     next: Revision,
     events: Vec<Event>,
     /// Key to its first event, for the first `indexed` events: built when a key changes twice, which is rare.
-    first_of: HashMap<Bytes, usize>,
+    first_of: BTreeMap<Bytes, usize>,
     indexed: usize,
 }
 
 impl<'t, T: WriteTrees> Changes<'t, T> {
     pub(crate) fn begin(trees: &'t mut T, state: &'t mut State) -> Changes<'t, T> {
         let next = Revision { main: state.revision.saturating_add(1), sub: 0 };
-        Changes { trees, state, next, events: Vec::new(), first_of: HashMap::new(), indexed: 0 }
+        Changes { trees, state, next, events: Vec::new(), first_of: BTreeMap::new(), indexed: 0 }
     }
 
     /// The revision that a response inside the command shows.

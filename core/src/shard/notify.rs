@@ -32,3 +32,37 @@ impl Notify {
         .await;
     }
 }
+
+/// Completes once, for any number of tasks of the same thread.
+#[derive(Default)]
+pub struct Broadcast {
+    completed: Cell<bool>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl Broadcast {
+    /// Wakes all that wait; later waits return at once.
+    pub fn complete(&self) {
+        self.completed.set(true);
+        for waker in self.wakers.take() {
+            waker.wake();
+        }
+    }
+
+    /// True once completed.
+    pub fn is_complete(&self) -> bool {
+        self.completed.get()
+    }
+
+    /// Returns once completed.
+    pub async fn wait(&self) {
+        poll_fn(|context| {
+            if self.completed.get() {
+                return Poll::Ready(());
+            }
+            self.wakers.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}

@@ -73,11 +73,6 @@ impl<T> Pending<T> {
     pub fn len(&self) -> usize {
         self.places.borrow().len()
     }
-
-    /// True when nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl<T> Answer<T> {
@@ -126,7 +121,7 @@ mod tests {
         assert!(pending.resolve(first.id(), 1) && pending.resolve(second.id(), 2));
         assert_eq!(poll(&mut first), Poll::Ready(1));
         drop((first, second));
-        assert!(pending.is_empty() && !pending.resolve(7, 3));
+        assert!(pending.len() == 0 && !pending.resolve(7, 3));
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod encode;
 pub mod history;
 pub mod hub;
 mod index;
+mod log_history;
 mod progress;
 mod recent;
 mod stream;
@@ -32,6 +33,7 @@ mod watcher;
 pub use encode::{MemberIdentity, Output};
 pub use history::History;
 pub use hub::{Hub, HubLimits, HubStats, StreamId};
+pub use log_history::LogHistory;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,168 @@
+//! The KV service.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringstone_net::{Framed, ResponseSink, Status, decode_request};
+use ringstone_proto::etcdserverpb::range_request::SortTarget;
+use ringstone_proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest,
+};
+
+use super::{Answered, Api};
+use crate::command::Command;
+use crate::error::Error;
+use crate::group::Reply;
+use crate::mvcc::{self, Budget, Progress, RangeScan, ReadTxn, check, request};
+use crate::shard::read_budget;
+
+/// How often a physical compaction looks whether the sweep has passed.
+const PHYSICAL_POLL: Duration = Duration::from_millis(5);
+/// First chunk of a RangeStream, in keys.
+const STREAM_CHUNK_FIRST: usize = 10;
+
+impl Api {
+    /// etcd refuses proposals larger than --max-request-bytes; the request's own encoding is most of one.
+    fn check_size(&self, bytes: usize) -> Result<(), Error> {
+        if bytes > self.shard.shared.config.max_request_bytes { Err(Error::RequestTooLarge) } else { Ok(()) }
+    }
+
+    /// Refuses what would go beyond the quota or the disk, and everything but deletes and compaction under an alarm.
+    fn check_space(&self, cost: u64) -> Result<(), Error> {
+        if cost == 0 {
+            return Ok(());
+        }
+        self.shard.shared.check_space(&self.shard.state(), cost)
+    }
+
+    fn check_corrupt(&self) -> Result<(), Error> {
+        self.shard.shared.check_corrupt(&self.shard.state())
+    }
+
+    pub(super) async fn range(&self, request: RangeRequest) -> Answered {
+        check::check_range(&request)?;
+        // A sole voter publishes before it answers: its published root is linearizable.
+        let mut scan = RangeScan::new(&request);
+        self.shard
+            .read(|pin, state| {
+                let progress = scan.step(pin, state, &mut read_budget())?;
+                Ok((progress == Progress::Done).then_some(()))
+            })
+            .await?;
+        let mut response = scan.finish();
+        self.fill(&mut response.header);
+        Ok(Framed::encode(&response))
+    }
+
+    pub(super) async fn put(&self, message: Bytes) -> Answered {
+        let bytes = message.len();
+        let put: PutRequest = decode_request(message)?;
+        self.check_space(request::put_cost(&put))?;
+        check::check_put(&put)?;
+        self.check_corrupt()?;
+        self.check_size(bytes)?;
+        match self.shard.propose(&Command::Put(put.into())).await? {
+            Reply::Store(mvcc::Answer::Put(mut response)) => {
+                self.fill(&mut response.header);
+                Ok(Framed::encode(&response))
+            }
+            other => unreachable!("a put is answered by a put, not {other:?}"),
+        }
+    }
+
+    pub(super) async fn delete_range(&self, message: Bytes) -> Answered {
+        let bytes = message.len();
+        let delete: DeleteRangeRequest = decode_request(message)?;
+        check::check_delete(&delete)?;
+        self.check_corrupt()?;
+        self.check_size(bytes)?;
+        match self.shard.propose(&Command::DeleteRange(delete.into())).await? {
+            Reply::Store(mvcc::Answer::DeleteRange(mut response)) => {
+                self.fill(&mut response.header);
+                Ok(Framed::encode(&response))
+            }
+            other => unreachable!("a delete is answered by a delete, not {other:?}"),
+        }
+    }
+
+    pub(super) async fn txn(&self, message: Bytes) -> Answered {
+        let bytes = message.len();
+        let txn: TxnRequest = decode_request(message)?;
+        self.check_space(request::txn_cost(&txn))?;
+        check::check_txn(&txn, self.shard.shared.config.max_txn_ops)?;
+        let mut response = if request::is_read_only(&txn) {
+            let mut read = ReadTxn::new(txn);
+            self.shard
+                .read(|pin, state| {
+                    let progress = read.step(pin, state, &mut read_budget())?;
+                    Ok((progress == Progress::Done).then_some(()))
+                })
+                .await?;
+            read.finish()
+        } else {
+            self.check_corrupt()?;
+            self.check_size(bytes)?;
+            match self.shard.propose(&Command::try_from(txn)?).await? {
+                Reply::Store(mvcc::Answer::Txn(response)) => response,
+                other => unreachable!("a txn is answered by a txn, not {other:?}"),
+            }
+        };
+        self.fill(&mut response.header);
+        Ok(Framed::encode(&response))
+    }
+
+    pub(super) async fn compact(&self, compaction: CompactionRequest) -> Answered {
+        self.check_corrupt()?;
+        let command = Command::Compact { revision: compaction.revision };
+        let mut response = match self.shard.propose(&command).await? {
+            Reply::Store(mvcc::Answer::Compact(response)) => response,
+            other => unreachable!("a compaction is answered by a compaction, not {other:?}"),
+        };
+        while compaction.physical && self.shard.state().swept_revision < compaction.revision {
+            glommio::timer::sleep(PHYSICAL_POLL).await;
+        }
+        self.fill(&mut response.header);
+        Ok(Framed::encode(&response))
+    }
+
+    /// Chunks in key order at one revision; the last one has header, count and more.
+    pub(super) async fn range_stream(&self, request: RangeRequest, responses: ResponseSink) -> Result<(), Status> {
+        check::check_range_stream(&request)?;
+        // etcd sorts each chunk by another target and then goes on behind the last key: keys repeat or vanish. Not here.
+        let request = RangeRequest { sort_target: SortTarget::Key as i32, ..request };
+        let target_bytes = self.shard.shared.config.max_request_bytes;
+        let mut scan = RangeScan::new(&request);
+        let mut chunk_keys = STREAM_CHUNK_FIRST;
+        loop {
+            let mut budget = Budget { records: chunk_keys, bytes: target_bytes };
+            let progress = self.shard.read(|pin, state| scan.step(pin, state, &mut budget).map(Some)).await?;
+            if progress == Progress::Done {
+                break;
+            }
+            let kvs = scan.drain();
+            if kvs.is_empty() {
+                glommio::yield_if_needed().await;
+                continue;
+            }
+            let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+            if bytes < target_bytes / 2 {
+                chunk_keys = chunk_keys.saturating_mul(2);
+            } else if bytes > target_bytes * 2 {
+                chunk_keys = (chunk_keys / 2).max(1);
+            }
+            let part = RangeResponse { kvs, ..RangeResponse::default() };
+            send(&responses, &RangeStreamResponse { range_response: Some(part) }).await?;
+        }
+        let mut last = scan.finish();
+        self.fill(&mut last.header);
+        send(&responses, &RangeStreamResponse { range_response: Some(last) }).await
+    }
+}
+
+/// Sends one message; a client that went away ends the call.
+pub(super) async fn send(
+    responses: &ResponseSink,
+    message: &impl ringstone_proto::prost::Message,
+) -> Result<(), Status> {
+    responses.send(Framed::encode(message)).await.map_err(|_| Status::CANCELED)
+}

@@ -1,0 +1,139 @@
+//! The Lease service.
+
+use std::sync::atomic::Ordering;
+
+use ringstone_net::{Framed, RequestStream, ResponseSink, Status, decode_request};
+use ringstone_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse,
+    LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+};
+
+use super::kv::send;
+use super::{Answered, Api};
+use crate::command::Command;
+use crate::error::{Error, ReadFault};
+use crate::group::Reply;
+use crate::lease::state::{self as leases, LeaseTime, TTL_S_MAX};
+use crate::mvcc;
+
+/// etcd charges a grant with this many bytes.
+const GRANT_COST_BYTES: u64 = 64;
+/// Keys or leases that one look copies.
+const LIST_SLICE: usize = 1000;
+
+impl Api {
+    fn lease_clock(&self) -> LeaseTime {
+        LeaseTime(self.shard.shared.lease_clock_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) async fn lease_grant(&self, request: LeaseGrantRequest) -> Answered {
+        let shared = &self.shard.shared;
+        shared.check_space(&self.shard.state(), GRANT_COST_BYTES)?;
+        shared.check_corrupt(&self.shard.state())?;
+        if request.ttl > TTL_S_MAX {
+            return Err(Error::LeaseTtlTooLarge.into());
+        }
+        let ttl_s = request.ttl.max(shared.config.lease_ttl_min_s());
+        loop {
+            let id = if request.id == 0 { random_id() } else { request.id };
+            match self.shard.propose(&Command::LeaseGrant { id, ttl_s }).await {
+                Ok(Reply::LeaseGrant(mut response)) => {
+                    self.fill(&mut response.header);
+                    return Ok(Framed::encode(&response));
+                }
+                Ok(other) => unreachable!("a grant is answered by a grant, not {other:?}"),
+                // A random id that is taken: one in 2^63.
+                Err(Error::LeaseExists) if request.id == 0 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub(super) async fn lease_revoke(&self, request: LeaseRevokeRequest) -> Answered {
+        self.shard.shared.check_corrupt(&self.shard.state())?;
+        let command = Command::LeaseRevoke { id: request.id, expired_renewal: None };
+        let mut response = match self.shard.propose(&command).await? {
+            Reply::Store(mvcc::Answer::LeaseRevoke(response)) => response,
+            other => unreachable!("a revoke is answered by a revoke, not {other:?}"),
+        };
+        self.fill(&mut response.header);
+        Ok(Framed::encode(&response))
+    }
+
+    pub(super) async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Answered {
+        let clock = self.lease_clock();
+        let (record, revision) = self
+            .shard
+            .read(|pin, state| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, state.revision))))
+            .await?;
+        let mut response = LeaseTimeToLiveResponse {
+            header: Some(self.header(revision)),
+            id: request.id,
+            ttl: -1,
+            granted_ttl: 0,
+            keys: Vec::new(),
+        };
+        let Some(record) = record else { return Ok(Framed::encode(&response)) };
+        response.ttl = record.remaining_s(clock);
+        response.granted_ttl = record.ttl_s;
+        let mut more = request.keys;
+        while more {
+            let after = response.keys.last().cloned();
+            let keys = self
+                .shard
+                .read(|pin, _| {
+                    leases::keys_after(pin, request.id, after.as_deref(), LIST_SLICE).map(Some).map_err(ReadFault::from)
+                })
+                .await?;
+            more = keys.len() == LIST_SLICE;
+            response.keys.extend(keys);
+        }
+        Ok(Framed::encode(&response))
+    }
+
+    pub(super) async fn lease_leases(&self, _request: LeaseLeasesRequest) -> Answered {
+        let mut listed = Vec::new();
+        let mut after = None;
+        loop {
+            let part = self
+                .shard
+                .read(|pin, _| leases::list(pin, after, LIST_SLICE).map(Some).map_err(ReadFault::from))
+                .await?;
+            listed.extend(part.iter().map(|entry| LeaseStatus { id: entry.id }));
+            after = part.last().copied();
+            if part.len() < LIST_SLICE {
+                break;
+            }
+        }
+        let header = Some(self.header(self.shard.state().revision));
+        Ok(Framed::encode(&LeaseLeasesResponse { header, leases: listed }))
+    }
+
+    /// One answer per request, in order. The client's half-close ends it.
+    pub(super) async fn lease_keep_alive(
+        &self,
+        mut requests: RequestStream,
+        responses: ResponseSink,
+    ) -> Result<(), Status> {
+        while let Some(message) = requests.next().await {
+            let request: LeaseKeepAliveRequest = decode_request(message?)?;
+            // The header is from before the renewal: a client never sees a revision at which its lease was gone.
+            let header = Some(self.header(self.shard.state().revision));
+            let ttl = self.shard.keep_alive(request.id).await?;
+            send(&responses, &LeaseKeepAliveResponse { header, id: request.id, ttl }).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A positive id that is not 0.
+fn random_id() -> i64 {
+    loop {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
+        let id = i64::from_le_bytes(bytes) & i64::MAX;
+        if id != 0 {
+            return id;
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The Maintenance service.
+
+use std::ops::{Bound, ControlFlow};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringstone_net::{Code, Framed, ResponseSink, Status};
+use ringstone_pager::api::{Direction, ReadTrees as _};
+use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
+use ringstone_proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::kv::send;
+use super::{Answered, Api};
+use crate::command::Command;
+use crate::config::{API_VERSION, CLUSTER_VERSION};
+use crate::error::{Error, ReadFault};
+use crate::group::Reply;
+use crate::image::{ImageWriter, Step};
+use crate::mvcc::hash;
+use crate::shard::{boottime, state_of};
+use crate::trees::ALARM;
+
+/// A pin is not held longer than this.
+const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(3600);
+
+impl Api {
+    /// All alarms: those that were raised, and this member's own NOSPACE while its quota or disk is used up.
+    pub(super) async fn alarms(&self, of: AlarmType) -> Result<Vec<AlarmMember>, Error> {
+        let shared = &self.shard.shared;
+        let (mut alarms, full) = self
+            .shard
+            .read(|pin, state| {
+                let mut alarms = Vec::new();
+                pin.visit(ALARM, (Bound::Unbounded, Bound::Unbounded), Direction::Forward, false, &mut |key, _| {
+                    if let (Some(id), Some(alarm)) = (key.first_chunk::<8>(), key.last_chunk::<4>()) {
+                        let (member_id, alarm) = (u64::from_be_bytes(*id), i32::from_be_bytes(*alarm));
+                        alarms.push(AlarmMember { member_id, alarm });
+                    }
+                    ControlFlow::Continue(())
+                })
+                .map_err(ReadFault::from)?;
+                Ok(Some((alarms, shared.is_full(state))))
+            })
+            .await?;
+        let own = AlarmMember { member_id: shared.identity.member_id, alarm: AlarmType::Nospace as i32 };
+        if full && !alarms.contains(&own) {
+            alarms.push(own);
+        }
+        alarms.retain(|alarm| of == AlarmType::None || alarm.alarm == of as i32);
+        Ok(alarms)
+    }
+
+    pub(super) async fn alarm(&self, request: AlarmRequest) -> Answered {
+        let alarms = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => self.alarms(AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None)).await?,
+            Ok(action) => {
+                let command = Command::Alarm {
+                    activate: action == AlarmAction::Activate,
+                    member_id: request.member_id,
+                    alarm: request.alarm,
+                };
+                match self.shard.propose(&command).await? {
+                    Reply::Alarm(alarms) => alarms,
+                    other => unreachable!("an alarm is answered by alarms, not {other:?}"),
+                }
+            }
+            // This ends etcd; here it is an error to its caller.
+            Err(_) => return Err(Error::UnknownMethod.into()),
+        };
+        let header = Some(self.header(self.shard.state().revision));
+        Ok(Framed::encode(&AlarmResponse { header, alarms }))
+    }
+
+    pub(super) async fn status(&self, _request: StatusRequest) -> Answered {
+        let shared = &self.shard.shared;
+        let leader = shared.leader.load(Ordering::Relaxed);
+        let mut errors = Vec::new();
+        if leader == 0 {
+            errors.push(Error::NoLeader.text());
+        }
+        for alarm in self.alarms(AlarmType::None).await? {
+            let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
+            errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
+        }
+        let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
+        let bytes = |figure: &std::sync::atomic::AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
+        let response = StatusResponse {
+            header: Some(self.header(self.shard.state().revision)),
+            version: API_VERSION.to_owned(),
+            db_size: bytes(&shared.file_bytes),
+            leader,
+            raft_index: shared.committed.load(Ordering::Relaxed),
+            raft_term: shared.term.load(Ordering::Relaxed),
+            raft_applied_index: shared.applied.load(Ordering::Relaxed),
+            errors,
+            db_size_in_use: bytes(&shared.file_bytes_in_use),
+            is_learner: false,
+            storage_version: CLUSTER_VERSION.to_owned(),
+            db_size_quota: quota,
+            downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),
+        };
+        Ok(Framed::encode(&response))
+    }
+
+    /// Free pages are reused in place and nothing ever stops for it: there is nothing to do.
+    pub(super) async fn defragment(&self, _request: DefragmentRequest) -> Answered {
+        Ok(Framed::encode(&DefragmentResponse { header: None }))
+    }
+
+    pub(super) async fn hash(&self, _request: HashRequest) -> Answered {
+        let (hash, revision) = self
+            .shard
+            .read(|pin, state| Ok(Some((hash::hash_all(pin, state).map_err(ReadFault::from)?, state.revision))))
+            .await?;
+        Ok(Framed::encode(&HashResponse { header: Some(self.header(revision)), hash }))
+    }
+
+    pub(super) async fn hash_kv(&self, request: HashKvRequest) -> Answered {
+        let (hash, revision) = self
+            .shard
+            .read(|pin, state| Ok(Some((hash::hash_kv(pin, state, request.revision)?, state.revision))))
+            .await?;
+        Ok(Framed::encode(&HashKvResponse {
+            header: Some(self.header(revision)),
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.hash_revision,
+        }))
+    }
+
+    /// The image of the store as it is now, then its SHA-256 as a message of its own. One root stays pinned for the whole
+    /// answer; a client that takes too long is told so, that old pages can be reused again.
+    pub(super) async fn snapshot(&self, _request: SnapshotRequest, responses: ResponseSink) -> Result<(), Status> {
+        let began = boottime();
+        tracing::info!("sending database snapshot to client");
+        let pin = self.shard.pin();
+        let state = state_of(&pin);
+        let mut image = ImageWriter::new(&self.shard.shared.identity);
+        let mut digest = Sha256::new();
+        loop {
+            if boottime().saturating_sub(began) > SNAPSHOT_AGE_MAX {
+                return Err(Status::new(
+                    Code::Unavailable,
+                    "ringstone: the snapshot took longer than an hour: take it again",
+                ));
+            }
+            match image.step(&pin, &state) {
+                Ok(Step::Counting) => glommio::yield_if_needed().await,
+                Ok(Step::Piece(piece)) => {
+                    digest.update(&piece.bytes);
+                    send(&responses, &snapshot_message(piece.bytes, piece.remaining_bytes)).await?;
+                }
+                Ok(Step::Done) => break,
+                Err(ReadFault::Absent(run)) => self.shard.bring_in(run).await?,
+                Err(ReadFault::Refused(error)) => return Err(error.into()),
+            }
+        }
+        send(&responses, &snapshot_message(Bytes::copy_from_slice(&digest.finalize()), 0)).await?;
+        tracing::info!("successfully sent database snapshot to client");
+        Ok(())
+    }
+}
+
+fn snapshot_message(blob: Bytes, remaining_bytes: u64) -> SnapshotResponse {
+    SnapshotResponse { header: None, remaining_bytes, blob, version: CLUSTER_VERSION.to_owned() }
+}

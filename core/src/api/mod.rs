@@ -1,0 +1,152 @@
+//! etcd's services on a shard: decode, check, then propose or read. One file per service.
+
+mod cluster;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod metrics_text;
+mod watch;
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringstone_net::{
+    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, RequestStream, ResponseSink, Status,
+    decode_request,
+};
+use ringstone_proto::etcdserverpb::ResponseHeader;
+use ringstone_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
+
+use crate::error::Error;
+use crate::shard::{Shard, boottime};
+
+/// The handler of one shard's connections.
+pub struct Api {
+    shard: Rc<Shard>,
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        Status::new(Code::from_number(u32::from(error.code() as u8)), error.text())
+    }
+}
+
+fn not_built(what: &str) -> Status {
+    Status::new(Code::Unimplemented, format!("ringstone: {what} is not built yet"))
+}
+
+type Answered = Result<Framed, Status>;
+
+impl Api {
+    /// For the connections of `shard`.
+    #[must_use]
+    pub fn new(shard: Rc<Shard>) -> Api {
+        Api { shard }
+    }
+
+    /// A header with the ids and the term; the revision is the caller's.
+    fn header(&self, revision: i64) -> ResponseHeader {
+        let shared = &self.shard.shared;
+        ResponseHeader {
+            cluster_id: shared.identity.cluster_id,
+            member_id: shared.identity.member_id,
+            revision,
+            raft_term: shared.term.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Fills ids and term into a header that has the revision only.
+    fn fill(&self, header: &mut Option<ResponseHeader>) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        *header = Some(self.header(revision));
+    }
+
+    async fn dispatch(&self, method: Method, message: Bytes) -> Answered {
+        match method {
+            Method::KvRange => self.range(decode_request(message)?).await,
+            Method::KvPut => self.put(message).await,
+            Method::KvDeleteRange => self.delete_range(message).await,
+            Method::KvTxn => self.txn(message).await,
+            Method::KvCompact => self.compact(decode_request(message)?).await,
+            Method::LeaseGrant => self.lease_grant(decode_request(message)?).await,
+            Method::LeaseRevoke => self.lease_revoke(decode_request(message)?).await,
+            Method::LeaseTimeToLive => self.lease_time_to_live(decode_request(message)?).await,
+            Method::LeaseLeases => self.lease_leases(decode_request(message)?).await,
+            Method::ClusterMemberList => self.member_list(decode_request(message)?).await,
+            Method::MaintenanceAlarm => self.alarm(decode_request(message)?).await,
+            Method::MaintenanceStatus => self.status(decode_request(message)?).await,
+            Method::MaintenanceDefragment => self.defragment(decode_request(message)?).await,
+            Method::MaintenanceHash => self.hash(decode_request(message)?).await,
+            Method::MaintenanceHashKV => self.hash_kv(decode_request(message)?).await,
+            Method::HealthCheck => Ok(Framed::encode(&HealthCheckResponse { status: ServingStatus::Serving as i32 })),
+            Method::ClusterMemberAdd
+            | Method::ClusterMemberRemove
+            | Method::ClusterMemberUpdate
+            | Method::ClusterMemberPromote => Err(not_built("changing the members of a cluster")),
+            Method::MaintenanceMoveLeader => Err(not_built("moving the leader")),
+            Method::MaintenanceDowngrade => Err(not_built("downgrading a cluster")),
+            other => Err(not_built(other.service())),
+        }
+    }
+
+    /// A slow request says which one it was. (Stage stamps name the dominant stage.)
+    fn log_if_slow(&self, method: Method, since: Duration, request_bytes: usize, outcome: &Answered) {
+        let took = boottime().saturating_sub(since);
+        if took < self.shard.shared.config.slow_request {
+            return;
+        }
+        tracing::warn!(
+            method = method.path(),
+            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            request_bytes = request_bytes as u64,
+            error = outcome.as_ref().err().map_or("", |status| status.code.label()),
+            "apply request took too long"
+        );
+    }
+}
+
+impl Handler for Api {
+    fn admit(&self, _method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
+        // A lone member is never a learner, and auth is not built yet: what is left is the metadata.
+        if let Some(version) = call.metadata().get("client-api-version")
+            && version.to_str().is_err()
+            && std::str::from_utf8(version.as_bytes()).is_err()
+        {
+            return Err(Error::InvalidClientApiVersion.into());
+        }
+        if call.metadata_text("hasleader") == Some("true") && self.shard.shared.leader.load(Ordering::Relaxed) == 0 {
+            return Err(Error::NoLeader.into());
+        }
+        Ok(())
+    }
+
+    async fn unary(&self, method: Method, _call: &CallContext, message: Bytes) -> Answered {
+        let (since, request_bytes) = (boottime(), message.len());
+        let outcome = self.dispatch(method, message).await;
+        self.log_if_slow(method, since, request_bytes, &outcome);
+        outcome
+    }
+
+    async fn stream(
+        &self,
+        method: Method,
+        _call: &CallContext,
+        mut requests: RequestStream,
+        responses: ResponseSink,
+    ) -> Result<(), Status> {
+        match method {
+            Method::Watch => self.watch(requests, responses).await,
+            Method::LeaseKeepAlive => self.lease_keep_alive(requests, responses).await,
+            Method::KvRangeStream => self.range_stream(decode_request(requests.only().await?)?, responses).await,
+            Method::MaintenanceSnapshot => self.snapshot(decode_request(requests.only().await?)?, responses).await,
+            other => Err(not_built(other.service())),
+        }
+    }
+
+    async fn http(&self, request: HttpRequest) -> HttpResponse {
+        self.answer_http(&request).await
+    }
+}

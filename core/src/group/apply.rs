@@ -1,0 +1,230 @@
+//! Applies committed entries: each exactly as every other member does, from the entry and the state alone.
+
+use std::ops::Bound;
+
+use ringstone_pager::api::{Direction, Fault, ReadTrees as _, WriteTrees as _};
+use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse, ResponseHeader};
+use ringstone_raft::EntryKind;
+use rkyv::rancor;
+
+use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_MAX};
+use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
+use crate::entry::{Entry, EntryError};
+use crate::error::{ApplyFault, Error};
+use crate::lease::state as lease;
+use crate::lease::state::{GrantRefusal, LeaseTime};
+use crate::mvcc;
+use crate::trees::{ALARM, MEMBER};
+
+type Outcome = Result<Reply, Error>;
+
+/// Why an entry was not applied. Going on without it would make this member differ from the others.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error(transparent)]
+    Fault(#[from] ApplyFault),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+}
+
+impl Group {
+    /// Applies what is committed, sweeps behind the last compaction, publishes what changed.
+    pub(super) fn apply_committed(&mut self) -> Result<(), GroupError> {
+        if self.absent.is_some() {
+            return Ok(());
+        }
+        let mut applied = 0;
+        while applied < APPLY_ENTRIES_MAX {
+            let Some(entry) = self.committed.pop_front() else { break };
+            match self.apply_entry(&entry) {
+                Ok(()) => {
+                    self.state.applied_index = entry.index.0;
+                    self.state.applied_term = entry.term.0;
+                    applied += 1;
+                }
+                Err(Stop::Fault(ApplyFault::Absent(run))) => {
+                    self.absent = Some(run);
+                    self.committed.push_front(entry);
+                    break;
+                }
+                Err(Stop::Fault(ApplyFault::Damaged(damage))) => return Err(GroupError::Damaged(damage)),
+                Err(stop) => {
+                    let what = stop.to_string();
+                    return Err(GroupError::Entry { index: entry.index.0, term: entry.term.0, what });
+                }
+            }
+        }
+        let swept = self.sweep()?;
+        if applied > 0 || swept {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn sweep(&mut self) -> Result<bool, GroupError> {
+        if !self.sweep_pending() || self.absent.is_some() {
+            return Ok(false);
+        }
+        match mvcc::compact_slice(&mut self.pager, &mut self.state, SWEEP_RECORDS_MAX) {
+            Ok(_) => Ok(true),
+            Err(Fault::Absent(run)) => {
+                self.absent = Some(run);
+                Ok(true)
+            }
+            Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
+        }
+    }
+
+    fn apply_entry(&mut self, entry: &ringstone_raft::Entry) -> Result<(), Stop> {
+        // Configurations are raft's own; an empty payload is the first entry of a leader's term.
+        if entry.kind == EntryKind::Configuration || entry.payload.is_empty() {
+            return Ok(());
+        }
+        let read = Entry::read(&entry.payload)?;
+        let clock = LeaseTime(read.envelope.lease_clock_ms.max(self.state.lease_clock));
+        let outcome = self.apply_command(clock, read.command)?;
+        self.state.lease_clock = clock.0;
+        self.lessor.observed(clock);
+        if read.envelope.proposer == self.shared.identity.member_id {
+            let (shard, request_id) = (read.envelope.shard, read.envelope.request_id);
+            self.outputs.answers.push(Answer { shard, request_id, outcome });
+        }
+        Ok(())
+    }
+
+    fn apply_command(&mut self, clock: LeaseTime, command: &ArchivedCommand) -> Result<Outcome, ApplyFault> {
+        if self.state.cluster_id == 0 && !matches!(command, ArchivedCommand::Bootstrap(_)) {
+            return Ok(Err(Error::NotCapable));
+        }
+        if let Some(applied) = mvcc::apply(&mut self.pager, &mut self.state, command)? {
+            self.outputs.events.extend(applied.events);
+            return Ok(applied.response.map(Reply::Store));
+        }
+        match command {
+            ArchivedCommand::Bootstrap(bootstrap) => self.apply_bootstrap(bootstrap),
+            ArchivedCommand::LeaseGrant { id, ttl_s } => self.apply_grant(clock, id.to_native(), ttl_s.to_native()),
+            ArchivedCommand::LeaseRevoke { id, expired_renewal } => {
+                let renewal = expired_renewal.as_ref().map(|renewal| renewal.to_native());
+                self.apply_revoke(clock, id.to_native(), renewal)
+            }
+            ArchivedCommand::LeaseRenew { ids } => {
+                let ids: Vec<i64> = ids.iter().map(|id| id.to_native()).collect();
+                let renewed = lease::renew(&mut self.pager, clock, &ids).map_err(before)?;
+                self.lessor.renewed(&ids, &renewed);
+                Ok(Ok(Reply::Done))
+            }
+            ArchivedCommand::LeaseClock => Ok(Ok(Reply::Done)),
+            ArchivedCommand::Alarm { activate, member_id, alarm } => {
+                self.apply_alarm(*activate, member_id.to_native(), alarm.to_native())
+            }
+            ArchivedCommand::MemberAttributes { member_id, name, client_urls } => {
+                let urls: Vec<String> = client_urls.iter().map(|url| url.as_str().to_owned()).collect();
+                self.apply_attributes(member_id.to_native(), name.as_str(), urls)
+            }
+            _ => Ok(Ok(Reply::Done)),
+        }
+    }
+
+    /// Only the first one of a log counts.
+    fn apply_bootstrap(&mut self, bootstrap: &ArchivedBootstrap) -> Result<Outcome, ApplyFault> {
+        if self.state.cluster_id != 0 {
+            return Ok(Ok(Reply::Done));
+        }
+        for member in bootstrap.members.iter() {
+            let member = rkyv::deserialize::<crate::command::Member, rancor::Error>(member)
+                .expect("a validated member has no part that can't be copied");
+            self.put_member(&member).map_err(before)?;
+        }
+        self.state.hash_key = bootstrap.hash_key;
+        self.state.cluster_id = bootstrap.cluster_id.to_native();
+        Ok(Ok(Reply::Done))
+    }
+
+    fn put_member(&mut self, member: &crate::command::Member) -> Result<(), Fault> {
+        let bytes = rkyv::to_bytes::<rancor::Error>(member).expect("a member can be encoded");
+        self.pager.put(MEMBER, &member.id.to_be_bytes(), &[&bytes])
+    }
+
+    fn apply_attributes(&mut self, id: u64, name: &str, client_urls: Vec<String>) -> Result<Outcome, ApplyFault> {
+        let found = self.pager.get(MEMBER, &id.to_be_bytes()).map_err(before)?;
+        let Some(mut member) = found.and_then(read_member) else {
+            return Ok(Err(Error::MemberNotFound));
+        };
+        name.clone_into(&mut member.name);
+        member.client_urls = client_urls;
+        self.put_member(&member).map_err(before)?;
+        Ok(Ok(Reply::Done))
+    }
+
+    fn apply_grant(&mut self, clock: LeaseTime, id: i64, ttl_s: i64) -> Result<Outcome, ApplyFault> {
+        let granted = lease::grant(&mut self.pager, clock, id, ttl_s).map_err(before)?;
+        Ok(match granted {
+            Ok(()) => {
+                self.lessor.granted(id, clock, ttl_s);
+                let header = Some(ResponseHeader { revision: self.state.revision, ..ResponseHeader::default() });
+                Ok(Reply::LeaseGrant(LeaseGrantResponse { header, id, ttl: ttl_s, error: String::new() }))
+            }
+            Err(GrantRefusal::Exists) => Err(Error::LeaseExists),
+            Err(GrantRefusal::TtlOutOfRange) => Err(Error::LeaseTtlTooLarge),
+        })
+    }
+
+    fn apply_revoke(&mut self, clock: LeaseTime, id: i64, renewal: Option<u64>) -> Result<Outcome, ApplyFault> {
+        if let Some(renewal) = renewal
+            && !lease::may_expire(&self.pager, clock, id, renewal).map_err(before)?
+        {
+            self.lessor.revoke_refused(id);
+            return Ok(Ok(Reply::Done));
+        }
+        let applied = mvcc::apply_lease_revoke(&mut self.pager, &mut self.state, id)?;
+        self.lessor.revoked(id);
+        self.outputs.events.extend(applied.events);
+        Ok(applied.response.map(Reply::Store))
+    }
+
+    fn apply_alarm(&mut self, activate: bool, member_id: u64, alarm: i32) -> Result<Outcome, ApplyFault> {
+        let mut key = [0; 12];
+        key[..8].copy_from_slice(&member_id.to_be_bytes());
+        key[8..].copy_from_slice(&alarm.to_be_bytes());
+        let known = (1..=2).contains(&alarm);
+        let exists = self.pager.get(ALARM, &key).map_err(before)?.is_some();
+        let touched = vec![AlarmMember { member_id, alarm }];
+        let answer = match (activate, known, exists) {
+            (true, true, false) => {
+                self.pager.put(ALARM, &key, &[]).map_err(before)?;
+                touched
+            }
+            (true, true, true) => touched,
+            (false, _, true) => {
+                self.pager.delete(ALARM, &key).map_err(before)?;
+                touched
+            }
+            _ => Vec::new(),
+        };
+        self.state.alarms = self.alarm_bits().map_err(before)?;
+        Ok(Ok(Reply::Alarm(answer)))
+    }
+
+    fn alarm_bits(&self) -> Result<u32, Fault> {
+        let mut bits = 0;
+        self.pager.visit(ALARM, (Bound::Unbounded, Bound::Unbounded), Direction::Forward, false, &mut |key, _| {
+            let alarm = key.get(8..12).and_then(|alarm| alarm.try_into().ok()).map_or(0, u32::from_be_bytes);
+            bits |= 1u32.checked_shl(alarm).unwrap_or(0);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(bits)
+    }
+}
+
+/// The small trees of leases, members and alarms: a fault met after the first write is met before it on the next call,
+/// and each of these functions ends in the same state when it is called again.
+fn before(fault: Fault) -> ApplyFault {
+    ApplyFault::before(fault)
+}
+
+/// A member's record in the tree `MEMBER`.
+#[must_use]
+pub fn read_member(bytes: &[u8]) -> Option<crate::command::Member> {
+    let archived = rkyv::access::<ArchivedMember, rancor::Error>(bytes).ok()?;
+    rkyv::deserialize::<crate::command::Member, rancor::Error>(archived).ok()
+}

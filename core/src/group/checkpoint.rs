@@ -1,0 +1,144 @@
+//! When a checkpoint begins, how fast it goes, and what it lets go of.
+//!
+//! A checkpoint begins when the log since the last one, or the dirty frames in memory, reach their bound: both are what a
+//! restart and the memory limit pay for. It goes on one request at a time; the driver polls for the next only while the
+//! log has nothing in flight, so that a put never waits behind a slice for long. The log is released up to the *older* of
+//! the two states that the page file can open with.
+
+use ringstone_pager::{CheckpointDone, CheckpointError};
+use ringstone_raft::Index;
+use ringstone_wal::Kind;
+
+use super::{GROUP, Group, GroupError, pages, records};
+use crate::state::State;
+
+/// Log bytes since the last checkpoint that begin the next. A restart replays at most twice this, and one batch: the
+/// checkpoint in progress may fail to finish.
+pub const CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
+
+/// What paces checkpoints.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointPace {
+    /// Dirty frames, in bytes, that begin a checkpoint.
+    pub dirty_bytes_max: u64,
+    /// Log bytes that begin a checkpoint.
+    pub log_bytes_max: u64,
+    /// Applied index of the newest completed checkpoint.
+    newest: u64,
+    /// Applied index of the one before it.
+    older: u64,
+    running: bool,
+    /// A record of a completed checkpoint waits for room in the log: its generation.
+    unlogged: Option<u64>,
+}
+
+impl CheckpointPace {
+    /// Both metas hold `applied`, or less: nothing before it is needed.
+    #[must_use]
+    pub fn new(dirty_bytes_max: u64, newest: u64, older: u64) -> CheckpointPace {
+        CheckpointPace {
+            dirty_bytes_max,
+            log_bytes_max: CHECKPOINT_LOG_BYTES,
+            newest,
+            older,
+            running: false,
+            unlogged: None,
+        }
+    }
+}
+
+impl Group {
+    /// Begins a checkpoint if one is due. With `now`, if anything at all has changed since the last one.
+    ///
+    /// # Errors
+    /// [`GroupError::Pages`]: an earlier failure of the page file is final.
+    pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
+        if self.pace.running || self.pace.unlogged.is_some() {
+            return Ok(());
+        }
+        let changed = self.state.applied_index > self.pace.newest;
+        let log_bytes = self.log.log_bytes_since(GROUP, self.pace.newest);
+        let due = self.pager.dirty_bytes() >= self.pace.dirty_bytes_max || log_bytes >= self.pace.log_bytes_max;
+        if (changed && (due || now)) || (due && self.pager.dirty_bytes() > 0) {
+            match self.pager.checkpoint_begin() {
+                Ok(began) => self.pace.running = began,
+                Err(error) => return Err(GroupError::Pages(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// True while a checkpoint is written.
+    pub fn checkpoint_running(&self) -> bool {
+        self.pace.running || self.pace.unlogged.is_some()
+    }
+
+    /// True when the newest checkpoint holds everything that is applied.
+    pub fn is_checkpointed(&self) -> bool {
+        self.pace.newest == self.state.applied_index && !self.checkpoint_running()
+    }
+
+    /// The page file's next request.
+    ///
+    /// # Errors
+    /// As [`Group::pages_completed`].
+    pub fn poll_pages_io(&mut self) -> Result<Option<(pages::Token, pages::Io)>, GroupError> {
+        match self.pager.poll_io() {
+            Ok(request) => Ok(request),
+            Err(error) => self.checkpoint_failed(&error).map(|()| None),
+        }
+    }
+
+    /// A full disk only ends the attempt; anything else ends the member.
+    fn checkpoint_failed(&mut self, error: &CheckpointError) -> Result<(), GroupError> {
+        match error {
+            CheckpointError::Full(_) | CheckpointError::FileFull => {
+                tracing::warn!(error = %error, "no space for a checkpoint: the log is kept, and it is tried again");
+                self.pace.running = false;
+                Ok(())
+            }
+            CheckpointError::Failed(_) => Err(GroupError::Pages(error.to_string())),
+            CheckpointError::Damaged(damage) => Err(GroupError::Damaged(damage.clone())),
+        }
+    }
+
+    /// A request of the page file has finished.
+    ///
+    /// # Errors
+    /// [`GroupError::Pages`]: a failed write or sync of the page file is final. A full disk only ends the attempt.
+    pub fn pages_completed(&mut self, completion: pages::Completion) -> Result<(), GroupError> {
+        match self.pager.completed(completion.token, completion.result) {
+            Ok(None) => Ok(()),
+            Ok(Some(done)) => self.checkpoint_done(&done),
+            Err(error) => self.checkpoint_failed(&error),
+        }
+    }
+
+    fn checkpoint_done(&mut self, done: &CheckpointDone) -> Result<(), GroupError> {
+        let state = State::from_attributes(&done.attributes)
+            .map_err(|error| GroupError::Pages(format!("the checkpoint's own attributes: {error}")))?;
+        self.pace.running = false;
+        self.pace.older = self.pace.newest;
+        self.pace.newest = state.applied_index;
+        self.pace.unlogged = Some(done.generation);
+        tracing::debug!(
+            generation = done.generation,
+            applied = state.applied_index,
+            written_bytes = done.written_bytes,
+            "checkpoint"
+        );
+        self.log_checkpoint()
+    }
+
+    /// Puts the record of a completed checkpoint into the log, and lets go of what both metas are past.
+    pub(super) fn log_checkpoint(&mut self) -> Result<(), GroupError> {
+        let Some(generation) = self.pace.unlogged else { return Ok(()) };
+        let payload = records::checkpoint(generation);
+        if self.append(Kind::Checkpoint, self.state.applied_term, self.pace.newest, &payload)?.is_some() {
+            self.pace.unlogged = None;
+            self.log.release(self.log_holder, self.pace.older);
+            self.raft.compact(Index(self.pace.older));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! The group's side of leases: time for the lessor, its proposals into the log, keep-alives and their answers.
+
+use std::time::Duration;
+
+use ringstone_pager::api::Fault;
+use ringstone_pager::api::ReadTrees as _;
+use ringstone_raft::Role;
+
+use super::{GROUP, Group, GroupError, NOBODY, Proposal, read_member};
+use crate::command::Command;
+use crate::entry::{Draft, Envelope};
+use crate::error::Error;
+use crate::lease::lessor::{KeepAlive, KeepAliveToken};
+use crate::trees::MEMBER;
+
+/// Proposals that the lessor gets into one turn.
+const LESSOR_PROPOSALS_MAX: usize = 256;
+
+/// A keep-alive that is answered.
+#[derive(Debug)]
+pub struct KeptAlive {
+    /// The shard that waits.
+    pub shard: u32,
+    /// Its request id.
+    pub request_id: u64,
+    /// The TTL granted in seconds, 0 for a lease that is gone.
+    pub outcome: Result<i64, Error>,
+}
+
+impl Group {
+    /// A client keeps its lease alive: answered in one of the next [`Group::take_outputs`].
+    ///
+    /// # Errors
+    /// [`GroupError::Damaged`].
+    pub fn keep_alive(&mut self, now: Duration, shard: u32, request_id: u64, id: i64) -> Result<(), GroupError> {
+        let token = self.next_keep_alive;
+        match self.lessor.keep_alive(&self.pager, now, KeepAliveToken(token), id) {
+            Ok(KeepAlive::Waits) => {
+                self.next_keep_alive += 1;
+                self.keep_alives.insert(token, (shard, request_id));
+            }
+            Ok(answer) => {
+                self.outputs.kept_alive.push(KeptAlive { shard, request_id, outcome: outcome_of(answer) });
+            }
+            Err(Fault::Absent(run)) => {
+                self.absent.get_or_insert(run);
+                self.keep_alives_again.push((shard, request_id, id));
+            }
+            Err(Fault::Damaged(damage)) => return Err(GroupError::Damaged(damage)),
+        }
+        Ok(())
+    }
+
+    /// Looks again at keep-alives whose pages were absent.
+    pub(super) fn retry_keep_alives(&mut self) -> Result<(), GroupError> {
+        for (shard, request_id, id) in std::mem::take(&mut self.keep_alives_again) {
+            self.keep_alive(self.now, shard, request_id, id)?;
+        }
+        Ok(())
+    }
+
+    /// The lease clock now, in milliseconds.
+    pub fn lease_clock_ms(&self) -> u64 {
+        self.lessor.time().0
+    }
+
+    /// True once this member leads and has applied an entry of its own term: it can commit, and knows all that was.
+    pub fn is_ready(&self) -> bool {
+        let role = self.raft.role();
+        role.role == Role::Leader && self.state.applied_term == role.term.0 && self.state.cluster_id != 0
+    }
+
+    /// Answers that the lessor has, and commands that it wants in the log.
+    pub(super) fn drive_lessor(&mut self) -> Result<(), GroupError> {
+        for (token, answer) in self.lessor.take_answers() {
+            if let Some((shard, request_id)) = self.keep_alives.remove(&token.0) {
+                self.outputs.kept_alive.push(KeptAlive { shard, request_id, outcome: outcome_of(answer) });
+            }
+        }
+        if self.raft.role().role != Role::Leader || self.absent.is_some() || self.stopping {
+            return Ok(());
+        }
+        if !self.was_caught_up && self.is_ready() {
+            self.was_caught_up = true;
+            self.lessor.caught_up();
+        }
+        self.propose_first()?;
+        for _ in 0..LESSOR_PROPOSALS_MAX {
+            match self.lessor.poll_proposal(&self.pager, self.now) {
+                Ok(Some(command)) => self.propose_command(&command),
+                Ok(None) => break,
+                Err(Fault::Absent(run)) => {
+                    self.absent = Some(run);
+                    break;
+                }
+                Err(Fault::Damaged(damage)) => return Err(GroupError::Damaged(damage)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a leader of a new log, or a member with a new name, has to say: kept until it leads.
+    pub fn say_first(&mut self, bootstrap: Command, attributes: Command) {
+        self.first = Some((bootstrap, attributes));
+    }
+
+    fn propose_first(&mut self) -> Result<(), GroupError> {
+        let Some((bootstrap, attributes)) = self.first.take() else { return Ok(()) };
+        if self.state.cluster_id == 0 {
+            // Those of a former start that did not get to apply come first; the second bootstrap then does nothing.
+            self.propose_command(&bootstrap);
+            return Ok(());
+        }
+        let Command::MemberAttributes { member_id, name, client_urls } = &attributes else { return Ok(()) };
+        match self.pager.get(MEMBER, &member_id.to_be_bytes()) {
+            Ok(found) => {
+                let known = found.and_then(read_member);
+                if known.is_none_or(|known| known.name != *name || known.client_urls != *client_urls) {
+                    self.propose_command(&attributes);
+                }
+                Ok(())
+            }
+            Err(Fault::Absent(run)) => {
+                self.absent = Some(run);
+                self.first = Some((bootstrap, attributes));
+                Ok(())
+            }
+            Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
+        }
+    }
+
+    /// Proposes what nobody on a shard waits for.
+    fn propose_command(&mut self, command: &Command) {
+        let proposer = self.shared.identity.member_id;
+        let envelope = Envelope { group: GROUP, proposer, shard: NOBODY, ..Envelope::default() };
+        self.propose(self.now, vec![Proposal { draft: Draft::new(&envelope, command), shard: NOBODY, request_id: 0 }]);
+    }
+}
+
+fn outcome_of(answer: KeepAlive) -> Result<i64, Error> {
+    match answer {
+        KeepAlive::Ttl(ttl_s) => Ok(ttl_s),
+        KeepAlive::Waits | KeepAlive::TooMany => Err(Error::TooManyRequests),
+        KeepAlive::NotLeader => Err(Error::NotPrimaryLessor),
+    }
+}

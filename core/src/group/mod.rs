@@ -1,0 +1,400 @@
+//! A group: one raft log, its WAL, its page file and its revision counter. A state machine without I/O.
+//!
+//! ```text
+//!  propose(now, proposals)    log_completed(..)   pages_completed(..)   brought_in(run)   tick(now, random)
+//!            |                      |                    |                   |                |
+//!            +----------------------+------- Group ------+-------------------+----------------+
+//!  turn(now): raft -> log records -> (synced) -> committed -> apply -> publish -> Outputs
+//!            |                      |                    |
+//!        poll_log_io()        poll_pages_io()      take_outputs(): answers, events, absent page
+//! ```
+//!
+//! Order that every answer has behind it: proposed, submitted, synced, committed, applied, published. An answer leaves
+//! with the publish of its batch, never before: that is what makes a read of the published root linearizable on a sole
+//! voter. Applied entries and their index become visible and durable in one step, with the root record.
+
+mod apply;
+mod checkpoint;
+mod leases;
+mod open;
+mod records;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use ringstone_pager::api::{PageRun, WriteTrees as _};
+use ringstone_pager::disk as pages;
+use ringstone_pager::{Pager, Reader};
+use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
+use ringstone_raft::{EntryKind, Index, Persist, ProposeError, Raft, Role, SyncToken};
+use ringstone_wal::{BatchNumber, HolderId, Kind, Log, Record, WalError};
+
+use crate::command::Command;
+use crate::entry::Draft;
+use crate::error::Error;
+use crate::event::Event;
+use crate::lease::lessor::Lessor;
+use crate::mvcc;
+use crate::shared::Shared;
+use crate::state::State;
+
+pub use apply::read_member;
+pub use checkpoint::CheckpointPace;
+pub use leases::KeptAlive;
+pub use open::{OpenError, create_files, open};
+
+/// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.
+const APPLY_ENTRIES_MAX: usize = 512;
+/// Compaction work of one turn, in records visited.
+const SWEEP_RECORDS_MAX: usize = 256;
+/// The one group so far.
+pub const GROUP: u32 = 0;
+/// The shard of proposals that nobody waits for.
+pub const NOBODY: u32 = u32::MAX;
+
+/// A request on its way into the log.
+#[derive(Debug)]
+pub struct Proposal {
+    /// The entry, but for what only the group knows.
+    pub draft: Draft,
+    /// The shard that waits.
+    pub shard: u32,
+    /// Its request id.
+    pub request_id: u64,
+}
+
+/// What came of a proposal.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// A command of the store.
+    Store(mvcc::Answer),
+    /// LeaseGrant.
+    LeaseGrant(LeaseGrantResponse),
+    /// Alarm: the alarms touched.
+    Alarm(Vec<AlarmMember>),
+    /// Nothing to tell but that it is applied.
+    Done,
+}
+
+/// An answer and whom it is for.
+#[derive(Debug)]
+pub struct Answer {
+    /// The shard.
+    pub shard: u32,
+    /// Its request id.
+    pub request_id: u64,
+    /// What it gets.
+    pub outcome: Result<Reply, Error>,
+}
+
+/// What a turn gives to the world. All of it is published.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Answers to requests.
+    pub answers: Vec<Answer>,
+    /// Answers to keep-alives.
+    pub kept_alive: Vec<KeptAlive>,
+    /// The batch's events, in order, of whole revisions.
+    pub events: Vec<Event>,
+    /// A new root was published.
+    pub published: bool,
+}
+
+/// What ends a group, and with it the process.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The log failed. Nothing is acknowledged any more.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The page file failed.
+    #[error("page file: {0}")]
+    Pages(String),
+    /// A page is damaged where the member can't go on without it.
+    #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
+    Damaged(ringstone_pager::api::Damage),
+    /// A command could not be finished.
+    #[error("log entry {index} of term {term}: {what}")]
+    Entry {
+        /// Where.
+        index: u64,
+        /// Its term.
+        term: u64,
+        /// Why.
+        what: String,
+    },
+}
+
+struct Waiting {
+    batch: BatchNumber,
+    token: SyncToken,
+}
+
+/// See the module.
+pub struct Group {
+    shared: Arc<Shared>,
+    raft: Raft,
+    log: Log,
+    pager: Pager,
+    state: State,
+    lessor: Lessor,
+    unlogged: VecDeque<Persist>,
+    /// Entries of the first of `unlogged` that the log has already.
+    logged_entries: usize,
+    waiting: VecDeque<Waiting>,
+    committed: VecDeque<ringstone_raft::Entry>,
+    absent: Option<PageRun>,
+    outputs: Outputs,
+    pace: CheckpointPace,
+    log_holder: HolderId,
+    now: Duration,
+    wall_ms: u64,
+    stopping: bool,
+    next_keep_alive: u64,
+    keep_alives: AHashMap<u64, (u32, u64)>,
+    keep_alives_again: Vec<(u32, u64, i64)>,
+    was_caught_up: bool,
+    first: Option<(Command, Command)>,
+}
+
+impl Group {
+    /// A reader for a shard.
+    pub fn reader(&self) -> Reader {
+        self.pager.reader()
+    }
+
+    /// The published state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// True while a checkpoint, a compaction or an apply has work left that needs no input.
+    pub fn has_work(&self) -> bool {
+        (self.absent.is_none() && (!self.committed.is_empty() || self.sweep_pending())) || !self.unlogged.is_empty()
+    }
+
+    fn sweep_pending(&self) -> bool {
+        let state = &self.state;
+        state.sweep.is_some()
+            || state.swept_revision < state.compact_revision
+            || state.cut_revision < state.swept_revision
+    }
+
+    /// Time passes: the lease clock and raft's. `wall_ms` is told to entries as information.
+    pub fn tick(&mut self, now: Duration, wall_ms: u64, random: u64) {
+        self.now = now;
+        self.wall_ms = wall_ms;
+        self.raft.tick(random);
+        if self.raft.role().role == Role::Leader {
+            // A sole voter is its own quorum.
+            self.lessor.proven(now);
+            self.lessor.clock(now);
+        }
+    }
+
+    /// Puts requests into the log's next batch. Those that can't be proposed are answered.
+    pub fn propose(&mut self, now: Duration, proposals: Vec<Proposal>) {
+        self.now = now;
+        let clock = self.lessor.clock(now).0;
+        let mut whom = Vec::with_capacity(proposals.len());
+        let mut payloads: Vec<Bytes> = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
+            whom.push((proposal.shard, proposal.request_id));
+            payloads.push(proposal.draft.seal(clock, self.wall_ms));
+        }
+        if whom.is_empty() {
+            return;
+        }
+        if let Err(error) = self.raft.propose(payloads) {
+            let error = match error {
+                ProposeError::NotLeader { .. } => Error::NoLeader,
+                ProposeError::Transferring { .. } => Error::LeaderChanged,
+                _ => Error::TooManyRequests,
+            };
+            self.shared.proposals_failed.fetch_add(whom.len() as u64, Ordering::Relaxed);
+            self.outputs.answers.extend(whom.into_iter().map(|(shard, request_id)| Answer {
+                shard,
+                request_id,
+                outcome: Err(error.clone()),
+            }));
+        }
+    }
+
+    /// Moves everything on as far as it goes without I/O.
+    ///
+    /// # Errors
+    /// [`GroupError`]: the process must end; nothing unacknowledged was acknowledged.
+    pub fn turn(&mut self) -> Result<(), GroupError> {
+        self.take_actions();
+        self.fill_log()?;
+        self.apply_committed()?;
+        self.drive_lessor()?;
+        self.take_actions();
+        self.fill_log()
+    }
+
+    fn take_actions(&mut self) {
+        let actions = self.raft.take_actions();
+        // A sole voter has nobody to send to.
+        self.unlogged.extend(actions.persist);
+        self.committed.extend(actions.committed);
+        if let Some(change) = actions.became {
+            let leader = change.leader.map_or(0, |leader| leader.0);
+            self.shared.term.store(change.term.0, Ordering::Relaxed);
+            if self.shared.leader.swap(leader, Ordering::Relaxed) != leader && leader != 0 {
+                self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
+            self.was_caught_up = false;
+            self.lessor.leadership(change.role == Role::Leader, self.now);
+        }
+        let positions = self.raft.positions();
+        self.shared.committed.store(positions.committed.0.0, Ordering::Relaxed);
+        self.shared
+            .proposals_pending
+            .store(positions.proposed.0.0.saturating_sub(positions.applied.0.0), Ordering::Relaxed);
+    }
+
+    /// Appends what raft wants on disk, as far as the batch that fills has room.
+    fn fill_log(&mut self) -> Result<(), GroupError> {
+        self.log_checkpoint()?;
+        while let Some(persist) = self.unlogged.front() {
+            let mut batch = self.log.filling();
+            if self.logged_entries == 0 {
+                let (hard_state, truncate_from) = (persist.hard_state, persist.truncate_from);
+                if let Some(hard_state) = &hard_state {
+                    let payload = records::hard_state(hard_state);
+                    let index = self.state.applied_index;
+                    match self.append(Kind::HardState, hard_state.term.0, index, &payload)? {
+                        Some(appended) => batch = appended,
+                        None => return Ok(()),
+                    }
+                }
+                if let Some(from) = truncate_from {
+                    match self.append(Kind::Truncate, 0, from.0, &[])? {
+                        Some(appended) => batch = appended,
+                        None => return Ok(()),
+                    }
+                }
+            }
+            let persist = self.unlogged.front().expect("still there");
+            let entries: Vec<ringstone_raft::Entry> = persist.entries[self.logged_entries..].to_vec();
+            for entry in &entries {
+                let kind = match entry.kind {
+                    EntryKind::Normal => Kind::Entry,
+                    EntryKind::Configuration => Kind::Config,
+                };
+                match self.append(kind, entry.term.0, entry.index.0, &entry.payload)? {
+                    Some(appended) => batch = appended,
+                    None => return Ok(()),
+                }
+                self.logged_entries += 1;
+            }
+            let persist = self.unlogged.pop_front().expect("still there");
+            self.logged_entries = 0;
+            self.waiting.push_back(Waiting { batch, token: persist.token });
+        }
+        Ok(())
+    }
+
+    /// None: the batch is full, the rest waits for the next.
+    fn append(&mut self, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Result<Option<BatchNumber>, GroupError> {
+        match self.log.append(Record { group: GROUP, kind, term, index, payload }) {
+            Ok(batch) => Ok(Some(batch)),
+            Err(WalError::Full) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The log's next operation for its disk.
+    pub fn poll_log_io(&mut self) -> Option<(ringstone_wal::disk::Token, ringstone_wal::disk::Io)> {
+        self.log.poll_io()
+    }
+
+    /// An operation of the log has finished: what it proves is acknowledged to raft.
+    ///
+    /// # Errors
+    /// [`GroupError::Log`]: the first failure of a write or sync, final.
+    pub fn log_completed(&mut self, completion: ringstone_wal::disk::Completion) -> Result<(), GroupError> {
+        self.log.completed(completion);
+        if let Some(error) = self.log.failure() {
+            return Err(error.clone().into());
+        }
+        let synced = self.log.synced();
+        while self.waiting.front().is_some_and(|waiting| waiting.batch <= synced) {
+            let waiting = self.waiting.pop_front().expect("looked at");
+            // A sole voter has nobody to send to.
+            let _after_sync = self.raft.persisted(waiting.token);
+        }
+        Ok(())
+    }
+
+    /// True while the log waits for its disk.
+    pub fn awaits_log(&self) -> bool {
+        self.log.awaits_completion()
+    }
+
+    /// After some quiet the log is closed for now; returns when to ask again, in nanoseconds of the same clock.
+    pub fn quiet(&mut self, now: Duration) -> Option<Duration> {
+        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.log.quiet(now_ns).map(Duration::from_nanos)
+    }
+
+    /// The page that apply or the sweep needs: bring it in and call [`Group::brought_in`].
+    pub fn absent(&self) -> Option<PageRun> {
+        self.absent
+    }
+
+    /// The page is in the page cache; it is checked here.
+    ///
+    /// # Errors
+    /// [`GroupError::Damaged`].
+    pub fn brought_in(&mut self, run: PageRun) -> Result<(), GroupError> {
+        self.pager.bring_in_done(run).map_err(GroupError::Damaged)?;
+        self.absent = None;
+        self.retry_keep_alives()
+    }
+
+    /// What the last turns have published.
+    pub fn take_outputs(&mut self) -> Outputs {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Writes the closing block: the last word of a clean stop.
+    pub fn close_log(&mut self) {
+        self.log.close();
+    }
+
+    /// True once the closing block is on disk.
+    pub fn is_closed(&self) -> bool {
+        self.log.is_closed() && self.log.is_idle()
+    }
+
+    /// From now on only what is in flight is finished.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// True once nothing is on its way any more.
+    pub fn is_drained(&self) -> bool {
+        self.unlogged.is_empty()
+            && self.waiting.is_empty()
+            && self.committed.is_empty()
+            && self.raft.positions().applied.0 == self.raft.positions().committed.0
+    }
+
+    fn publish(&mut self) {
+        self.pager.set_attributes(&self.state.to_attributes());
+        self.pager.publish();
+        self.raft.applied(Index(self.state.applied_index));
+        self.shared.applied.store(self.state.applied_index, Ordering::Relaxed);
+        self.shared.revision.store(self.state.revision, Ordering::Relaxed);
+        self.shared.dirty_bytes.store(self.pager.dirty_bytes(), Ordering::Relaxed);
+        self.shared.frame_bytes.store(self.pager.frame_bytes(), Ordering::Relaxed);
+        self.shared.file_bytes.store(self.pager.file_bytes(), Ordering::Relaxed);
+        self.shared.file_bytes_in_use.store(self.pager.file_bytes_in_use(), Ordering::Relaxed);
+        self.outputs.published = true;
+    }
+}

@@ -1,0 +1,298 @@
+//! From files to a running group: what the page file holds, and what the log adds to it.
+//!
+//! ```text
+//!  page file: newest good meta -> state at `applied`
+//!  log:       carried records, then all in physical order:
+//!             hard state       the last one counts
+//!             entry            kept if behind `applied`; one that comes again replaces the tail
+//!             truncate         drops the tail
+//!             checkpoint       its generation must not be newer than the page file's: else the disk went back in time
+//!  the entries kept must follow `applied` without a gap: else stop
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringstone_pager::api::{ReadTrees as _, TreeSpec};
+use ringstone_pager::disk::{Disk as _, StdDisk};
+use ringstone_pager::layout::PAGE_BYTES;
+use ringstone_pager::mapping::{Mapping, PageSource};
+use ringstone_pager::sigbus;
+use ringstone_pager::{FileOptions, Pager};
+use ringstone_raft::{
+    Config, Configuration, Entry, EntryKind, HardState, Index, NodeId, Raft, SnapshotMetadata, Stable, Term,
+};
+use ringstone_wal::disk::Disk as LogDisk;
+use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
+
+use super::{CheckpointPace, GROUP, Group, Outputs, records};
+use crate::identity::Identity;
+use crate::lease;
+use crate::lease::lessor::Lessor;
+use crate::mvcc;
+use crate::shared::Shared;
+use crate::state::{State, StateError};
+use crate::trees::{ALARM, MEMBER};
+
+/// Why a member's files can't be opened or made. Nothing in them was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The page file.
+    #[error(transparent)]
+    Pages(#[from] ringstone_pager::OpenError),
+    /// The operating system refused.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        error: io::Error,
+    },
+    /// The page file holds a state that this version does not know.
+    #[error("page file: {0}")]
+    State(#[from] StateError),
+    /// The two do not fit together.
+    #[error(
+        "log and page file do not fit together: {what} (page file at index {applied}, log {found}). One of them was restored or replaced alone: restore the whole member from a snapshot, or replace it"
+    )]
+    Mismatch {
+        /// What does not fit.
+        what: &'static str,
+        /// Index of the page file.
+        applied: u64,
+        /// What the log has.
+        found: u64,
+    },
+    /// A record of the log can't be what its kind says.
+    #[error(
+        "log record of kind {kind} at index {index} is malformed: restore the member from a snapshot, or replace it"
+    )]
+    Record {
+        /// The kind's name.
+        kind: &'static str,
+        /// Index of the record.
+        index: u64,
+    },
+    /// Raft refuses what was loaded.
+    #[error("log: {0}")]
+    Raft(#[from] ringstone_raft::RaftError),
+}
+
+/// All trees of a group's page file.
+#[must_use]
+pub fn tree_specs() -> Vec<TreeSpec> {
+    let plain = |key: &[u8], value: &[u8]| ringstone_pager::api::Aggregate {
+        count: 1,
+        bytes: (key.len() + value.len()) as u64,
+        hash: 0,
+    };
+    let mut specs = mvcc::record::SPECS.to_vec();
+    specs.extend(lease::state::TREE_SPECS);
+    specs.push(TreeSpec { id: MEMBER, name: "member", summarize: plain });
+    specs.push(TreeSpec { id: ALARM, name: "alarm", summarize: plain });
+    specs
+}
+
+fn log_identity(identity: &Identity) -> LogIdentity {
+    LogIdentity(identity.file_id)
+}
+
+/// Makes the empty page file and log of a new member. On disk when this returns: both, synced.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn create_files(page_file: &Path, log_disk: &mut dyn LogDisk, identity: &Identity) -> Result<(), OpenError> {
+    let specs = tree_specs();
+    let mut disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
+    let mapping = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
+    Pager::create(&mut disk, mapping, &file_options(identity, &specs))?;
+    let mut options = Options::new(log_identity(identity));
+    options.create = true;
+    let (mut log, _) = Log::open(log_disk, options, &mut |_| {})?;
+    log.close();
+    ringstone_wal::run_until_idle(log_disk, &mut log)?;
+    Ok(())
+}
+
+fn file_options<'a>(identity: &Identity, trees: &'a [TreeSpec]) -> FileOptions<'a> {
+    let mut owner_id = [0; 16];
+    owner_id[..8].copy_from_slice(&identity.cluster_id.to_be_bytes());
+    owner_id[8..].copy_from_slice(&identity.member_id.to_be_bytes());
+    FileOptions { file_id: identity.file_id, owner_id, trees }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+    move |error| OpenError::Io { path: path.to_owned(), error }
+}
+
+/// What the log says beyond the page file.
+struct Replay {
+    applied: u64,
+    hard_state: HardState,
+    checkpoint: u64,
+    checkpoint_index: u64,
+    entries: Vec<Entry>,
+    configuration: Option<Configuration>,
+    fault: Option<OpenError>,
+}
+
+impl Replay {
+    fn visit(&mut self, record: &Record<'_>) {
+        if record.group != GROUP || self.fault.is_some() {
+            return;
+        }
+        let malformed = |kind| Some(OpenError::Record { kind, index: record.index });
+        match record.kind {
+            Kind::HardState => match records::read_hard_state(record.payload) {
+                Some(hard_state) => self.hard_state = hard_state,
+                None => self.fault = malformed("hard state"),
+            },
+            Kind::Checkpoint => match records::read_checkpoint(record.payload) {
+                Some(generation) => (self.checkpoint, self.checkpoint_index) = (generation, record.index),
+                None => self.fault = malformed("checkpoint"),
+            },
+            Kind::Truncate => self.truncate(record.index),
+            Kind::Entry => self.entry(record, EntryKind::Normal),
+            Kind::Config => match Configuration::decode(&Bytes::copy_from_slice(record.payload)) {
+                Some((configuration, _)) if record.index <= self.applied => self.configuration = Some(configuration),
+                Some(_) => self.entry(record, EntryKind::Configuration),
+                None => self.fault = malformed("configuration"),
+            },
+            Kind::Position => {}
+        }
+    }
+
+    fn truncate(&mut self, from: u64) {
+        let keep = self.entries.partition_point(|entry| entry.index.0 < from);
+        self.entries.truncate(keep);
+    }
+
+    fn entry(&mut self, record: &Record<'_>, kind: EntryKind) {
+        if record.index <= self.applied {
+            return;
+        }
+        self.truncate(record.index);
+        let expected = self.entries.last().map_or(self.applied, |entry| entry.index.0) + 1;
+        if record.index != expected {
+            self.fault = Some(OpenError::Mismatch {
+                what: "an entry is missing in the log",
+                applied: self.applied,
+                found: record.index,
+            });
+            return;
+        }
+        self.entries.push(Entry {
+            term: Term(record.term),
+            index: Index(record.index),
+            kind,
+            payload: Bytes::copy_from_slice(record.payload),
+        });
+    }
+}
+
+/// Opens the group's files and starts raft. `random` seeds raft's incarnation; `now` is CLOCK_BOOTTIME.
+///
+/// # Errors
+/// [`OpenError`]: the files stay as they are.
+pub fn open(
+    shared: Arc<Shared>,
+    page_file: &Path,
+    log_disk: &mut dyn LogDisk,
+    random: u64,
+    now: Duration,
+) -> Result<Group, OpenError> {
+    let identity = shared.identity;
+    let specs = tree_specs();
+    let mut disk = StdDisk::open(page_file).map_err(io_error(page_file))?;
+    let file_pages = disk.length().map_err(ringstone_pager::OpenError::from)? / PAGE_BYTES as u64;
+    let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
+    sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
+    let pages: Arc<dyn PageSource> = mapping;
+    let (pager, meta) = Pager::open(&mut disk, pages, &file_options(&identity, &specs), 0)?;
+    let state = State::from_attributes(pager.attributes())?;
+    let mut replay = Replay {
+        applied: state.applied_index,
+        hard_state: HardState::default(),
+        checkpoint: 0,
+        checkpoint_index: 0,
+        entries: Vec::new(),
+        configuration: None,
+        fault: None,
+    };
+    let options = Options::new(log_identity(&identity));
+    let (mut log, recovered) = Log::open(log_disk, options, &mut |record| replay.visit(&record))?;
+    if let Some(fault) = replay.fault {
+        return Err(fault);
+    }
+    if replay.checkpoint > pager.generation() {
+        return Err(OpenError::Mismatch {
+            what: "the log knows a later checkpoint than the page file: the page file went back in time",
+            applied: state.applied_index,
+            found: replay.checkpoint_index,
+        });
+    }
+    tracing::info!(
+        outcome = ?recovered.outcome,
+        meta = ?meta,
+        applied = state.applied_index,
+        replayed = replay.entries.len() as u64,
+        revision = state.revision,
+        "log and page file opened"
+    );
+    let me = NodeId(identity.member_id);
+    let first = Configuration::new([me], []).expect("one voter is a configuration");
+    let configuration = replay.configuration.unwrap_or(first);
+    let mut config = Config::new(me, random);
+    config.heartbeat_ticks = 1;
+    config.election_ticks = election_ticks(&shared);
+    let stable = Stable {
+        hard_state: replay.hard_state,
+        snapshot: SnapshotMetadata { index: Index(state.applied_index), term: Term(state.applied_term), configuration },
+        entries: replay.entries,
+        applied: Index(state.applied_index),
+    };
+    let mut raft = Raft::new(config, stable)?;
+    raft.campaign();
+    // What the older meta needs is not known: the log keeps all it has until the next checkpoint has replaced that one.
+    let log_holder = log.register_holder("page file", GROUP, 0);
+    let dirty_bytes_max = (shared.config.memory_limit_bytes / 8).clamp(8 << 20, 512 << 20);
+    let pace = CheckpointPace::new(dirty_bytes_max, state.applied_index, state.applied_index);
+    shared.revision.store(state.revision, Ordering::Relaxed);
+    let lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
+    Ok(Group {
+        shared,
+        raft,
+        log,
+        pager,
+        state,
+        lessor,
+        unlogged: Default::default(),
+        logged_entries: 0,
+        waiting: Default::default(),
+        committed: Default::default(),
+        absent: None,
+        outputs: Outputs::default(),
+        pace,
+        log_holder,
+        now,
+        wall_ms: 0,
+        stopping: false,
+        next_keep_alive: 0,
+        keep_alives: Default::default(),
+        keep_alives_again: Vec::new(),
+        was_caught_up: false,
+        first: None,
+    })
+}
+
+fn election_ticks(shared: &Shared) -> u32 {
+    let heartbeat_ms = shared.config.heartbeat_interval.as_millis().max(1);
+    u32::try_from(shared.config.election_timeout.as_millis() / heartbeat_ms).unwrap_or(10).max(2)
+}

@@ -1,0 +1,58 @@
+//! Brings absent pages into memory: read through io_uring into the page cache, then checked where the mapping shows them.
+//! An I/O error is an answer here, never a SIGBUS.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ahash::AHashMap;
+use glommio::io::BufferedFile;
+use ringstone_pager::Reader;
+use ringstone_pager::api::{Damage, PageRun};
+
+use crate::error::Error;
+use crate::shard::notify::Broadcast;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// The page file for reading, and the reads under way: several that wait for one page share its read.
+pub struct PageReads {
+    file: Rc<BufferedFile>,
+    under_way: RefCell<AHashMap<u64, Rc<Broadcast>>>,
+}
+
+impl PageReads {
+    /// Reads through `file`.
+    pub fn new(file: Rc<BufferedFile>) -> PageReads {
+        PageReads { file, under_way: RefCell::new(AHashMap::new()) }
+    }
+
+    /// Returns when the run is in memory and checked.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: it can't be read, or is not what its header says.
+    pub async fn bring_in(&self, reader: &Reader, run: PageRun) -> Result<(), Error> {
+        let waiting = self.under_way.borrow().get(&run.first).map(Rc::clone);
+        if let Some(waiting) = waiting {
+            // Whatever came of it, the caller looks again.
+            waiting.wait().await;
+            return Ok(());
+        }
+        let done = Rc::new(Broadcast::default());
+        self.under_way.borrow_mut().insert(run.first, Rc::clone(&done));
+        let result = read_run(&self.file, run).await;
+        self.under_way.borrow_mut().remove(&run.first);
+        done.complete();
+        result.and_then(|()| reader.bring_in_done(run)).map_err(Error::Damaged)
+    }
+}
+
+/// Reads a run so that the page cache holds it.
+pub async fn read_run(file: &BufferedFile, run: PageRun) -> Result<(), Damage> {
+    let unreadable = |what| Damage { page: run.first, tree: 0, what };
+    let bytes = run.pages as usize * PAGE_BYTES as usize;
+    match file.read_at(run.first * PAGE_BYTES, bytes).await {
+        Ok(read) if read.len() == bytes => Ok(()),
+        Ok(_) => Err(unreadable("the page file ends before this page does")),
+        Err(_) => Err(unreadable("the disk can't read this page (I/O error)")),
+    }
+}

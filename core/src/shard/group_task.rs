@@ -1,0 +1,431 @@
+//! The task that drives the group on its shard: inputs in, one turn, I/O out, answers to the shards.
+//!
+//! ```text
+//!  loop:  inbox -> propose / keep-alives     tick      page completions     pages brought in
+//!         turn -> log I/O submitted, completions looked at (no system call) -> turn
+//!         outputs -> shards      checkpoint: one request at a time, when the log leaves room
+//!         nothing left? -> park until notified (inbox, eventfd of the log's ring, page I/O, ticker)
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use glommio::channels::shared_channel::ConnectedSender;
+use glommio::io::BufferedFile;
+use glommio::timer::sleep;
+use glommio::{GlommioError, ResourceType};
+use ringstone_pager::api::PageRun;
+use ringstone_pager::disk as pages;
+use ringstone_wal::disk::Disk as _;
+use ringstone_wal::disk::ring::RingDisk;
+
+use crate::command::{Bootstrap, Command, Member};
+use crate::error::Error;
+use crate::event::EventBatch;
+use crate::group::{Group, GroupError, NOBODY};
+use crate::shard::bring_in::read_run;
+use crate::shard::link::{FromGroup, ToGroup, Told};
+use crate::shard::notify::{Broadcast, Notify};
+use crate::shard::{Shard, boottime, fds, wall_ms};
+
+/// Least time between two requests of a checkpoint while the log is busy.
+const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
+
+/// What other tasks of the executor hand to the group's.
+#[derive(Default)]
+pub struct Inbox {
+    pub(super) waiting: RefCell<ToGroup>,
+    pub(super) wake: Notify,
+    page_completions: RefCell<VecDeque<pages::Completion>>,
+    brought_in: RefCell<VecDeque<(PageRun, Result<(), ringstone_pager::api::Damage>)>>,
+    tick_due: Cell<bool>,
+}
+
+impl Inbox {
+    /// Requests from a shard.
+    pub fn push(&self, batch: ToGroup) {
+        self.waiting.borrow_mut().append(batch);
+        self.wake.notify();
+    }
+}
+
+/// The way to a shard on another thread.
+pub struct Remote {
+    /// The queue.
+    pub sender: ConnectedSender<FromGroup>,
+    /// What did not fit into it yet.
+    pub backlog: FromGroup,
+    /// The revision that was sent last.
+    pub sent: i64,
+}
+
+/// The group with its I/O.
+pub struct Driver {
+    group: Group,
+    ring: RingDisk,
+    page_file: Rc<BufferedFile>,
+    inbox: Rc<Inbox>,
+    local: Rc<Shard>,
+    /// Shards 1 and up, in order.
+    remotes: Vec<Remote>,
+    page_io_under_way: bool,
+    bringing_in: bool,
+    last_page_io: Duration,
+    quiet_armed: Rc<Cell<bool>>,
+    ready: Rc<Broadcast>,
+    /// Completes when the shards have nothing in flight: the group may finish.
+    stop: Rc<Broadcast>,
+    /// The revision whose events were handed out last.
+    delivered: i64,
+}
+
+impl Driver {
+    /// Everything that the group needs, on its executor.
+    #[allow(clippy::too_many_arguments, reason = "made in one place")]
+    pub fn new(
+        group: Group,
+        ring: RingDisk,
+        page_file: Rc<BufferedFile>,
+        inbox: Rc<Inbox>,
+        local: Rc<Shard>,
+        remotes: Vec<Remote>,
+        ready: Rc<Broadcast>,
+        stop: Rc<Broadcast>,
+    ) -> Driver {
+        let delivered = group.state().revision;
+        Driver {
+            group,
+            ring,
+            page_file,
+            inbox,
+            local,
+            remotes,
+            page_io_under_way: false,
+            bringing_in: false,
+            last_page_io: Duration::ZERO,
+            quiet_armed: Rc::new(Cell::new(false)),
+            ready,
+            stop,
+            delivered,
+        }
+    }
+
+    /// Runs until told to stop, then drains, checkpoints and closes the log. On disk when this returns without an error:
+    /// everything, and the next start replays nothing.
+    ///
+    /// # Errors
+    /// [`GroupError`]: the process must end at once; nothing is acknowledged any more.
+    pub async fn run(mut self) -> Result<(), GroupError> {
+        self.watch_ring();
+        self.start_ticker();
+        self.say_first();
+        let mut stopping = false;
+        loop {
+            if self.stop.is_complete() && !stopping {
+                stopping = true;
+                self.group.stop();
+            }
+            let busy = self.step()?;
+            if stopping && self.group.is_drained() && !self.group.has_work() {
+                if self.group.is_checkpointed() {
+                    break;
+                }
+                self.group.maybe_checkpoint(true)?;
+            }
+            if busy || self.group.has_work() {
+                glommio::executor().yield_now().await;
+            } else {
+                self.inbox.wake.wait().await;
+            }
+        }
+        self.close().await
+    }
+
+    /// True if something moved and the next step may find more.
+    fn step(&mut self) -> Result<bool, GroupError> {
+        let now = boottime();
+        let asked = self.inbox.waiting.take();
+        let mut moved = !asked.is_empty();
+        for keep_alive in asked.keep_alives {
+            self.group.keep_alive(now, keep_alive.shard, keep_alive.request_id, keep_alive.id)?;
+        }
+        self.group.propose(now, asked.proposals);
+        if self.inbox.tick_due.take() {
+            self.tick(now);
+        }
+        moved |= self.take_page_completions()?;
+        self.group.turn()?;
+        moved |= self.log_io()?;
+        self.deliver();
+        self.group.maybe_checkpoint(false)?;
+        self.pages_io(now)?;
+        self.bring_in();
+        self.arm_quiet(now);
+        // The closing block may have become due.
+        moved |= self.log_io()?;
+        Ok(moved)
+    }
+
+    fn log_io(&mut self) -> Result<bool, GroupError> {
+        let mut moved = false;
+        loop {
+            let mut submitted = false;
+            while let Some((token, io)) = self.group.poll_log_io() {
+                self.ring.submit(token, io);
+                submitted = true;
+            }
+            if submitted {
+                self.ring.flush().map_err(ringstone_wal::WalError::from)?;
+            }
+            let mut completed = false;
+            while let Some(completion) = self.ring.poll_completion() {
+                self.group.log_completed(completion)?;
+                completed = true;
+            }
+            if !completed {
+                return Ok(moved);
+            }
+            moved = true;
+            self.group.turn()?;
+        }
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.group.tick(now, wall_ms(), fastrand());
+        let shared = &self.local.shared;
+        shared.lease_clock_ms.store(self.group.lease_clock_ms(), Ordering::Relaxed);
+        if !shared.ready.load(Ordering::Relaxed) && !self.ready.is_complete() && self.group.is_ready() {
+            shared.ready.store(true, Ordering::Relaxed);
+            self.ready.complete();
+        }
+    }
+
+    /// A new log begins with what all members must agree on; a member whose name or URLs changed says so.
+    fn say_first(&mut self) {
+        let shared = self.local.shared.clone();
+        let (config, identity) = (&shared.config, &shared.identity);
+        let mut hash_key = [0; 16];
+        getrandom::fill(&mut hash_key).expect("the kernel has randomness once the system is up");
+        let member = Member {
+            id: identity.member_id,
+            name: config.name.clone(),
+            peer_urls: config.advertise_peer_urls.clone(),
+            client_urls: config.advertise_client_urls.clone(),
+            is_learner: false,
+        };
+        let bootstrap = Bootstrap { cluster_id: identity.cluster_id, hash_key, members: vec![member] };
+        let attributes = Command::MemberAttributes {
+            member_id: identity.member_id,
+            name: config.name.clone(),
+            client_urls: config.advertise_client_urls.clone(),
+        };
+        self.group.say_first(Command::Bootstrap(bootstrap), attributes);
+    }
+
+    fn take_page_completions(&mut self) -> Result<bool, GroupError> {
+        let mut moved = false;
+        while let Some(completion) = self.inbox.page_completions.borrow_mut().pop_front() {
+            self.page_io_under_way = false;
+            self.group.pages_completed(completion)?;
+            moved = true;
+        }
+        while let Some((run, result)) = self.inbox.brought_in.borrow_mut().pop_front() {
+            self.bringing_in = false;
+            result.map_err(GroupError::Damaged)?;
+            self.group.brought_in(run)?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn pages_io(&mut self, now: Duration) -> Result<(), GroupError> {
+        let spaced = now.saturating_sub(self.last_page_io) >= CHECKPOINT_SPACING;
+        if self.page_io_under_way || (!spaced && self.group.awaits_log()) {
+            return Ok(());
+        }
+        let Some((token, io)) = self.group.poll_pages_io()? else { return Ok(()) };
+        self.page_io_under_way = true;
+        self.last_page_io = now;
+        let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
+        glommio::spawn_local(async move {
+            let result = execute(&file, io).await;
+            inbox.page_completions.borrow_mut().push_back(pages::Completion { token, result });
+            inbox.wake.notify();
+        })
+        .detach();
+        Ok(())
+    }
+
+    fn bring_in(&mut self) {
+        let Some(run) = self.group.absent() else { return };
+        if std::mem::replace(&mut self.bringing_in, true) {
+            return;
+        }
+        let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
+        glommio::spawn_local(async move {
+            let result = read_run(&file, run).await;
+            inbox.brought_in.borrow_mut().push_back((run, result));
+            inbox.wake.notify();
+        })
+        .detach();
+    }
+
+    /// The closing block comes after some quiet: a timer wakes the loop then, one at a time.
+    fn arm_quiet(&mut self, now: Duration) {
+        let Some(at) = self.group.quiet(now) else { return };
+        if self.quiet_armed.replace(true) {
+            return;
+        }
+        let (armed, inbox) = (Rc::clone(&self.quiet_armed), Rc::clone(&self.inbox));
+        glommio::spawn_local(async move {
+            sleep(at.saturating_sub(now)).await;
+            armed.set(false);
+            inbox.wake.notify();
+        })
+        .detach();
+    }
+
+    fn watch_ring(&self) {
+        let fd: OwnedFd = self.ring.event_fd().try_clone_to_owned().expect("a descriptor can be duplicated");
+        let file = fds::buffered_file(fd);
+        let inbox = Rc::clone(&self.inbox);
+        glommio::spawn_local(async move {
+            while file.read_at(0, 8).await.is_ok() {
+                inbox.wake.notify();
+            }
+        })
+        .detach();
+    }
+
+    fn start_ticker(&self) {
+        let inbox = Rc::clone(&self.inbox);
+        let interval = self.local.shared.config.heartbeat_interval;
+        inbox.tick_due.set(true);
+        glommio::spawn_local(async move {
+            loop {
+                sleep(interval).await;
+                inbox.tick_due.set(true);
+                inbox.wake.notify();
+            }
+        })
+        .detach();
+    }
+
+    /// Gives what is published to the shards. A full queue keeps answers here; of events the last batch is kept, and the
+    /// shard reads those before it from the log.
+    fn deliver(&mut self) {
+        let outputs = self.group.take_outputs();
+        let revision = self.group.state().revision;
+        let previous = std::mem::replace(&mut self.delivered, revision);
+        let moved = outputs.published;
+        let events: EventBatch = outputs.events.into();
+        let mut local = FromGroup { answers: Vec::new(), previous, events: events.clone(), revision };
+        if moved {
+            for remote in &mut self.remotes {
+                let backlog = &mut remote.backlog;
+                backlog.previous = previous;
+                backlog.events = events.clone();
+                backlog.revision = revision;
+            }
+        }
+        for answer in outputs.answers {
+            self.told(&mut local, answer.shard, answer.request_id, answer.outcome.map(Told::Reply));
+        }
+        for kept in outputs.kept_alive {
+            self.told(&mut local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
+        }
+        if moved || !local.answers.is_empty() {
+            self.local.receive(local);
+        }
+        for remote in &mut self.remotes {
+            let waits = remote.backlog.revision > remote.sent || !remote.backlog.answers.is_empty();
+            if !waits {
+                continue;
+            }
+            let batch = std::mem::replace(&mut remote.backlog, FromGroup::empty(revision));
+            match remote.sender.try_send(batch) {
+                Ok(()) => remote.sent = revision,
+                Err(
+                    GlommioError::Closed(ResourceType::Channel(back))
+                    | GlommioError::WouldBlock(ResourceType::Channel(back)),
+                ) => {
+                    remote.backlog = back;
+                }
+                Err(_) => unreachable!("a channel gives back what it does not take"),
+            }
+        }
+    }
+
+    fn told(&mut self, local: &mut FromGroup, shard: u32, request_id: u64, told: Result<Told, Error>) {
+        match shard {
+            0 => local.answers.push((request_id, told)),
+            NOBODY => {}
+            other => {
+                if let Some(remote) = self.remotes.get_mut(other as usize - 1) {
+                    remote.backlog.answers.push((request_id, told));
+                }
+            }
+        }
+    }
+
+    /// The last step of a clean stop: the closing block.
+    async fn close(mut self) -> Result<(), GroupError> {
+        self.group.close_log();
+        loop {
+            while let Some((token, io)) = self.group.poll_log_io() {
+                self.ring.submit(token, io);
+            }
+            self.ring.flush().map_err(ringstone_wal::WalError::from)?;
+            while let Some(completion) = self.ring.poll_completion() {
+                self.group.log_completed(completion)?;
+            }
+            if self.group.is_closed() {
+                return Ok(());
+            }
+            glommio::executor().yield_now().await;
+        }
+    }
+}
+
+/// Does one request of the page file.
+async fn execute(file: &BufferedFile, io: pages::Io) -> pages::DiskResult {
+    let failed = |error: glommio::GlommioError<()>| pages::DiskError::new(&io, &std::io::Error::from(error));
+    match &io {
+        pages::Io::Write { offset, buffers } => {
+            let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.as_ref().len()).sum());
+            buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer.as_ref()));
+            let wanted = bytes.len();
+            let written = file.write_at(bytes, *offset).await.map_err(failed)?;
+            if written == wanted {
+                return Ok(Vec::new());
+            }
+            Err(pages::DiskError::new(&io, &std::io::Error::from(std::io::ErrorKind::WriteZero)))
+        }
+        pages::Io::Read { offset, bytes } => {
+            let read = file.read_at(*offset, *bytes).await.map_err(failed)?;
+            if read.len() == *bytes {
+                return Ok(read.to_vec());
+            }
+            Err(pages::DiskError::new(&io, &std::io::Error::from(std::io::ErrorKind::UnexpectedEof)))
+        }
+        pages::Io::Sync => file.fdatasync().await.map(|()| Vec::new()).map_err(failed),
+        pages::Io::SetLength(length) => {
+            let now = file.file_size().await.map_err(failed)?;
+            if now < *length {
+                file.truncate(*length).await.map_err(failed)?;
+            }
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Randomness for raft's election timeout.
+fn fastrand() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
+    u64::from_le_bytes(bytes)
+}

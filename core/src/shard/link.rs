@@ -1,0 +1,74 @@
+//! What travels between a shard and the group: batches, through bounded single-producer queues.
+
+use crate::error::Error;
+use crate::event::EventBatch;
+use crate::group::{Proposal, Reply};
+
+/// A keep-alive on its way to the lessor.
+#[derive(Debug)]
+pub struct KeepAlive {
+    /// The shard that waits.
+    pub shard: u32,
+    /// Its request id.
+    pub request_id: u64,
+    /// Lease id.
+    pub id: i64,
+}
+
+/// All that a shard asked since it last sent.
+#[derive(Debug, Default)]
+pub struct ToGroup {
+    /// For the log.
+    pub proposals: Vec<Proposal>,
+    /// For the lessor.
+    pub keep_alives: Vec<KeepAlive>,
+}
+
+impl ToGroup {
+    /// True when there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.proposals.is_empty() && self.keep_alives.is_empty()
+    }
+
+    /// Takes over what `other` holds.
+    pub fn append(&mut self, mut other: ToGroup) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        self.proposals.append(&mut other.proposals);
+        self.keep_alives.append(&mut other.keep_alives);
+    }
+}
+
+/// The answer to one request.
+#[derive(Debug)]
+pub enum Told {
+    /// What apply says.
+    Reply(Reply),
+    /// The lessor: the TTL granted, in seconds; 0 for a lease that is gone.
+    KeptAlive(i64),
+}
+
+/// All that the group has for a shard since it last sent. Everything in it is published.
+#[derive(Debug)]
+pub struct FromGroup {
+    /// Answers by request id.
+    pub answers: Vec<(u64, Result<Told, Error>)>,
+    /// The revision that the events follow. Where it is beyond what the shard has, batches were dropped on the way: its
+    /// watchers read the log instead.
+    pub previous: i64,
+    /// All events behind `previous` up to `revision`.
+    pub events: EventBatch,
+    /// The published revision.
+    pub revision: i64,
+}
+
+impl FromGroup {
+    /// Nothing yet, at `revision`.
+    #[must_use]
+    pub fn empty(revision: i64) -> FromGroup {
+        FromGroup { answers: Vec::new(), previous: revision, events: EventBatch::from([]), revision }
+    }
+}

@@ -1,0 +1,207 @@
+//! A shard: one core, one glommio executor, its connections, its reads, its watches.
+//!
+//! ```text
+//!   connections -> api -> propose --outbox--> group (on its own shard) --FromGroup--> places, watch hub
+//!                   |
+//!                   +-> read: pin, step, unpin; absent pages are read in between
+//! ```
+//!
+//! Nothing here is shared with another thread but the group's links, the pager's reader slot and [`Shared`]'s figures.
+//! No pin is held across an await.
+
+mod bring_in;
+mod fds;
+pub mod group_task;
+pub mod link;
+mod notify;
+mod pending;
+mod run;
+mod watches;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ahash::AHashMap;
+use ringstone_pager::Reader;
+use ringstone_pager::api::{PageRun, ReadTrees as _};
+
+use crate::command::Command;
+use crate::entry::{Draft, Envelope};
+use crate::error::{Error, ReadFault};
+use crate::group::{GROUP, Proposal, Reply};
+use crate::mvcc::Budget;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::watch::{Hub, StreamId};
+use bring_in::PageReads;
+use link::{FromGroup, KeepAlive, ToGroup, Told};
+use notify::Notify;
+use pending::Pending;
+
+pub use run::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, run};
+
+/// What one step of a read visits and copies before it lets go of its pin.
+#[must_use]
+pub fn read_budget() -> Budget {
+    Budget { records: 512, bytes: 256 << 10 }
+}
+
+/// Requests of one shard that wait for the group at the same time.
+const PENDING_MAX: usize = 65_536;
+
+/// One shard. Lives on its executor's thread.
+pub struct Shard {
+    /// Its number, from 0; the group's is 0.
+    pub id: u32,
+    /// What all shards know.
+    pub shared: Arc<Shared>,
+    /// Its watches.
+    pub hub: RefCell<Hub>,
+    reader: Reader,
+    pages: PageReads,
+    pending: Rc<Pending<Result<Told, Error>>>,
+    outbox: RefCell<ToGroup>,
+    outbox_filled: Notify,
+    hub_hungry: Notify,
+    stream_waits: RefCell<AHashMap<StreamId, watches::StreamWaits>>,
+    connections: Cell<usize>,
+    /// On the group's own shard: wakes the group's task.
+    group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
+}
+
+/// CLOCK_BOOTTIME: runs on while the machine sleeps, and no one sets it.
+#[must_use]
+pub fn boottime() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec that lives through the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    assert_eq!(result, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Milliseconds since 1970, as information.
+#[must_use]
+pub fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Shard {
+    /// Proposes a command and waits until it is applied and published.
+    ///
+    /// # Errors
+    /// What apply says, or [`Error::Timeout`] (the outcome is then unknown), [`Error::Stopped`].
+    pub async fn propose(&self, command: &Command) -> Result<Reply, Error> {
+        let place = self.reserve()?;
+        let envelope = Envelope {
+            group: GROUP,
+            proposer: self.shared.identity.member_id,
+            shard: self.id,
+            request_id: place.id(),
+            ..Envelope::default()
+        };
+        let draft = Draft::new(&envelope, command);
+        self.outbox.borrow_mut().proposals.push(Proposal { draft, shard: self.id, request_id: place.id() });
+        self.outbox_filled.notify();
+        match place.await? {
+            Told::Reply(reply) => Ok(reply),
+            Told::KeptAlive(_) => unreachable!("a proposal is answered by what apply says"),
+        }
+    }
+
+    /// Keeps a lease alive; its granted TTL in seconds, or 0 if there is none.
+    ///
+    /// # Errors
+    /// [`Error::NotPrimaryLessor`], [`Error::Timeout`], [`Error::Stopped`].
+    pub async fn keep_alive(&self, id: i64) -> Result<i64, Error> {
+        let place = self.reserve()?;
+        self.outbox.borrow_mut().keep_alives.push(KeepAlive { shard: self.id, request_id: place.id(), id });
+        self.outbox_filled.notify();
+        match place.await? {
+            Told::KeptAlive(ttl_s) => Ok(ttl_s),
+            Told::Reply(_) => unreachable!("a keep-alive is answered by the lessor"),
+        }
+    }
+
+    fn reserve(&self) -> Result<pending::Answer<Result<Told, Error>>, Error> {
+        if self.shared.stopping.load(Ordering::Relaxed) && !self.shared.ready.load(Ordering::Relaxed) {
+            return Err(Error::Stopped);
+        }
+        if self.pending.len() >= PENDING_MAX {
+            return Err(Error::TooManyRequests);
+        }
+        Ok(self.pending.reserve(boottime()))
+    }
+
+    /// Runs `step` on pinned roots until it gives something. None means: call again, the budget is spent. Between two
+    /// calls other tasks run and absent pages come in; no pin is held meanwhile.
+    ///
+    /// # Errors
+    /// What `step` says, and [`Error::Damaged`] for a page that fails its check when it comes in.
+    pub async fn read<T>(
+        &self,
+        mut step: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Result<Option<T>, ReadFault>,
+    ) -> Result<T, Error> {
+        loop {
+            let result = {
+                let pin = self.reader.pin();
+                let state = state_of(&pin);
+                step(&pin, &state)
+            };
+            match result {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) => glommio::yield_if_needed().await,
+                Err(ReadFault::Refused(error)) => return Err(error),
+                Err(ReadFault::Absent(run)) => self.pages.bring_in(&self.reader, run).await?,
+            }
+        }
+    }
+
+    /// A root that stays as it is while the result lives: its pages are not reused. For answers that must be of one
+    /// state and say for how long at most.
+    pub fn pin(&self) -> ringstone_pager::Pin<'_> {
+        self.reader.pin()
+    }
+
+    /// Brings absent pages in.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub async fn bring_in(&self, run: PageRun) -> Result<(), Error> {
+        self.pages.bring_in(&self.reader, run).await
+    }
+
+    /// The published state.
+    pub fn state(&self) -> State {
+        state_of(&self.reader.pin())
+    }
+
+    /// Takes what the group sent: events first, so that a watch never lags behind the answer to a write.
+    pub fn receive(&self, from: FromGroup) {
+        self.hub.borrow_mut().deliver(from.previous, &from.events, from.revision);
+        self.hub_moved();
+        for (request_id, told) in from.answers {
+            self.pending.resolve(request_id, told);
+        }
+    }
+
+    /// Wakes the group's task, on its own shard.
+    fn wake_group(&self) {
+        if let Some(inbox) = &*self.group_wake.borrow() {
+            inbox.wake.notify();
+        }
+    }
+
+    /// Connections open now.
+    pub fn connections(&self) -> usize {
+        self.connections.get()
+    }
+}
+
+/// The state of a root.
+pub fn state_of(pin: &ringstone_pager::Pin<'_>) -> State {
+    State::from_attributes(pin.attributes()).expect("a published root holds a state that was encoded here")
+}
