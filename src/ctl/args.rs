@@ -1,0 +1,317 @@
+//! The words and flags of `ringstone ctl`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A command line client for etcd's API.
+#[derive(Parser, Debug)]
+#[command(name = "ringstone ctl", disable_version_flag = true)]
+pub struct Ctl {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of all commands. Each is also an ETCDCTL_* variable; the flag wins.
+#[derive(Args, Debug, Clone)]
+pub struct Global {
+    /// gRPC endpoints, comma separated
+    #[arg(long, global = true, env = "ETCDCTL_ENDPOINTS", default_value = "127.0.0.1:2379", value_delimiter = ',')]
+    pub endpoints: Vec<String>,
+    /// The output format: simple or json
+    #[arg(long, short = 'w', global = true, env = "ETCDCTL_WRITE_OUT", default_value = "simple")]
+    pub write_out: String,
+    /// Print byte strings as hex
+    #[arg(long, global = true, env = "ETCDCTL_HEX")]
+    pub hex: bool,
+    /// Time to connect
+    #[arg(long, global = true, env = "ETCDCTL_DIAL_TIMEOUT", default_value = "2s", value_parser = duration)]
+    pub dial_timeout: Duration,
+    /// Time for a short command
+    #[arg(long, global = true, env = "ETCDCTL_COMMAND_TIMEOUT", default_value = "5s", value_parser = duration)]
+    pub command_timeout: Duration,
+    /// User name, with the password behind a colon (needs authentication, which is not built yet)
+    #[arg(long, global = true, env = "ETCDCTL_USER")]
+    pub user: Option<String>,
+    /// CA certificate (TLS is not built yet)
+    #[arg(long, global = true, env = "ETCDCTL_CACERT")]
+    pub cacert: Option<PathBuf>,
+    /// Client certificate (TLS is not built yet)
+    #[arg(long, global = true, env = "ETCDCTL_CERT")]
+    pub cert: Option<PathBuf>,
+    /// Client key (TLS is not built yet)
+    #[arg(long, global = true, env = "ETCDCTL_KEY")]
+    pub key: Option<PathBuf>,
+    /// Speak without TLS
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_TRANSPORT", default_value_t = true, num_args = 0..=1,
+        require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub insecure_transport: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::flags::parse_duration(text).ok_or_else(|| format!("{text:?} is no duration, as 5s or 100ms"))
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Puts the given key into the store
+    Put(Put),
+    /// Gets the key or a range of keys
+    Get(Get),
+    /// Removes the specified key or range of keys [key, range_end)
+    Del(Del),
+    /// Processes all the requests of standard input in one transaction
+    Txn(Txn),
+    /// Watches events stream on keys or prefixes
+    Watch(Watch),
+    /// Lease related commands
+    Lease(Lease),
+    /// Compacts the event history
+    #[command(alias = "compact")]
+    Compaction(Compaction),
+    /// Endpoint related commands
+    Endpoint(Endpoint),
+    /// Membership related commands
+    Member(Member),
+    /// Alarm related commands
+    Alarm(Alarm),
+    /// Takes snapshots
+    Snapshot(Snapshot),
+    /// Prints the version
+    Version,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct Put {
+    /// KEY [VALUE]; the value is read from standard input where it is missing
+    pub words: Vec<String>,
+    /// Lease id (in hexadecimal) to attach to the key
+    #[arg(long, default_value = "0")]
+    pub lease: String,
+    /// Return the previous key-value pair before modification
+    #[arg(long)]
+    pub prev_kv: bool,
+    /// Updates the key using its current value
+    #[arg(long)]
+    pub ignore_value: bool,
+    /// Updates the key using its current lease
+    #[arg(long)]
+    pub ignore_lease: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Get {
+    /// KEY [RANGE_END]
+    pub words: Vec<String>,
+    /// Linearizable(l) or Serializable(s)
+    #[arg(long, default_value = "l")]
+    pub consistency: String,
+    /// Order of results; ASCEND or DESCEND
+    #[arg(long, default_value = "")]
+    pub order: String,
+    /// Sort target; CREATE, KEY, MODIFY, VALUE, or VERSION
+    #[arg(long, default_value = "")]
+    pub sort_by: String,
+    /// Maximum number of results
+    #[arg(long, default_value_t = 0)]
+    pub limit: i64,
+    /// Get keys with matching prefix
+    #[arg(long)]
+    pub prefix: bool,
+    /// Get keys that are greater than or equal to the given key using byte compare
+    #[arg(long)]
+    pub from_key: bool,
+    /// Specify the kv revision
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    pub rev: i64,
+    /// Get only the keys
+    #[arg(long)]
+    pub keys_only: bool,
+    /// Get only the count
+    #[arg(long)]
+    pub count_only: bool,
+    /// Only write values when using the "simple" output format
+    #[arg(long)]
+    pub print_value_only: bool,
+    /// Minimum create revision
+    #[arg(long, default_value_t = 0)]
+    pub min_create_rev: i64,
+    /// Maximum create revision
+    #[arg(long, default_value_t = 0)]
+    pub max_create_rev: i64,
+    /// Minimum modification revision
+    #[arg(long, default_value_t = 0)]
+    pub min_mod_rev: i64,
+    /// Maximum modification revision
+    #[arg(long, default_value_t = 0)]
+    pub max_mod_rev: i64,
+}
+
+#[derive(Args, Debug)]
+pub struct Del {
+    /// KEY [RANGE_END]
+    pub words: Vec<String>,
+    /// Delete keys with matching prefix
+    #[arg(long)]
+    pub prefix: bool,
+    /// Return deleted key-value pairs
+    #[arg(long)]
+    pub prev_kv: bool,
+    /// Delete keys that are greater than or equal to the given key using byte compare
+    #[arg(long)]
+    pub from_key: bool,
+    /// Delete a range of keys
+    #[arg(long)]
+    pub range: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Txn {
+    /// Prompt for what to type
+    #[arg(long, short = 'i')]
+    pub interactive: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// KEY [RANGE_END]
+    pub words: Vec<String>,
+    /// Watch on a prefix if prefix is set
+    #[arg(long)]
+    pub prefix: bool,
+    /// Revision to start watching
+    #[arg(long, default_value_t = 0)]
+    pub rev: i64,
+    /// Get the previous key-value pair before the event happens
+    #[arg(long)]
+    pub prev_kv: bool,
+    /// Get periodic watch progress notification from server
+    #[arg(long)]
+    pub progress_notify: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Compaction {
+    /// REVISION
+    pub words: Vec<String>,
+    /// Wait for compaction to physically remove all old revisions
+    #[arg(long)]
+    pub physical: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Lease {
+    #[command(subcommand)]
+    pub command: LeaseCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum LeaseCommand {
+    /// Creates leases
+    Grant { words: Vec<String> },
+    /// Revokes leases
+    Revoke { words: Vec<String> },
+    /// Gets lease information
+    Timetolive {
+        words: Vec<String>,
+        /// Get keys attached to this lease
+        #[arg(long)]
+        keys: bool,
+    },
+    /// Lists all active leases
+    List,
+    /// Keeps leases alive (renew)
+    KeepAlive {
+        words: Vec<String>,
+        /// Resets the keep-alive time to its original value and exits
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Endpoint {
+    /// Use all endpoints from the cluster member list
+    #[arg(long, global = true)]
+    pub cluster: bool,
+    #[command(subcommand)]
+    pub command: EndpointCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum EndpointCommand {
+    /// Checks the healthiness of endpoints
+    Health,
+    /// Prints out the status of endpoints
+    Status,
+    /// Prints the KV history hash for each endpoint
+    Hashkv {
+        /// Maximum revision to hash (default: latest revision)
+        #[arg(long, default_value_t = 0)]
+        rev: i64,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Member {
+    #[command(subcommand)]
+    pub command: MemberCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum MemberCommand {
+    /// Lists all members in the cluster
+    List {
+        /// Linearizable(l) or Serializable(s)
+        #[arg(long, default_value = "l")]
+        consistency: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct Alarm {
+    #[command(subcommand)]
+    pub command: AlarmCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AlarmCommand {
+    /// Lists all alarms
+    List,
+    /// Disarms all alarms
+    Disarm,
+}
+
+#[derive(Args, Debug)]
+pub struct Snapshot {
+    #[command(subcommand)]
+    pub command: SnapshotCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum SnapshotCommand {
+    /// Stores a snapshot of the member to a given file
+    Save {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+/// Requests of a transaction, one a line.
+#[derive(Parser, Debug)]
+#[command(no_binary_name = true)]
+pub struct TxnLine {
+    #[command(subcommand)]
+    pub command: TxnCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum TxnCommand {
+    Put(Put),
+    Get(Get),
+    Del(Del),
+}

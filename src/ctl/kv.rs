@@ -1,0 +1,253 @@
+//! put, get, del, compaction.
+
+use std::io::{Read as _, Write as _};
+
+use bytes::Bytes;
+use ringstone_net::Method;
+use ringstone_proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse,
+};
+use ringstone_proto::mvccpb::KeyValue;
+
+use super::args::{Compaction, Del, Get, Put};
+use super::connect::Session;
+use super::{BAD_FEATURE, ERROR, Failure, IO, Outcome, json};
+
+/// The end of the range of all keys with a prefix; etcd's `\0` where there is none.
+fn prefix_end(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end.into();
+        }
+    }
+    Bytes::from_static(b"\0")
+}
+
+/// Key and end from the words and the flags that all range commands share.
+pub fn key_range(command: &str, words: &[String], prefix: bool, from_key: bool) -> Result<(Bytes, Bytes), Failure> {
+    if prefix && from_key {
+        return Err(Failure::arguments("`--prefix` and `--from-key` cannot be set at the same time, choose one"));
+    }
+    let key = match words {
+        [] => {
+            let text = format!("{command} command needs one argument as key and an optional argument as range_end");
+            return Err(Failure::arguments(text));
+        }
+        [_, _, ..] if prefix || from_key => {
+            let text = "too many arguments, only accept one argument when `--prefix` or `--from-key` is set";
+            return Err(Failure::arguments(text));
+        }
+        [key, ..] => Bytes::copy_from_slice(key.as_bytes()),
+    };
+    let whole = Bytes::from_static(b"\0");
+    Ok(match words.get(1) {
+        Some(end) => (key, Bytes::copy_from_slice(end.as_bytes())),
+        None if (prefix || from_key) && key.is_empty() => (whole.clone(), whole),
+        None if prefix => (key.clone(), prefix_end(&key)),
+        None if from_key => (key, whole),
+        None => (key, Bytes::new()),
+    })
+}
+
+pub fn put_request(put: &Put) -> Result<PutRequest, Failure> {
+    let Some(key) = put.words.first() else {
+        return Err(Failure::arguments("put command needs 1 argument and input from stdin or 2 arguments"));
+    };
+    if put.ignore_value && put.words.len() > 1 {
+        return Err(Failure::arguments("put command needs only 1 argument when 'ignore-value' is set"));
+    }
+    let lease =
+        lease_id(&put.lease).map_err(|why| Failure::arguments(format!("bad lease ID ({why}), expecting ID in Hex")))?;
+    let value = match put.words.get(1) {
+        Some(value) => value.clone().into_bytes(),
+        None if put.ignore_value => Vec::new(),
+        None => {
+            let mut value = Vec::new();
+            let read = std::io::stdin().read_to_end(&mut value);
+            read.map_err(|error| Failure::new(IO, format!("standard input: {error}")))?;
+            value
+        }
+    };
+    Ok(PutRequest {
+        key: key.clone().into(),
+        value: value.into(),
+        lease,
+        prev_kv: put.prev_kv,
+        ignore_value: put.ignore_value,
+        ignore_lease: put.ignore_lease,
+    })
+}
+
+/// A lease id in hex, with Go's words for what is none.
+pub fn lease_id(text: &str) -> Result<i64, String> {
+    i64::from_str_radix(text, 16).map_err(|_| format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+}
+
+pub fn get_request(get: &Get) -> Result<RangeRequest, Failure> {
+    let (key, range_end) = key_range("get", &get.words, get.prefix, get.from_key)?;
+    if get.keys_only && get.count_only {
+        let text = "`--keys-only` and `--count-only` cannot be set at the same time, choose one";
+        return Err(Failure::arguments(text));
+    }
+    let serializable = match get.consistency.as_str() {
+        "l" => false,
+        "s" => true,
+        other => return Err(Failure::new(BAD_FEATURE, format!("unknown consistency flag {other:?}"))),
+    };
+    let sort_target = match get.sort_by.to_uppercase().as_str() {
+        "" | "KEY" => 0,
+        "VERSION" => 1,
+        "CREATE" => 2,
+        "MODIFY" => 3,
+        "VALUE" => 4,
+        _ => return Err(Failure::new(BAD_FEATURE, format!("bad sort target {}", get.sort_by))),
+    };
+    let sort_order = match get.order.to_uppercase().as_str() {
+        "" => 0,
+        // Keys come in this order anyway.
+        "ASCEND" => i32::from(sort_target != 0),
+        "DESCEND" => 2,
+        _ => return Err(Failure::new(BAD_FEATURE, format!("bad sort order {}", get.order))),
+    };
+    Ok(RangeRequest {
+        key,
+        range_end,
+        limit: get.limit,
+        revision: get.rev,
+        sort_order,
+        sort_target,
+        serializable,
+        keys_only: get.keys_only,
+        count_only: get.count_only,
+        min_mod_revision: get.min_mod_rev,
+        max_mod_revision: get.max_mod_rev,
+        min_create_revision: get.min_create_rev,
+        max_create_revision: get.max_create_rev,
+    })
+}
+
+pub fn del_request(del: &Del) -> Result<DeleteRangeRequest, Failure> {
+    let (key, range_end) = key_range("del", &del.words, del.prefix, del.from_key)?;
+    Ok(DeleteRangeRequest { key, range_end, prev_kv: del.prev_kv })
+}
+
+/// Writes lines to standard output; whoever closed it has seen enough.
+pub fn print(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+fn shown(session: &Session, bytes: &[u8]) -> Vec<u8> {
+    if session.global.hex {
+        bytes.iter().flat_map(|byte| format!("\\x{byte:02x}").into_bytes()).collect()
+    } else {
+        bytes.to_vec()
+    }
+}
+
+pub fn print_key_value(session: &Session, kv: &KeyValue, value_only: bool) {
+    let mut line = Vec::new();
+    if !value_only {
+        line.extend(shown(session, &kv.key));
+        line.push(b'\n');
+    }
+    line.extend(shown(session, &kv.value));
+    line.push(b'\n');
+    print(&line);
+}
+
+pub fn print_range(session: &Session, response: &RangeResponse, value_only: bool) {
+    response.kvs.iter().for_each(|kv| print_key_value(session, kv, value_only));
+}
+
+pub fn print_put(session: &Session, response: &PutResponse) {
+    print(b"OK\n");
+    if let Some(kv) = &response.prev_kv {
+        print_key_value(session, kv, false);
+    }
+}
+
+pub fn print_delete(session: &Session, response: &DeleteRangeResponse) {
+    print(format!("{}\n", response.deleted).as_bytes());
+    response.prev_kvs.iter().for_each(|kv| print_key_value(session, kv, false));
+}
+
+pub fn print_line(line: &str) {
+    print(format!("{line}\n").as_bytes());
+}
+
+pub async fn put(session: &Session, put: Put) -> Outcome {
+    let response: PutResponse = session.call(Method::KvPut, &put_request(&put)?).await?;
+    if session.is_json() {
+        print_line(&json::put(&response))
+    } else {
+        print_put(session, &response)
+    }
+    Ok(())
+}
+
+pub async fn get(session: &Session, get: Get) -> Outcome {
+    let request = get_request(&get)?;
+    if get.count_only {
+        return Err(Failure::arguments("--count-only is only for `--write-out=fields`"));
+    }
+    if get.print_value_only && session.is_json() {
+        return Err(Failure::arguments("print-value-only is only for `--write-out=simple`"));
+    }
+    let response: RangeResponse = session.call(Method::KvRange, &request).await?;
+    if session.is_json() {
+        print_line(&json::range(&response));
+    } else {
+        print_range(session, &response, get.print_value_only);
+    }
+    Ok(())
+}
+
+pub async fn del(session: &Session, del: Del) -> Outcome {
+    let response: DeleteRangeResponse = session.call(Method::KvDeleteRange, &del_request(&del)?).await?;
+    if session.is_json() {
+        print_line(&json::delete(&response))
+    } else {
+        print_delete(session, &response)
+    }
+    Ok(())
+}
+
+pub async fn compaction(session: &Session, compaction: Compaction) -> Outcome {
+    let [revision] = compaction.words.as_slice() else {
+        return Err(Failure::arguments("compaction command needs 1 argument"));
+    };
+    let revision = revision
+        .parse::<i64>()
+        .map_err(|_| Failure::new(ERROR, format!("strconv.ParseInt: parsing {revision:?}: invalid syntax")))?;
+    let request = CompactionRequest { revision, physical: compaction.physical };
+    let _: CompactionResponse = session.call(Method::KvCompact, &request).await?;
+    print_line(&format!("compacted revision {revision}"));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_those_of_clientv3() {
+        let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let range = |given: &[&str], prefix, from_key| {
+            key_range("get", &words(given), prefix, from_key).ok().map(|(key, end)| (key.to_vec(), end.to_vec()))
+        };
+        let bytes = |key: &[u8], end: &[u8]| Some((key.to_vec(), end.to_vec()));
+        assert_eq!(range(&["a"], false, false), bytes(b"a", b""));
+        assert_eq!(range(&["a"], true, false), bytes(b"a", b"b"));
+        assert_eq!(range(&[""], true, false), bytes(b"\0", b"\0"));
+        assert_eq!(range(&["a"], false, true), bytes(b"a", b"\0"));
+        assert_eq!(range(&["a", "c"], false, false), bytes(b"a", b"c"));
+        assert_eq!(range(&["a", "c"], true, false), None);
+        assert_eq!(range(&["a"], true, true), None);
+        assert_eq!(prefix_end(b"a\xff"), Bytes::from_static(b"b"));
+        assert_eq!(prefix_end(b"\xff"), Bytes::from_static(b"\0"));
+    }
+}
