@@ -1,9 +1,12 @@
 //! The `ringstone` program: thin wiring from the command line to the crates.
 
+mod ctl;
 mod exit;
 mod flags;
+mod inspect;
 mod logging;
 mod serve;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -16,6 +19,9 @@ Usage: ringstone [COMMAND]
 
 Commands:
   serve      run a member (the default without a command)
+  ctl        talk to a server, as etcdctl does
+  snapshot   take and look at snapshots
+  inspect    look into a log or a page file
   version    print versions
 
 `ringstone COMMAND --help` tells more.
@@ -39,6 +45,9 @@ fn main() -> ExitCode {
     };
     match command.as_str() {
         "serve" => serve::main(&arguments),
+        "ctl" => ctl::main(&arguments),
+        "snapshot" => snapshot::main(&arguments),
+        "inspect" => inspect::main(&arguments),
         other => {
             eprintln!("ringstone: unknown command {other:?}\n\n{USAGE}");
             ExitStatus::Usage.into()

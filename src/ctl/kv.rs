@@ -207,7 +207,17 @@ pub async fn get(session: &Session, get: Get) -> Outcome {
 }
 
 pub async fn del(session: &Session, del: Del) -> Outcome {
-    let response: DeleteRangeResponse = session.call(Method::KvDeleteRange, &del_request(&del)?).await?;
+    let request = del_request(&del)?;
+    if let [key, end, ..] = del.words.as_slice()
+        && !del.range
+    {
+        eprintln!(
+            "Warning: Keys between {key:?} and {end:?} will be deleted. Please interrupt the command within next 2 \
+             seconds to cancel. You can provide `--range` flag to avoid the delay."
+        );
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    }
+    let response: DeleteRangeResponse = session.call(Method::KvDeleteRange, &request).await?;
     if session.is_json() {
         print_line(&json::delete(&response))
     } else {

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use args::{Command, Ctl};
+pub use cluster::human_bytes;
 use connect::Session;
 
 /// Why a command did not succeed: etcdctl's exit status, and the text behind "Error: ".

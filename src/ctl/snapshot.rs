@@ -11,7 +11,7 @@ use ringstone_proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use sha2::{Digest as _, Sha256};
 
 use super::connect::{Session, failed};
-use super::{ERROR, Failure, IO, Outcome, kv};
+use super::{ERROR, Failure, INTERRUPTED, IO, Outcome, kv};
 
 /// Length of the SHA-256 behind the bytes that it is of.
 const SUM_BYTES: usize = 32;
@@ -33,6 +33,16 @@ fn io_failure(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
     move |error| Failure::new(IO, format!("{}: {error}", path.display()))
 }
 
+fn not_opened(path: &Path, error: &io::Error) -> Failure {
+    // Go writes the cause in small letters and without its number.
+    let cause = match error.kind() {
+        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::new(INTERRUPTED, format!("could not open {0} (open {0}: {cause})", path.display()))
+}
+
 pub async fn save(session: &Session, path: &Path) -> Outcome {
     let [endpoint] = session.global.endpoints.as_slice() else {
         let many = session.global.endpoints.len();
@@ -47,7 +57,7 @@ pub async fn save(session: &Session, path: &Path) -> Outcome {
     requests.finish();
     let part_path = PathBuf::from(format!("{}.part", path.display()));
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part_path);
-    let mut part = Part { file: file.map_err(io_failure(&part_path))?, path: part_path };
+    let mut part = Part { file: file.map_err(|error| not_opened(&part_path, &error))?, path: part_path };
     let mut sum = Sha256::new();
     // The last bytes may be the sum, which is not of itself.
     let mut tail: Vec<u8> = Vec::new();

@@ -18,6 +18,7 @@ mod checkpoint;
 mod leases;
 mod open;
 mod records;
+mod restore;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,7 +46,8 @@ use crate::state::State;
 pub use apply::read_member;
 pub use checkpoint::CheckpointPace;
 pub use leases::KeptAlive;
-pub use open::{OpenError, create_files, open};
+pub use open::{OpenError, create_files, open, tree_specs};
+pub use restore::{Restore, RestoreError, RestoreOptions};
 
 /// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.
 const APPLY_ENTRIES_MAX: usize = 512;

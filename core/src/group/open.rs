@@ -113,6 +113,11 @@ pub fn create_files(page_file: &Path, log_disk: &mut dyn LogDisk, identity: &Ide
     let mut disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
     let mapping = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
     Pager::create(&mut disk, mapping, &file_options(identity, &specs))?;
+    create_log(log_disk, identity)
+}
+
+/// Makes an empty log. On disk when this returns.
+pub(super) fn create_log(log_disk: &mut dyn LogDisk, identity: &Identity) -> Result<(), OpenError> {
     let mut options = Options::new(log_identity(identity));
     options.create = true;
     let (mut log, _) = Log::open(log_disk, options, &mut |_| {})?;
@@ -121,14 +126,14 @@ pub fn create_files(page_file: &Path, log_disk: &mut dyn LogDisk, identity: &Ide
     Ok(())
 }
 
-fn file_options<'a>(identity: &Identity, trees: &'a [TreeSpec]) -> FileOptions<'a> {
+pub(super) fn file_options<'a>(identity: &Identity, trees: &'a [TreeSpec]) -> FileOptions<'a> {
     let mut owner_id = [0; 16];
     owner_id[..8].copy_from_slice(&identity.cluster_id.to_be_bytes());
     owner_id[8..].copy_from_slice(&identity.member_id.to_be_bytes());
     FileOptions { file_id: identity.file_id, owner_id, trees }
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {
     move |error| OpenError::Io { path: path.to_owned(), error }
 }
 

@@ -1,0 +1,180 @@
+//! From an image to the files of a new member.
+//!
+//! ```text
+//! Restore::create -> drain (as often as bytes come) -> finish: sums compared, membership and state replaced, checkpoint
+//! ```
+//!
+//! Only the caller's folder says when the member exists: what is written before that counts for nothing.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use ringstone_pager::api::{Fault, PageRun, TreeId, WriteTrees as _};
+use ringstone_pager::disk::{self, Disk as _, Io, StdDisk};
+use ringstone_pager::layout::PAGE_BYTES;
+use ringstone_pager::mapping::Mapping;
+use ringstone_pager::{CheckpointError, Pager};
+use ringstone_wal::disk::Disk as LogDisk;
+use rkyv::rancor;
+
+use super::open::{OpenError, create_log, file_options, io_error, tree_specs};
+use crate::command::Member;
+use crate::error::ApplyFault;
+use crate::identity::Identity;
+use crate::image::{ImageError, ImageReader, ImageSummary};
+use crate::mvcc;
+use crate::trees::{ALARM, MEMBER};
+
+/// Dirty frames that are written to the file before more are made.
+const DIRTY_BYTES_MAX: u64 = 64 << 20;
+
+/// Why an image could not be restored. What was written must be thrown away.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The new files.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Writing the page file.
+    #[error("page file: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// Reading back what was written.
+    #[error("page file: {0}")]
+    Disk(#[from] disk::DiskError),
+    /// The compaction at the new revision.
+    #[error("marking the revision compacted: {0}")]
+    Compact(#[from] ApplyFault),
+    /// There is no revision so high.
+    #[error("the revision {revision} can't be bumped by {bump}: it would be out of range")]
+    Bump {
+        /// The image's.
+        revision: i64,
+        /// What was asked for.
+        bump: u64,
+    },
+}
+
+/// How the new member differs from the one in the image.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// All members of the new cluster.
+    pub members: Vec<Member>,
+    /// How far the revision is moved on.
+    pub bump_revision: u64,
+    /// Compact at the revision that comes of it: watches from before are told so.
+    pub mark_compacted: bool,
+}
+
+/// A member while it is made.
+pub struct Restore {
+    disk: StdDisk,
+    pager: Pager,
+    identity: Identity,
+}
+
+fn is_wanted(tree: TreeId) -> bool {
+    // Who the members are, and what is wrong with them, is not what the image was taken for.
+    tree != MEMBER && tree != ALARM
+}
+
+impl Restore {
+    /// Makes the empty page file.
+    ///
+    /// # Errors
+    /// [`RestoreError::Open`].
+    pub fn create(page_file: &Path, identity: &Identity) -> Result<Restore, RestoreError> {
+        let specs = tree_specs();
+        let mut disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
+        let mapping = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
+        let pager = Pager::create(&mut disk, mapping, &file_options(identity, &specs)).map_err(OpenError::from)?;
+        Ok(Restore { disk, pager, identity: *identity })
+    }
+
+    /// Takes the records that were pushed to `reader`. Writes them out when they become many.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn drain(&mut self, reader: &mut ImageReader) -> Result<(), RestoreError> {
+        loop {
+            match reader.drain_into(&mut self.pager, is_wanted) {
+                Ok(()) => break,
+                Err(ImageError::Trees(Fault::Absent(run))) => self.bring_in(run)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if self.pager.dirty_bytes() >= DIRTY_BYTES_MAX { self.checkpoint() } else { Ok(()) }
+    }
+
+    fn bring_in(&mut self, run: PageRun) -> Result<(), RestoreError> {
+        let bytes = run.pages as usize * PAGE_BYTES;
+        disk::run(&mut self.disk, Io::Read { offset: run.first * PAGE_BYTES as u64, bytes })?;
+        self.pager.bring_in_done(run).map_err(|damage| ImageError::Trees(Fault::Damaged(damage)).into())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), RestoreError> {
+        self.pager.publish();
+        if !self.pager.checkpoint_begin()? {
+            return Ok(());
+        }
+        while let Some((token, io)) = self.pager.poll_io()? {
+            self.disk.submit(token, io);
+            while let Some(completion) = self.disk.poll() {
+                if self.pager.completed(completion.token, completion.result)?.is_some() {
+                    return Ok(());
+                }
+            }
+        }
+        let stopped = io::Error::other("a checkpoint neither ended nor asked for more");
+        Err(OpenError::Io { path: Path::new("pages-0").to_owned(), error: stopped }.into())
+    }
+
+    /// Ends the member: its trees hold what the image's did, its state is that of a cluster of its own that has applied
+    /// nothing yet, the log is empty. On disk when this returns: both files, synced.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn finish(
+        mut self,
+        summary: &ImageSummary,
+        options: &RestoreOptions,
+        log_disk: &mut dyn LogDisk,
+    ) -> Result<(), RestoreError> {
+        loop {
+            match summary.check_trees(&self.pager, is_wanted) {
+                Ok(()) => break,
+                Err(ImageError::Trees(Fault::Absent(run))) => self.bring_in(run)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut state = summary.state.clone();
+        let bump = i64::try_from(options.bump_revision).ok();
+        let too_far = RestoreError::Bump { revision: state.revision, bump: options.bump_revision };
+        state.revision = bump.and_then(|bump| state.revision.checked_add(bump)).ok_or(too_far)?;
+        (state.applied_index, state.applied_term) = (0, 0);
+        (state.cluster_id, state.alarms) = (self.identity.cluster_id, 0);
+        if options.mark_compacted {
+            let revision = state.revision;
+            while let Err(fault) = mvcc::apply_compact(&mut self.pager, &mut state, revision) {
+                match fault {
+                    ApplyFault::Absent(run) => self.bring_in(run)?,
+                    fault => return Err(fault.into()),
+                }
+            }
+        }
+        for member in &options.members {
+            let bytes = rkyv::to_bytes::<rancor::Error>(member).expect("a member can be encoded");
+            while let Err(fault) = self.pager.put(MEMBER, &member.id.to_be_bytes(), &[&bytes]) {
+                match fault {
+                    Fault::Absent(run) => self.bring_in(run)?,
+                    fault => return Err(ImageError::Trees(fault).into()),
+                }
+            }
+        }
+        self.pager.set_attributes(&state.to_attributes());
+        self.checkpoint()?;
+        Ok(create_log(log_disk, &self.identity)?)
+    }
+}
