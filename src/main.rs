@@ -20,7 +20,7 @@ Usage: ringstone [COMMAND]
 Commands:
   serve      run a member (the default without a command)
   ctl        talk to a server, as etcdctl does
-  snapshot   take and look at snapshots
+  snapshot   take, look at and restore snapshots
   inspect    look into a log or a page file
   version    print versions
 

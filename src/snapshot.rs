@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ringstone_core::command::Member;
+use ringstone_core::group::{Restore, RestoreError, RestoreOptions};
+use ringstone_core::identity::{self, FolderPaths, Identity, IdentityError};
 use ringstone_core::image::{ImageError, ImageReader, ImageSummary};
+use ringstone_wal::disk::ring::RingDisk;
 use sha2::{Digest as _, Sha256};
 
 use crate::ctl;
@@ -33,6 +37,41 @@ enum Command {
         #[arg(long, short = 'w', default_value = "simple")]
         write_out: String,
     },
+    /// Makes the data folder of a new member from a snapshot file
+    Restore(RestoreFlags),
+}
+
+#[derive(clap::Args, Debug)]
+struct RestoreFlags {
+    /// The snapshot
+    file: PathBuf,
+    /// The folder to make; NAME.etcd where it is missing
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// The folder of the log; in the data folder where it is missing
+    #[arg(long)]
+    wal_dir: Option<PathBuf>,
+    /// Name of the member
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// The new cluster, NAME=URL
+    #[arg(long, default_value = "default=http://localhost:2380")]
+    initial_cluster: String,
+    /// Token of the new cluster
+    #[arg(long, default_value = "etcd-cluster")]
+    initial_cluster_token: String,
+    /// Peer URLs of this member
+    #[arg(long, default_value = "http://localhost:2380", value_delimiter = ',')]
+    initial_advertise_peer_urls: Vec<String>,
+    /// Take a file without a SHA-256 at its end (its own checksums are always checked)
+    #[arg(long)]
+    skip_hash_check: bool,
+    /// How much to increase the latest revision after restore
+    #[arg(long, default_value_t = 0)]
+    bump_revision: u64,
+    /// Compact at the latest revision after restore (required with --bump-revision)
+    #[arg(long)]
+    mark_compacted: bool,
 }
 
 /// Why a snapshot file can't be used.
@@ -77,8 +116,11 @@ pub fn main(arguments: &[String]) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(128) } else { ExitCode::SUCCESS };
         }
     };
-    let Command::Status { file, write_out } = snapshot.command;
-    match status(&file, &write_out) {
+    let done = match &snapshot.command {
+        Command::Status { file, write_out } => status(file, write_out),
+        Command::Restore(flags) => restore(flags),
+    };
+    match done {
         Ok(line) => {
             println!("{line}");
             ExitCode::SUCCESS
@@ -104,6 +146,129 @@ fn status(path: &Path, write_out: &str) -> Result<String, String> {
         )),
         other => Err(format!("--write-out={other}: simple or json is expected")),
     }
+}
+
+/// What may stop a restore.
+#[derive(Debug, thiserror::Error)]
+enum RestoreFailure {
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Ring(#[from] ringstone_wal::RingError),
+}
+
+fn has_entries(folder: &Path) -> bool {
+    std::fs::read_dir(folder)
+        .map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |mut entries| entries.next().is_some())
+}
+
+/// The one member of the new cluster.
+fn new_member(flags: &RestoreFlags) -> Result<Member, String> {
+    let mut urls = flags.initial_advertise_peer_urls.clone();
+    urls.sort_unstable();
+    let mut named = Vec::new();
+    for part in flags.initial_cluster.split(',') {
+        let (name, url) =
+            part.split_once('=').ok_or_else(|| format!("--initial-cluster: {part:?} is not of the form NAME=URL"))?;
+        if name != flags.name {
+            return Err(format!(
+                "--initial-cluster names {name:?}, --name is {:?}: clusters of several members are not built yet",
+                flags.name
+            ));
+        }
+        named.push(url.to_owned());
+    }
+    named.sort_unstable();
+    if named != urls {
+        return Err(format!(
+            "--initial-cluster has {}={}, but --initial-advertise-peer-urls has {}: they must be the same",
+            flags.name,
+            named.join(","),
+            urls.join(",")
+        ));
+    }
+    let id = identity::member_id(&urls, &flags.initial_cluster_token);
+    Ok(Member { id, name: flags.name.clone(), peer_urls: urls, client_urls: Vec::new(), is_learner: false })
+}
+
+fn restore(flags: &RestoreFlags) -> Result<String, String> {
+    if (flags.bump_revision > 0) != flags.mark_compacted {
+        return Err("--mark-compacted required if --bump-revision > 0, and only then".to_owned());
+    }
+    let member = new_member(flags)?;
+    let data_dir = flags.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", flags.name)));
+    if has_entries(&data_dir) {
+        return Err(format!("data-dir {data_dir:?} not empty or could not be read"));
+    }
+    if let Some(wal_dir) = flags.wal_dir.as_ref().filter(|folder| has_entries(folder)) {
+        return Err(format!("wal-dir {wal_dir:?} not empty or could not be read"));
+    }
+    let length = std::fs::metadata(&flags.file).map_err(|error| format!("{}: {error}", flags.file.display()))?.len();
+    if length % 512 != SUM_BYTES && !flags.skip_hash_check {
+        return Err("snapshot missing hash but --skip-hash-check=false".to_owned());
+    }
+    // The whole file is checked before anything is made.
+    read(&flags.file, &mut |reader| reader.drain(&mut |_, _, _| Ok(()))).map_err(|error| error.to_string())?;
+    let made_dir = !data_dir.exists();
+    let made_wal_dir = flags.wal_dir.as_ref().is_some_and(|folder| !folder.exists());
+    restore_into(flags, &data_dir, member).map_err(|error| {
+        let _ = std::fs::remove_dir_all(data_dir.join("member.tmp"));
+        if made_dir {
+            let _ = std::fs::remove_dir(&data_dir);
+        }
+        if let Some(wal_dir) = &flags.wal_dir {
+            for entry in std::fs::read_dir(wal_dir).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_file(entry.path());
+            }
+            if made_wal_dir {
+                let _ = std::fs::remove_dir(wal_dir);
+            }
+        }
+        format!("{error} (nothing was made)")
+    })
+}
+
+fn restore_into(flags: &RestoreFlags, data_dir: &Path, member: Member) -> Result<String, RestoreFailure> {
+    let mut file_id = [0; 16];
+    getrandom::fill(&mut file_id).expect("the kernel has randomness once the system is up");
+    let identity = Identity { cluster_id: identity::cluster_id(&[member.id]), member_id: member.id, file_id };
+    let paths = FolderPaths { data_dir: data_dir.to_owned(), wal_dir: flags.wal_dir.clone() };
+    let options = RestoreOptions {
+        members: vec![member],
+        bump_revision: flags.bump_revision,
+        mark_compacted: flags.mark_compacted,
+    };
+    let mut revision = 0;
+    paths.create(identity, |page_file, wal_dir| -> Result<(), RestoreFailure> {
+        let mut restore = Restore::create(page_file, &identity)?;
+        let mut stopped = None;
+        let summary = read(&flags.file, &mut |reader| match restore.drain(reader) {
+            Ok(()) => Ok(()),
+            Err(RestoreError::Image(error)) => Err(error),
+            Err(error) => {
+                stopped = Some(error);
+                Err(ImageError::NotAnImage)
+            }
+        });
+        if let Some(error) = stopped {
+            return Err(error.into());
+        }
+        let summary = summary?;
+        revision = summary.header.revision;
+        let mut ring = RingDisk::open(wal_dir, None)?;
+        Ok(restore.finish(&summary, &options, &mut ring)?)
+    })?;
+    Ok(format!(
+        "restored {} at revision {revision} into {}: cluster {:x}, member {:x}",
+        flags.file.display(),
+        data_dir.display(),
+        identity.cluster_id,
+        identity.member_id
+    ))
 }
 
 /// Reads a snapshot file in pieces, each drained by `drain`, and checks its sum where it has one.
