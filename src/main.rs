@@ -1,5 +1,6 @@
 //! The `ringstone` program: thin wiring from the command line to the crates.
 
+mod bench;
 mod ctl;
 mod exit;
 mod flags;
@@ -7,6 +8,7 @@ mod inspect;
 mod logging;
 mod serve;
 mod snapshot;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -22,6 +24,8 @@ Commands:
   ctl        talk to a server, as etcdctl does
   snapshot   take, look at and restore snapshots
   inspect    look into a log or a page file
+  bench      put a server under load and measure it
+  tune       probe the hardware: is this disk fast enough?
   version    print versions
 
 `ringstone COMMAND --help` tells more.
@@ -48,6 +52,8 @@ fn main() -> ExitCode {
         "ctl" => ctl::main(&arguments),
         "snapshot" => snapshot::main(&arguments),
         "inspect" => inspect::main(&arguments),
+        "bench" => bench::main(&arguments),
+        "tune" => tune::main(&arguments),
         other => {
             eprintln!("ringstone: unknown command {other:?}\n\n{USAGE}");
             ExitStatus::Usage.into()
