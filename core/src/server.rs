@@ -24,6 +24,8 @@ use crate::shared::Shared;
 const QUEUE_BATCHES: usize = 1024;
 /// How often the main thread looks whether a shard has ended.
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How long an address may be in use at a start.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that a member needs besides connections: log, pages, rings, events.
 const DESCRIPTORS_RESERVED: u64 = 128;
 
@@ -201,7 +203,17 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
         socket.listen(4096)?;
         Ok(socket.into())
     };
-    made().map_err(|error| ServerError::Address { address, error })
+    let began = boottime();
+    loop {
+        match made() {
+            Ok(listener) => return Ok(listener),
+            // A killed process's sockets end a moment after it does: its io_uring requests still hold them.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && boottime() - began < LISTEN_PATIENCE => {
+                std::thread::sleep(LISTEN_PATIENCE / 50);
+            }
+            Err(error) => return Err(ServerError::Address { address, error }),
+        }
+    }
 }
 
 fn open_folder(config: &ServerConfig) -> Result<MemberFolder, ServerError> {

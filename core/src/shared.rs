@@ -148,22 +148,26 @@ impl Shared {
             || self.disk_free.load(Ordering::Relaxed) == 0
     }
 
-    /// Refuses a request of this cost (etcd's measure, in bytes) under a NOSPACE alarm, over the quota or on a full disk.
+    /// Refuses a request of this cost (etcd's measure, in bytes) over the quota or on a full disk: before anything else
+    /// is checked, as in etcd.
     ///
     /// # Errors
     /// [`Error::NoSpace`].
     pub fn check_space(&self, state: &State, cost: u64) -> Result<(), Error> {
         let over = self.config.quota_bytes.is_some_and(|quota| state.quota_bytes().saturating_add(cost) > quota);
-        let no_space = over || state.alarms & ALARM_NOSPACE != 0 || self.disk_free.load(Ordering::Relaxed) == 0;
-        if no_space { Err(Error::NoSpace) } else { Ok(()) }
+        if cost > 0 && (over || self.disk_free.load(Ordering::Relaxed) == 0) { Err(Error::NoSpace) } else { Ok(()) }
     }
 
-    /// Refuses writes under a CORRUPT alarm.
+    /// Refuses writes under a CORRUPT alarm, and those that cost space under a NOSPACE alarm: once they are known to be
+    /// valid, as in etcd.
     ///
     /// # Errors
-    /// [`Error::Corrupt`].
-    pub fn check_corrupt(&self, state: &State) -> Result<(), Error> {
-        if state.alarms & ALARM_CORRUPT == 0 { Ok(()) } else { Err(Error::Corrupt) }
+    /// [`Error::Corrupt`], [`Error::NoSpace`].
+    pub fn check_alarms(&self, state: &State, cost: u64) -> Result<(), Error> {
+        if state.alarms & ALARM_CORRUPT != 0 {
+            return Err(Error::Corrupt);
+        }
+        if cost > 0 && state.alarms & ALARM_NOSPACE != 0 { Err(Error::NoSpace) } else { Ok(()) }
     }
 
     /// True when this member leads.

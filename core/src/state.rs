@@ -36,9 +36,25 @@ pub struct State {
     pub cluster_id: u64,
     /// Key of the per-record hashes, from the bootstrap entry.
     pub hash_key: [u8; 16],
+    /// The hashes of the last compactions, ascending: what HashKV answers for exactly these revisions.
+    pub compaction_hashes: Vec<CompactionHash>,
     /// Bit `1 << type` is set while any member has an alarm of that type (etcd's AlarmType).
     pub alarms: u32,
 }
+
+/// The hash of the store at a compaction, taken when it was applied (etcd keeps ten of them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactionHash {
+    /// The revision compacted to.
+    pub revision: i64,
+    /// The compaction before it, -1 for none.
+    pub previous: i64,
+    /// HashKV's hash.
+    pub hash: u32,
+}
+
+/// How many of them are kept.
+pub const COMPACTION_HASHES_MAX: usize = 10;
 
 /// A sweep in progress: resumed from here after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +98,7 @@ impl Default for State {
             lease_clock: 0,
             cluster_id: 0,
             hash_key: [0; 16],
+            compaction_hashes: Vec::new(),
             alarms: 0,
         }
     }
@@ -101,7 +118,7 @@ pub enum StateError {
 /// Format of [`State::to_attributes`].
 pub const STATE_FORMAT: u16 = 1;
 /// Its length in bytes.
-pub const STATE_BYTES: usize = 2 + 2 + 4 + 8 * 16 + 16;
+pub const STATE_BYTES: usize = 2 + 2 + 4 + 8 * 16 + 16 + COMPACTION_HASHES_MAX * 20;
 const _: () = assert!(STATE_BYTES <= ATTRIBUTES_BYTES_MAX, "the state fits a root record");
 
 impl State {
@@ -129,7 +146,8 @@ impl State {
         };
         let mut out = Out { bytes: [0; STATE_BYTES], at: 0 };
         out.put(&STATE_FORMAT.to_le_bytes());
-        out.put(&[phase, 0]);
+        let hashes = u8::try_from(self.compaction_hashes.len()).expect("ten at most");
+        out.put(&[phase, hashes]);
         out.put(&self.alarms.to_le_bytes());
         let positions = [self.revision, self.compact_revision, self.swept_revision, self.cut_revision];
         out.put(&self.applied_index.to_le_bytes());
@@ -144,6 +162,12 @@ impl State {
         out.put(&self.lease_clock.to_le_bytes());
         out.put(&self.cluster_id.to_le_bytes());
         out.put(&self.hash_key);
+        for kept in &self.compaction_hashes {
+            out.put(&kept.revision.to_le_bytes());
+            out.put(&kept.previous.to_le_bytes());
+            out.put(&kept.hash.to_le_bytes());
+        }
+        out.at += (COMPACTION_HASHES_MAX - self.compaction_hashes.len()) * 20;
         debug_assert_eq!(out.at, STATE_BYTES, "all fields are written");
         out.bytes
     }
@@ -161,7 +185,7 @@ impl State {
         if format != STATE_FORMAT {
             return Err(StateError::Format(format));
         }
-        let [phase, _] = input.take()?;
+        let [phase, hashes] = input.take()?;
         let alarms = u32::from_le_bytes(input.take()?);
         let (applied_index, applied_term) = (input.u64()?, input.u64()?);
         let (revision, compact_revision) = (input.i64()?, input.i64()?);
@@ -177,6 +201,9 @@ impl State {
             3 => Some(SweepPhase::Drop),
             _ => return Err(StateError::Damaged("unknown phase of the sweep")),
         };
+        let (logical_bytes, retained_bytes) = (input.u64()?, input.u64()?);
+        let (lease_clock, cluster_id, hash_key) = (input.u64()?, input.u64()?, input.take()?);
+        let compaction_hashes = input.compaction_hashes(usize::from(hashes))?;
         let state = State {
             applied_index,
             applied_term,
@@ -186,11 +213,12 @@ impl State {
             cut_revision,
             swept_hash,
             sweep: phase.map(|phase| Sweep { target, until, phase, cursor, hash }),
-            logical_bytes: input.u64()?,
-            retained_bytes: input.u64()?,
-            lease_clock: input.u64()?,
-            cluster_id: input.u64()?,
-            hash_key: input.take()?,
+            logical_bytes,
+            retained_bytes,
+            lease_clock,
+            cluster_id,
+            hash_key,
+            compaction_hashes,
             alarms,
         };
         let ordered = state.cut_revision <= state.swept_revision
@@ -223,6 +251,22 @@ impl In<'_> {
         Ok(*head)
     }
 
+    fn compaction_hashes(&mut self, count: usize) -> Result<Vec<CompactionHash>, StateError> {
+        if count > COMPACTION_HASHES_MAX {
+            return Err(StateError::Damaged("more compaction hashes than are kept"));
+        }
+        let mut hashes = Vec::with_capacity(COMPACTION_HASHES_MAX);
+        for _ in 0..count {
+            let (revision, previous) = (self.i64()?, self.i64()?);
+            hashes.push(CompactionHash { revision, previous, hash: u32::from_le_bytes(self.take()?) });
+        }
+        // The places that are not used yet.
+        for _ in count..COMPACTION_HASHES_MAX {
+            self.take::<20>()?;
+        }
+        Ok(hashes)
+    }
+
     fn u64(&mut self) -> Result<u64, StateError> {
         self.take().map(u64::from_le_bytes)
     }
@@ -252,6 +296,7 @@ mod tests {
                 hash: 99,
             }),
             hash_key: [9; 16],
+            compaction_hashes: vec![CompactionHash { revision: 30, previous: -1, hash: 5 }],
             alarms: 2,
             ..State::default()
         };
@@ -259,8 +304,8 @@ mod tests {
         assert_eq!(State::from_attributes(&bytes), Ok(state));
         // The offsets of docs/format-store.md.
         let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|byte| bytes[at + byte]));
-        assert_eq!((bytes[0], bytes[2], bytes[4], bytes[136], bytes.len()), (1, 2, 2, 9, 152));
-        assert_eq!([8, 24, 32, 40, 48, 64, 72, 80, 88, 96].map(word), [7, 40, 30, 20, 10, 30, 35, 22, 3, 99]);
+        assert_eq!((bytes[0], bytes[2], bytes[3], bytes[4], bytes[136], bytes.len()), (1, 2, 1, 2, 9, 352));
+        assert_eq!([8, 24, 32, 40, 48, 64, 72, 80, 88, 96, 152].map(word), [7, 40, 30, 20, 10, 30, 35, 22, 3, 99, 30]);
         assert_eq!(State::from_attributes(&[]), Ok(State::default()));
         for cut in 1..bytes.len() {
             assert!(State::from_attributes(&bytes[..cut]).is_err(), "cut at {cut}");

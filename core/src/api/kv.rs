@@ -27,16 +27,12 @@ impl Api {
         if bytes > self.shard.shared.config.max_request_bytes { Err(Error::RequestTooLarge) } else { Ok(()) }
     }
 
-    /// Refuses what would go beyond the quota or the disk, and everything but deletes and compaction under an alarm.
     fn check_space(&self, cost: u64) -> Result<(), Error> {
-        if cost == 0 {
-            return Ok(());
-        }
         self.shard.shared.check_space(&self.shard.state(), cost)
     }
 
-    fn check_corrupt(&self) -> Result<(), Error> {
-        self.shard.shared.check_corrupt(&self.shard.state())
+    fn check_alarms(&self, cost: u64) -> Result<(), Error> {
+        self.shard.shared.check_alarms(&self.shard.state(), cost)
     }
 
     pub(super) async fn range(&self, request: RangeRequest) -> Answered {
@@ -57,10 +53,11 @@ impl Api {
     pub(super) async fn put(&self, message: Bytes) -> Answered {
         let bytes = message.len();
         let put: PutRequest = decode_request(message)?;
-        self.check_space(request::put_cost(&put))?;
+        let cost = request::put_cost(&put);
+        self.check_space(cost)?;
         check::check_put(&put)?;
-        self.check_corrupt()?;
         self.check_size(bytes)?;
+        self.check_alarms(cost)?;
         match self.shard.propose(&Command::Put(put.into())).await? {
             Reply::Store(mvcc::Answer::Put(mut response)) => {
                 self.fill(&mut response.header);
@@ -74,8 +71,8 @@ impl Api {
         let bytes = message.len();
         let delete: DeleteRangeRequest = decode_request(message)?;
         check::check_delete(&delete)?;
-        self.check_corrupt()?;
         self.check_size(bytes)?;
+        self.check_alarms(0)?;
         match self.shard.propose(&Command::DeleteRange(delete.into())).await? {
             Reply::Store(mvcc::Answer::DeleteRange(mut response)) => {
                 self.fill(&mut response.header);
@@ -88,7 +85,8 @@ impl Api {
     pub(super) async fn txn(&self, message: Bytes) -> Answered {
         let bytes = message.len();
         let txn: TxnRequest = decode_request(message)?;
-        self.check_space(request::txn_cost(&txn))?;
+        let cost = request::txn_cost(&txn);
+        self.check_space(cost)?;
         check::check_txn(&txn, self.shard.shared.config.max_txn_ops)?;
         let mut response = if request::is_read_only(&txn) {
             let mut read = ReadTxn::new(txn);
@@ -100,8 +98,8 @@ impl Api {
                 .await?;
             read.finish()
         } else {
-            self.check_corrupt()?;
             self.check_size(bytes)?;
+            self.check_alarms(cost)?;
             match self.shard.propose(&Command::try_from(txn)?).await? {
                 Reply::Store(mvcc::Answer::Txn(response)) => response,
                 other => unreachable!("a txn is answered by a txn, not {other:?}"),
@@ -112,7 +110,7 @@ impl Api {
     }
 
     pub(super) async fn compact(&self, compaction: CompactionRequest) -> Answered {
-        self.check_corrupt()?;
+        self.check_alarms(0)?;
         let command = Command::Compact { revision: compaction.revision };
         let mut response = match self.shard.propose(&command).await? {
             Reply::Store(mvcc::Answer::Compact(response)) => response,

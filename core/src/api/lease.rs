@@ -29,7 +29,7 @@ impl Api {
     pub(super) async fn lease_grant(&self, request: LeaseGrantRequest) -> Answered {
         let shared = &self.shard.shared;
         shared.check_space(&self.shard.state(), GRANT_COST_BYTES)?;
-        shared.check_corrupt(&self.shard.state())?;
+        shared.check_alarms(&self.shard.state(), GRANT_COST_BYTES)?;
         if request.ttl > TTL_S_MAX {
             return Err(Error::LeaseTtlTooLarge.into());
         }
@@ -50,7 +50,7 @@ impl Api {
     }
 
     pub(super) async fn lease_revoke(&self, request: LeaseRevokeRequest) -> Answered {
-        self.shard.shared.check_corrupt(&self.shard.state())?;
+        self.shard.shared.check_alarms(&self.shard.state(), 0)?;
         let command = Command::LeaseRevoke { id: request.id, expired_renewal: None };
         let mut response = match self.shard.propose(&command).await? {
             Reply::Store(mvcc::Answer::LeaseRevoke(response)) => response,

@@ -221,7 +221,9 @@ pub fn open(
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
     let pages: Arc<dyn PageSource> = mapping;
     let (pager, meta) = Pager::open(&mut disk, pages, &file_options(&identity, &specs), 0)?;
-    let state = State::from_attributes(pager.attributes())?;
+    let mut state = State::from_attributes(pager.attributes())?;
+    // etcd keeps these in memory only: after a restart HashKV speaks of the last compaction again.
+    state.compaction_hashes.clear();
     let mut replay = Replay {
         applied: state.applied_index,
         hard_state: HardState::default(),

@@ -17,6 +17,7 @@ use ringstone_proto::etcdserverpb::{
 };
 use ringstone_proto::mvccpb::KeyValue;
 
+use super::hash::{folded, hash_kv};
 use super::lookup::{key_value_of, revision_keys};
 use super::record::{
     Jump, LiveRecord, LogRecord, Meta, Previous, Stored, VALUE_INLINE_BYTES_MAX, event_at, parse_live, record_hash,
@@ -24,10 +25,10 @@ use super::record::{
 };
 use super::{Answer, Applied, keys};
 use crate::command::{ArchivedDeleteRange, ArchivedPut};
-use crate::error::{ApplyFault, Error};
+use crate::error::{ApplyFault, Error, ReadFault};
 use crate::event::{Event, EventKind, Revision};
 use crate::lease::state as lease;
-use crate::state::State;
+use crate::state::{COMPACTION_HASHES_MAX, CompactionHash, State};
 use crate::trees::{BESIDE, LEASE_DEADLINE, LEASE_KEY, LIVE, LOG, VALUE};
 
 /// Keys that a delete reads ahead of its writes, and the bytes of them: bounds its memory.
@@ -82,10 +83,30 @@ pub fn apply_compact<T: WriteTrees>(trees: &mut T, state: &mut State, revision: 
     let (end, _) = revision_keys(revision, 0);
     let leaves =
         trees.aggregate(LOG, (Bound::Included(&first[..]), Bound::Excluded(&end[..]))).map_err(ApplyFault::before)?;
+    let hash = hash_at_compaction(&*trees, state, revision)?;
+    if state.compaction_hashes.len() == COMPACTION_HASHES_MAX {
+        state.compaction_hashes.remove(0);
+    }
+    state.compaction_hashes.push(hash);
     state.logical_bytes = state.logical_bytes.wrapping_sub(leaves.bytes);
     state.compact_revision = revision;
     let response = CompactionResponse { header: header(state.revision) };
     Ok(Applied { response: Ok(Answer::Compact(response)), events: Vec::new() })
+}
+
+/// The hash that HashKV answers for the compaction to `revision` from now on: that of the store as it was before.
+fn hash_at_compaction<T: ReadTrees>(trees: &T, state: &State, revision: i64) -> Result<CompactionHash, ApplyFault> {
+    let previous = state.compact_revision;
+    if revision <= 0 {
+        return Ok(CompactionHash { revision, previous, hash: folded(state, 0) });
+    }
+    let hash = match hash_kv(trees, state, revision) {
+        Ok(found) => found.hash,
+        Err(ReadFault::Absent(run)) => return Err(ApplyFault::Absent(run)),
+        Err(ReadFault::Refused(Error::Damaged(damage))) => return Err(ApplyFault::Damaged(damage)),
+        Err(ReadFault::Refused(_)) => unreachable!("the revision was checked against the window"),
+    };
+    Ok(CompactionHash { revision, previous, hash })
 }
 
 /// Applies a LeaseRevoke: removes the lease and, in one revision and in key order, all keys attached to it. An expiry's

@@ -32,9 +32,9 @@ pub struct HashKv {
 /// # Errors
 /// [`ReadFault::Absent`]; [`Error::Compacted`], [`Error::FutureRevision`].
 pub fn hash_kv<V: ReadTrees + ?Sized>(view: &V, state: &State, revision: i64) -> Result<HashKv, ReadFault> {
-    if revision == 0 && state.compact_revision == 0 {
-        // After etcd's Compact(0), 0 is a revision with a hash of its own: that of nothing.
-        return Ok(HashKv { hash: folded(state, 0), compact_revision: -1, hash_revision: 0 });
+    if let Some(kept) = state.compaction_hashes.iter().find(|kept| kept.revision == revision) {
+        // As etcd: exactly these revisions have a hash of their own, after Compact(0) revision 0 too.
+        return Ok(HashKv { hash: kept.hash, compact_revision: kept.previous, hash_revision: revision });
     }
     if revision > 0 && revision < state.compact_revision {
         return Err(Error::Compacted.into());
@@ -93,7 +93,7 @@ fn alive_at_compaction<V: ReadTrees + ?Sized>(view: &V, state: &State) -> Access
     }
 }
 
-fn folded(state: &State, sum: u64) -> u32 {
+pub(super) fn folded(state: &State, sum: u64) -> u32 {
     fold(mixed(&state.hash_key, &[sum]))
 }
 

@@ -125,12 +125,12 @@ fn check<V: ReadTrees>(
 }
 
 fn check_put<V: ReadTrees>(view: &V, put: &ArchivedPut) -> Result<(), ReadFault> {
-    if (put.ignore_value || put.ignore_lease) && current(view, &put.key)?.is_none() {
-        return Err(Error::KeyNotFound.into());
-    }
     let lease = put.lease.to_native();
     if lease != 0 && !lease::exists(view, lease)? {
         return Err(Error::LeaseNotFound.into());
+    }
+    if (put.ignore_value || put.ignore_lease) && current(view, &put.key)?.is_none() {
+        return Err(Error::KeyNotFound.into());
     }
     Ok(())
 }

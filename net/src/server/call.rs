@@ -37,7 +37,7 @@ pub(super) fn start<H: Handler>(
     let head = match read_head(&parts) {
         Ok(head) => head,
         Err(refusal) => {
-            refuse(shared, &mut respond, refusal);
+            refuse(&mut respond, refusal);
             return None;
         }
     };
@@ -47,7 +47,6 @@ pub(super) fn start<H: Handler>(
     let call = Call::new(shared, head.method, started_at, deadline);
     if let Err(status) = admit(shared, &**handler, head.method, &context) {
         call.end(status.code);
-        shared.answered.set(true);
         send_trailers_only(&mut respond, &head.content_type, Some(&status));
         return None;
     }
@@ -61,11 +60,10 @@ pub(super) fn start<H: Handler>(
     })
 }
 
-fn refuse(shared: &Shared, respond: &mut SendResponse<Outgoing>, refusal: Refusal) {
+fn refuse(respond: &mut SendResponse<Outgoing>, refusal: Refusal) {
     let mut response = response_head(&refusal.content_type);
     *response.status_mut() = refusal.http_status;
     super::sink::add_status(response.headers_mut(), Some(&refusal.status));
-    shared.answered.set(true);
     // An error is a reset: nobody is left to be told.
     let _ = respond.send_response(response, true);
 }
@@ -132,7 +130,6 @@ fn answer(
     result: Result<Framed, Status>,
 ) {
     let shared = &call.shared;
-    shared.answered.set(true);
     let framed = match result.and_then(|framed| framed.check().map(|()| framed)) {
         Ok(framed) => framed,
         Err(status) => {

@@ -189,7 +189,8 @@ where
         };
         self.keepalive.note_read(now, self.wire.read_bytes());
         let pings = self.wire.take_pings();
-        if pings > 0 && self.pings.too_many(pings, now, self.calls.is_empty(), &self.shared) {
+        let answered = pings > 0 && self.wire.take_answered();
+        if pings > 0 && self.pings.too_many(pings, now, self.calls.is_empty(), answered, &self.shared.limits) {
             return Poll::Ready(self.calm_down());
         }
         accepted
@@ -230,14 +231,14 @@ struct ClientPings {
 }
 
 impl ClientPings {
-    fn too_many(&mut self, pings: u32, now: Duration, idle: bool, shared: &Shared) -> bool {
+    fn too_many(&mut self, pings: u32, now: Duration, idle: bool, mut answered: bool, limits: &Limits) -> bool {
         for _ in 0..pings {
             let last = self.last.replace(now);
-            if shared.answered.replace(false) {
+            if std::mem::take(&mut answered) {
                 self.strikes = 0;
                 continue;
             }
-            let min_time = if idle { IDLE_PING_MIN_TIME } else { shared.limits.keepalive_min_time };
+            let min_time = if idle { IDLE_PING_MIN_TIME } else { limits.keepalive_min_time };
             if last.is_some_and(|last| now < last + min_time) {
                 self.strikes += 1;
             }

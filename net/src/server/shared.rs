@@ -18,8 +18,6 @@ pub(super) struct Shared {
     pub(super) now: Cell<Duration>,
     /// Calls that the client reset at their start, less those that it let complete.
     pub(super) rapid_resets: Cell<u32>,
-    /// An answer was sent since the client's last ping.
-    pub(super) answered: Rc<Cell<bool>>,
     deadlines: RefCell<BTreeMap<(Duration, u64), Waker>>,
     deadlines_registered: Cell<u64>,
 }
@@ -33,7 +31,6 @@ impl Shared {
             budget: Rc::default(),
             now: Cell::new(now),
             rapid_resets: Cell::new(0),
-            answered: Rc::default(),
             deadlines: RefCell::default(),
             deadlines_registered: Cell::new(0),
         }

@@ -186,7 +186,6 @@ impl SinkState {
                 false => front.split_to(capacity),
             };
             self.queued_bytes -= part.len();
-            self.shared.answered.set(true);
             if stream.send_data(part, false).is_err() {
                 return self.close();
             }
@@ -200,7 +199,6 @@ impl SinkState {
     fn stream(&mut self) -> Option<&mut SendStream<Outgoing>> {
         let io = self.io.as_mut()?;
         if io.stream.is_none() {
-            self.shared.answered.set(true);
             io.stream = Some(io.respond.send_response(response_head(&self.content_type), false).ok()?);
         }
         io.stream.as_mut()
@@ -236,7 +234,6 @@ impl SinkState {
             && io.stream.is_none()
         {
             send_trailers_only(&mut io.respond, &self.content_type, status.as_ref());
-            self.shared.answered.set(true);
             return self.close();
         }
         // What is queued is bounded and counted until it is written, so HTTP/2 may hold it.

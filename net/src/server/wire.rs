@@ -36,6 +36,7 @@ struct State<S> {
     /// h2 has nothing half written: another frame may be put behind.
     at_frame_boundary: bool,
     frames: FrameScanner,
+    sent_frames: FrameScanner,
     turn_read_bytes: usize,
     starved: bool,
     read_bytes: u64,
@@ -50,6 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             out_written: 0,
             at_frame_boundary: true,
             frames: FrameScanner::default(),
+            sent_frames: FrameScanner::default(),
             turn_read_bytes: 0,
             starved: false,
             read_bytes: 0,
@@ -70,6 +72,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Bytes read so far.
     pub(super) fn read_bytes(&self) -> u64 {
         self.0.borrow().read_bytes
+    }
+
+    /// True if an answer, or a part of one, was written since the last call: Go forgives pings then.
+    pub(super) fn take_answered(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().sent_frames.answers)
     }
 
     /// The client's pings since the last call.
@@ -182,6 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         state.at_frame_boundary = false;
         // A client may allow frames of 16 MiB.
         let taken = bytes.len().min(OUT_BYTES_MAX);
+        state.sent_frames.scan(&bytes[..taken]);
         state.out.extend_from_slice(&bytes[..taken]);
         Poll::Ready(Ok(taken))
     }
@@ -205,10 +213,14 @@ struct FrameScanner {
     head_filled: usize,
     payload_left: usize,
     pings: u32,
+    /// A DATA or HEADERS frame has come by.
+    answers: bool,
 }
 
 impl FrameScanner {
     fn scan(&mut self, mut bytes: &[u8]) {
+        const DATA: u8 = 0;
+        const HEADERS: u8 = 1;
         const PING: u8 = 6;
         const ACK: u8 = 1;
         loop {
@@ -226,6 +238,7 @@ impl FrameScanner {
                 self.head_filled = 0;
                 let [high, middle, low, kind, flags, ..] = self.head;
                 self.payload_left = u32::from_be_bytes([0, high, middle, low]) as usize;
+                self.answers |= matches!(kind, DATA | HEADERS);
                 if kind == PING && flags & ACK == 0 {
                     self.pings = self.pings.saturating_add(1);
                 }
