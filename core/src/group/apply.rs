@@ -84,6 +84,10 @@ impl Group {
         let clock = LeaseTime(read.envelope.lease_clock_ms.max(self.state.lease_clock));
         let outcome = self.apply_command(clock, read.command)?;
         self.state.lease_clock = clock.0;
+        if entry.index.0 <= self.replayed_until {
+            // Kept by a running member only, as in etcd: not by one that finds the compaction in its log.
+            self.state.compaction_hashes.clear();
+        }
         self.lessor.observed(clock);
         if read.envelope.proposer == self.shared.identity.member_id {
             let (shard, request_id) = (read.envelope.shard, read.envelope.request_id);

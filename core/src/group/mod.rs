@@ -155,6 +155,8 @@ pub struct Group {
     now: Duration,
     wall_ms: u64,
     stopping: bool,
+    /// The last entry that was in the log when the member started.
+    replayed_until: u64,
     next_keep_alive: u64,
     keep_alives: AHashMap<u64, (u32, u64)>,
     keep_alives_again: Vec<(u32, u64, i64)>,

@@ -259,6 +259,7 @@ pub fn open(
     let mut config = Config::new(me, random);
     config.heartbeat_ticks = 1;
     config.election_ticks = election_ticks(&shared);
+    let replayed_until = replay.entries.last().map_or(0, |entry| entry.index.0);
     let stable = Stable {
         hard_state: replay.hard_state,
         snapshot: SnapshotMetadata { index: Index(state.applied_index), term: Term(state.applied_term), configuration },
@@ -291,6 +292,7 @@ pub fn open(
         now,
         wall_ms: 0,
         stopping: false,
+        replayed_until,
         next_keep_alive: 0,
         keep_alives: Default::default(),
         keep_alives_again: Vec::new(),

@@ -176,11 +176,11 @@ impl Model {
                 Op::Range(range) if range.revision == 0 => {}
                 Op::Range(range) if range.revision > self.revision => return Err(Error::FutureRevision),
                 Op::Range(range) if range.revision < self.compact => return Err(Error::Compacted),
-                Op::Put(put) if (put.ignore_value || put.ignore_lease) && !pre.contains_key(&put.key) => {
-                    return Err(Error::KeyNotFound);
-                }
                 Op::Put(put) if put.lease != 0 && !self.leases.contains(&put.lease) => {
                     return Err(Error::LeaseNotFound);
+                }
+                Op::Put(put) if (put.ignore_value || put.ignore_lease) && !pre.contains_key(&put.key) => {
+                    return Err(Error::KeyNotFound);
                 }
                 Op::Txn(nested) => self.check(nested, pre)?,
                 _ => {}

@@ -58,7 +58,7 @@ where
         calls: FuturesUnordered::new(),
         turn: Turn::new(),
         timer: Timer::new(server.runtime.clone()),
-        pings: ClientPings { last: None, strikes: 0 },
+        pings: ClientPings { last: None, strikes: 0, answered_at: None },
         keepalive: Keepalive { pings, last_read: now, read_bytes: 0, sent_at: None },
         last_stream: 0,
         ending: None,
@@ -189,8 +189,10 @@ where
         };
         self.keepalive.note_read(now, self.wire.read_bytes());
         let pings = self.wire.take_pings();
-        let answered = pings > 0 && self.wire.take_answered();
-        if pings > 0 && self.pings.too_many(pings, now, self.calls.is_empty(), answered, &self.shared.limits) {
+        if self.wire.take_answered() {
+            self.pings.answered_at = Some(now);
+        }
+        if pings > 0 && self.pings.too_many(pings, now, self.calls.is_empty(), &self.shared.limits) {
             return Poll::Ready(self.calm_down());
         }
         accepted
@@ -223,18 +225,23 @@ fn end_of(error: h2::Error) -> ConnectionEnd {
     }
 }
 
-/// grpc-go's rule: a ping before its time is a strike, unless we sent something since the last one; without streams its
-/// time is two hours.
+/// For how long after a part of an answer pings are forgiven: while a client reads what is in its socket, it measures the
+/// line with one ping after the other.
+const ANSWER_FORGIVES: Duration = Duration::from_secs(1);
+
+/// grpc-go's rule: a ping before its time is a strike, unless we sent something just before; without streams its time is
+/// two hours.
 struct ClientPings {
+    answered_at: Option<Duration>,
     last: Option<Duration>,
     strikes: u32,
 }
 
 impl ClientPings {
-    fn too_many(&mut self, pings: u32, now: Duration, idle: bool, mut answered: bool, limits: &Limits) -> bool {
+    fn too_many(&mut self, pings: u32, now: Duration, idle: bool, limits: &Limits) -> bool {
         for _ in 0..pings {
             let last = self.last.replace(now);
-            if std::mem::take(&mut answered) {
+            if self.answered_at.is_some_and(|at| now < at + ANSWER_FORGIVES) {
                 self.strikes = 0;
                 continue;
             }
