@@ -39,7 +39,12 @@ func (g *generator) compare() *pb.Compare {
 	case pb.Compare_VALUE:
 		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
 	case pb.Compare_LEASE:
-		c.TargetUnion = &pb.Compare_Lease{Lease: g.lease()}
+		lease := g.lease()
+		if c.Result == pb.Compare_LESS || c.Result == pb.Compare_GREATER {
+			// Ids that the servers chose have no order that both share.
+			lease = int64(g.Intn(14) - 1)
+		}
+		c.TargetUnion = &pb.Compare_Lease{Lease: lease}
 	}
 	return c
 }
