@@ -9,11 +9,9 @@
 
 mod mvcc_support;
 
-use mvcc_support::driver::{Pair, Store, check_reads, pager};
+use mvcc_support::driver::{Pair, check_reads};
 use mvcc_support::strategy::{Action, actions};
 use proptest::prelude::*;
-use ringstone_core::command::{ArchivedCommand, Command, Put, Range};
-use ringstone_core::mvcc::apply;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, max_shrink_iters: 2000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -49,35 +47,6 @@ proptest! {
         check_reads(&pair);
         pair.finish();
     }
-}
-
-/// What a put costs in apply on the real trees, publishing every 100. Not a gate: run it by name, in release.
-#[test]
-#[ignore = "a measurement"]
-fn measure_puts() {
-    let mut store = Store::new(pager());
-    let value = vec![7u8; 200];
-    let count = 200_000u64;
-    let commands: Vec<_> = (0..count)
-        .map(|index| {
-            let key = format!("/registry/pods/default/pod-{:08}", index.wrapping_mul(7919) % 100_000).into_bytes();
-            let put = Put { key, value: value.clone(), ..Put::default() };
-            rkyv::to_bytes::<rkyv::rancor::Error>(&Command::Put(put)).expect("commands serialize")
-        })
-        .collect();
-    let start = std::time::Instant::now();
-    for (index, bytes) in commands.iter().enumerate() {
-        let command = rkyv::access::<ArchivedCommand, rkyv::rancor::Error>(bytes).expect("valid");
-        apply(&mut store.trees, &mut store.state, command).expect("all pages are frames");
-        if index % 100 == 99 {
-            store.trees.publish();
-        }
-    }
-    let put_ns = start.elapsed().as_nanos() as u64 / count;
-    let start = std::time::Instant::now();
-    let range = Range { key: vec![0], range_end: vec![0], ..Range::default() };
-    let kvs = store.range_at_once(&range).kvs.len();
-    println!("{put_ns} ns a put; a range of {kvs} keys takes {} us", start.elapsed().as_micros());
 }
 
 /// etcd 3.7.3 ends with a fatal error here, and the value is gone though the key lives (etcd-surface 11.8).

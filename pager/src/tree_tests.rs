@@ -216,35 +216,3 @@ fn appends_leave_full_pages_behind() {
     let pages = usize::try_from(forest.dirty_bytes).expect("small") / crate::node::PAGE_BYTES;
     assert!(pages <= least + least / 25 + 4, "{pages} pages, {least} leaves at least");
 }
-
-#[test]
-#[ignore = "a measurement"]
-fn what_a_put_costs() {
-    let mut forest = forest();
-    let key = |number: u64| {
-        format!(
-            "/registry/pods/ns-{:03}/name-{:012}",
-            number % 1000,
-            number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % 1_000_000
-        )
-    };
-    for number in 0..1_000_000_u64 {
-        forest.put(TREE, key(number).as_bytes(), LeafValue::One(&[1; 256])).expect("in frames");
-    }
-    println!("{} MiB, level {}", forest.dirty_bytes >> 20, forest.root(TREE).level);
-    publish(&mut forest);
-    let start = std::time::Instant::now();
-    let (mut puts, mut settle) = (0, 0);
-    for batch in 0..10_000_u64 {
-        for number in 0..30 {
-            let number = (batch * 30 + number).wrapping_mul(7919) % 1_000_000;
-            forest.put(TREE, key(number).as_bytes(), LeafValue::One(&[2; 256])).expect("in frames");
-            puts += 1;
-        }
-        let before = std::time::Instant::now();
-        publish(&mut forest);
-        settle += before.elapsed().as_nanos();
-    }
-    let total = start.elapsed().as_nanos();
-    println!("{} ns a put, of them {} in publish", total / puts, settle / puts);
-}
