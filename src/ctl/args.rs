@@ -1,4 +1,5 @@
 //! The words and flags of `ringstone ctl`.
+#![allow(rustdoc::broken_intra_doc_links, reason = "the comments are help texts, such as KEY [VALUE]")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -9,11 +9,11 @@
 //! | [`prepare`](crate) | the next segment, ready before it is needed |
 //! | [`recovery`], [`repair`](crate) | where the log ends, what may be cut; the writes that make it so |
 //! | [`scan`] | blocks of a segment, classified |
-//! | [`format`] | what stands where (`docs/format-wal.md`) |
+//! | [`mod@format`] | what stands where (`docs/format-wal.md`) |
 //! | [`record`], [`batch`], [`carry`](crate) | records, units of blocks, what outlives its segment |
 //! | [`segment`], [`pace`](crate) | what may be recycled, how much a replay would read |
 //! | [`disk`] | the trait, its io_uring disk and its simulated disk |
-//! | [`inspect`], [`sync_probe`](mod@sync_probe) | tools |
+//! | [`inspect()`], [`sync_probe`](mod@sync_probe) | tools |
 //!
 //! A caller's loop, with any disk:
 //!

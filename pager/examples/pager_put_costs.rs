@@ -1,5 +1,5 @@
 //! What a checkpoint, a put and a get cost over a real file with a million keys:
-//! `cargo run --release -p ringstone-pager --example put_costs`.
+//! `cargo run --release -p ringstone-pager --example pager_put_costs`.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,5 +1,5 @@
 //! What a put costs in apply on the real trees, publishing every 100:
-//! `cargo run --release -p ringstone-core --example put_costs`.
+//! `cargo run --release -p ringstone-core --example mvcc_put_costs`.
 
 #[path = "../tests/mvcc_support/mod.rs"]
 mod mvcc_support;
