@@ -5,8 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringstone_net::{Framed, ResponseSink, Status, decode_request};
 use ringstone_proto::etcdserverpb::range_request::SortTarget;
+use ringstone_proto::etcdserverpb::response_op::Response;
 use ringstone_proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest,
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RangeStreamResponse, ResponseOp,
+    TxnRequest, TxnResponse,
 };
 
 use super::{Answered, Api};
@@ -46,6 +48,7 @@ impl Api {
             })
             .await?;
         let mut response = scan.finish();
+        self.shard.metrics().ranges.add(1);
         self.fill(&mut response.header);
         Ok(Framed::encode(&response))
     }
@@ -60,6 +63,7 @@ impl Api {
         self.check_alarms(cost)?;
         match self.shard.propose(&Command::Put(put.into())).await? {
             Reply::Store(mvcc::Answer::Put(mut response)) => {
+                self.shard.metrics().puts.add(1);
                 self.fill(&mut response.header);
                 Ok(Framed::encode(&response))
             }
@@ -75,6 +79,7 @@ impl Api {
         self.check_alarms(0)?;
         match self.shard.propose(&Command::DeleteRange(delete.into())).await? {
             Reply::Store(mvcc::Answer::DeleteRange(mut response)) => {
+                self.shard.metrics().deletes.add(1);
                 self.fill(&mut response.header);
                 Ok(Framed::encode(&response))
             }
@@ -105,8 +110,27 @@ impl Api {
                 other => unreachable!("a txn is answered by a txn, not {other:?}"),
             }
         };
+        self.count_operations(&response);
         self.fill(&mut response.header);
         Ok(Framed::encode(&response))
+    }
+
+    /// etcd counts the operations of a transaction, and the transaction where it had more than one.
+    fn count_operations(&self, response: &TxnResponse) {
+        let metrics = self.shard.metrics();
+        let mut operations = 0;
+        let mut waiting: Vec<&ResponseOp> = response.responses.iter().collect();
+        while let Some(op) = waiting.pop() {
+            operations += 1;
+            match &op.response {
+                Some(Response::ResponseRange(_)) => metrics.ranges.add(1),
+                Some(Response::ResponsePut(_)) => metrics.puts.add(1),
+                Some(Response::ResponseDeleteRange(_)) => metrics.deletes.add(1),
+                Some(Response::ResponseTxn(nested)) => waiting.extend(&nested.responses),
+                None => {}
+            }
+        }
+        metrics.txns.add(u64::from(operations > 1));
     }
 
     pub(super) async fn compact(&self, compaction: CompactionRequest) -> Answered {

@@ -38,6 +38,7 @@ impl Api {
             let id = if request.id == 0 { random_id() } else { request.id };
             match self.shard.propose(&Command::LeaseGrant { id, ttl_s }).await {
                 Ok(Reply::LeaseGrant(mut response)) => {
+                    self.shard.metrics().leases_granted.add(1);
                     self.fill(&mut response.header);
                     return Ok(Framed::encode(&response));
                 }
@@ -56,6 +57,7 @@ impl Api {
             Reply::Store(mvcc::Answer::LeaseRevoke(response)) => response,
             other => unreachable!("a revoke is answered by a revoke, not {other:?}"),
         };
+        self.shard.metrics().leases_revoked.add(1);
         self.fill(&mut response.header);
         Ok(Framed::encode(&response))
     }
@@ -120,6 +122,7 @@ impl Api {
             // The header is from before the renewal: a client never sees a revision at which its lease was gone.
             let header = Some(self.header(self.shard.state().revision));
             let ttl = self.shard.keep_alive(request.id).await?;
+            self.shard.metrics().leases_renewed.add(u64::from(ttl > 0));
             send(&responses, &LeaseKeepAliveResponse { header, id: request.id, ttl }).await?;
         }
         Ok(())

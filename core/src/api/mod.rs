@@ -92,15 +92,31 @@ impl Api {
         }
     }
 
-    /// A slow request says which one it was. (Stage stamps name the dominant stage.)
+    /// A slow request says which one it was, and where its time went.
     fn log_if_slow(&self, method: Method, since: Duration, request_bytes: usize, outcome: &Answered) {
         let took = boottime().saturating_sub(since);
         if took < self.shard.shared.config.slow_request {
             return;
         }
+        self.shard.metrics().slow.add(1);
+        // What is not a write's waiting is reading and encoding, here on the shard.
+        let stages = self.shard.take_slow_stages().unwrap_or([
+            ("read", took),
+            ("", Duration::ZERO),
+            ("", Duration::ZERO),
+            ("", Duration::ZERO),
+        ]);
+        let slowest = stages.iter().max_by_key(|stage| stage.1).map_or("", |stage| stage.0);
+        let listed: Vec<String> = stages
+            .iter()
+            .filter(|stage| !stage.0.is_empty())
+            .map(|(name, took)| format!("{name} {:.1}ms", took.as_secs_f64() * 1e3))
+            .collect();
         tracing::warn!(
             method = method.path(),
             took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            slowest_stage = slowest,
+            stages = listed.join(", "),
             request_bytes = request_bytes as u64,
             error = outcome.as_ref().err().map_or("", |status| status.code.label()),
             "apply request took too long"

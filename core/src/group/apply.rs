@@ -101,6 +101,7 @@ impl Group {
             return Ok(Err(Error::NotCapable));
         }
         if let Some(applied) = mvcc::apply(&mut self.pager, &mut self.state, command)? {
+            self.metrics().events.add(applied.events.len() as u64);
             self.outputs.events.extend(applied.events);
             return Ok(applied.response.map(Reply::Store));
         }
@@ -182,6 +183,7 @@ impl Group {
         }
         let applied = mvcc::apply_lease_revoke(&mut self.pager, &mut self.state, id)?;
         self.lessor.revoked(id);
+        self.metrics().leases_expired.add(u64::from(renewal.is_some()));
         self.outputs.events.extend(applied.events);
         Ok(applied.response.map(Reply::Store))
     }

@@ -5,6 +5,8 @@
 //! log has nothing in flight, so that a put never waits behind a slice for long. The log is released up to the *older* of
 //! the two states that the page file can open with.
 
+use std::time::Duration;
+
 use ringstone_pager::{CheckpointDone, CheckpointError};
 use ringstone_raft::Index;
 use ringstone_wal::Kind;
@@ -28,6 +30,8 @@ pub struct CheckpointPace {
     /// Applied index of the one before it.
     older: u64,
     running: bool,
+    /// When the one that runs, or ran last, was begun.
+    began: Duration,
     /// A record of a completed checkpoint waits for room in the log: its generation.
     unlogged: Option<u64>,
 }
@@ -42,6 +46,7 @@ impl CheckpointPace {
             newest,
             older,
             running: false,
+            began: Duration::ZERO,
             unlogged: None,
         }
     }
@@ -61,7 +66,10 @@ impl Group {
         let due = self.pager.dirty_bytes() >= self.pace.dirty_bytes_max || log_bytes >= self.pace.log_bytes_max;
         if (changed && (due || now)) || (due && self.pager.dirty_bytes() > 0) {
             match self.pager.checkpoint_begin() {
-                Ok(began) => self.pace.running = began,
+                Ok(began) => {
+                    self.pace.running = began;
+                    self.pace.began = self.now;
+                }
                 Err(error) => return Err(GroupError::Pages(error.to_string())),
             }
         }
@@ -121,6 +129,8 @@ impl Group {
         self.pace.older = self.pace.newest;
         self.pace.newest = state.applied_index;
         self.pace.unlogged = Some(done.generation);
+        let took = self.now.saturating_sub(self.pace.began);
+        self.metrics().backend_commit.record_ns(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         tracing::debug!(
             generation = done.generation,
             applied = state.applied_index,

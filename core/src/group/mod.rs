@@ -39,6 +39,7 @@ use crate::entry::Draft;
 use crate::error::Error;
 use crate::event::Event;
 use crate::lease::lessor::Lessor;
+use crate::metrics::ShardMetrics;
 use crate::mvcc;
 use crate::shared::Shared;
 use crate::state::State;
@@ -168,6 +169,11 @@ impl Group {
     /// A reader for a shard.
     pub fn reader(&self) -> Reader {
         self.pager.reader()
+    }
+
+    /// The counters of the shard that the group lives on, whose thread this is.
+    fn metrics(&self) -> &ShardMetrics {
+        &self.shared.metrics[0]
     }
 
     /// The published state.

@@ -28,12 +28,17 @@ use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY};
 use crate::shard::bring_in::read_run;
-use crate::shard::link::{FromGroup, ToGroup, Told};
+use crate::shard::link::{FromGroup, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
 use crate::shard::{Shard, boottime, fds, wall_ms};
 
 /// Least time between two requests of a checkpoint while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
+
+/// How often the free space of the disk is looked at.
+const DISK_LOOK: Duration = Duration::from_secs(1);
+/// Space that puts may not use: the next log segment and a checkpoint, or a tenth of a small file system.
+const DISK_RESERVE_BYTES: u64 = 192 << 20;
 
 /// What other tasks of the executor hand to the group's.
 #[derive(Default)]
@@ -81,6 +86,10 @@ pub struct Driver {
     stop: Rc<Broadcast>,
     /// The revision whose events were handed out last.
     delivered: i64,
+    stamps: Stamps,
+    /// When the batch that is being synced was begun, and that batch's operation.
+    log_write: Option<(ringstone_wal::disk::Token, Duration)>,
+    next_look_at_disk: Duration,
 }
 
 impl Driver {
@@ -111,6 +120,9 @@ impl Driver {
             ready,
             stop,
             delivered,
+            stamps: Stamps::default(),
+            log_write: None,
+            next_look_at_disk: Duration::ZERO,
         }
     }
 
@@ -175,6 +187,7 @@ impl Driver {
         loop {
             let mut submitted = false;
             while let Some((token, io)) = self.group.poll_log_io() {
+                self.note_log_io(token, &io);
                 self.ring.submit(token, io);
                 submitted = true;
             }
@@ -183,6 +196,7 @@ impl Driver {
             }
             let mut completed = false;
             while let Some(completion) = self.ring.poll_completion() {
+                self.note_log_completion(completion.token);
                 self.group.log_completed(completion)?;
                 completed = true;
             }
@@ -191,12 +205,32 @@ impl Driver {
             }
             moved = true;
             self.group.turn()?;
+            self.stamps.published = boottime();
+        }
+    }
+
+    fn note_log_io(&mut self, token: ringstone_wal::disk::Token, io: &ringstone_wal::disk::Io) {
+        if let ringstone_wal::disk::Io::Write { buffer, sync: true, .. } = io {
+            self.log_write = Some((token, boottime()));
+            self.local.metrics().wal_bytes.add(buffer.len() as u64);
+        }
+    }
+
+    fn note_log_completion(&mut self, token: ringstone_wal::disk::Token) {
+        if let Some((_, began)) = self.log_write.take_if(|write| write.0 == token) {
+            let now = boottime();
+            self.stamps = Stamps { proposed: began, synced: now, published: now };
+            self.local.metrics().wal_fsync.record_ns(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
         }
     }
 
     fn tick(&mut self, now: Duration) {
         self.group.tick(now, wall_ms(), fastrand());
         let shared = &self.local.shared;
+        if now >= self.next_look_at_disk {
+            self.next_look_at_disk = now + DISK_LOOK;
+            shared.disk_free.store(disk_free(&shared.config.data_dir), Ordering::Relaxed);
+        }
         shared.lease_clock_ms.store(self.group.lease_clock_ms(), Ordering::Relaxed);
         if !shared.ready.load(Ordering::Relaxed) && !self.ready.is_complete() && self.group.is_ready() {
             shared.ready.store(true, Ordering::Relaxed);
@@ -323,13 +357,15 @@ impl Driver {
         let previous = std::mem::replace(&mut self.delivered, revision);
         let moved = outputs.published;
         let events: EventBatch = outputs.events.into();
-        let mut local = FromGroup { answers: Vec::new(), previous, events: events.clone(), revision };
+        let stamps = self.stamps;
+        let mut local = FromGroup { answers: Vec::new(), previous, events: events.clone(), revision, stamps };
         if moved {
             for remote in &mut self.remotes {
                 let backlog = &mut remote.backlog;
                 backlog.previous = previous;
                 backlog.events = events.clone();
                 backlog.revision = revision;
+                backlog.stamps = stamps;
             }
         }
         for answer in outputs.answers {
@@ -389,6 +425,20 @@ impl Driver {
             glommio::executor().yield_now().await;
         }
     }
+}
+
+/// Free bytes of the file system less the reserve; no limit where it can't be asked.
+fn disk_free(data_dir: &std::path::Path) -> u64 {
+    use std::os::unix::ffi::OsStrExt as _;
+    let Ok(path) = std::ffi::CString::new(data_dir.as_os_str().as_bytes()) else { return u64::MAX };
+    // SAFETY: an all-zero statvfs is a valid place for the call to write to.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends with a zero byte, and both pointers live through the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } != 0 {
+        return u64::MAX;
+    }
+    let reserve = DISK_RESERVE_BYTES.min(found.f_blocks.saturating_mul(found.f_frsize) / 10);
+    found.f_bavail.saturating_mul(found.f_frsize).saturating_sub(reserve)
 }
 
 /// Does one request of the page file.

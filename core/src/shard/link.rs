@@ -1,5 +1,7 @@
 //! What travels between a shard and the group: batches, through bounded single-producer queues.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Proposal, Reply};
@@ -51,6 +53,17 @@ pub enum Told {
     KeptAlive(i64),
 }
 
+/// When the group took the requests of a batch, had them synced, and published what they did; CLOCK_BOOTTIME.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stamps {
+    /// Put into the log's batch.
+    pub proposed: Duration,
+    /// On disk.
+    pub synced: Duration,
+    /// Applied and visible.
+    pub published: Duration,
+}
+
 /// All that the group has for a shard since it last sent. Everything in it is published.
 #[derive(Debug)]
 pub struct FromGroup {
@@ -63,12 +76,20 @@ pub struct FromGroup {
     pub events: EventBatch,
     /// The published revision.
     pub revision: i64,
+    /// Of the batch that the answers come from.
+    pub stamps: Stamps,
 }
 
 impl FromGroup {
     /// Nothing yet, at `revision`.
     #[must_use]
     pub fn empty(revision: i64) -> FromGroup {
-        FromGroup { answers: Vec::new(), previous: revision, events: EventBatch::from([]), revision }
+        FromGroup {
+            answers: Vec::new(),
+            previous: revision,
+            events: EventBatch::from([]),
+            revision,
+            stamps: Stamps::default(),
+        }
     }
 }

@@ -32,12 +32,13 @@ use crate::command::Command;
 use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
 use crate::group::{GROUP, Proposal, Reply};
+use crate::metrics::ShardMetrics;
 use crate::mvcc::Budget;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::watch::{Hub, StreamId};
 use bring_in::PageReads;
-use link::{FromGroup, KeepAlive, ToGroup, Told};
+use link::{FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use notify::Notify;
 use pending::Pending;
 
@@ -68,6 +69,8 @@ pub struct Shard {
     hub_hungry: Notify,
     stream_waits: RefCell<AHashMap<StreamId, watches::StreamWaits>>,
     connections: Cell<usize>,
+    stamps: Cell<Stamps>,
+    slow_stages: Cell<Option<[(&'static str, Duration); 4]>>,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
 }
@@ -106,7 +109,10 @@ impl Shard {
         let draft = Draft::new(&envelope, command);
         self.outbox.borrow_mut().proposals.push(Proposal { draft, shard: self.id, request_id: place.id() });
         self.outbox_filled.notify();
-        match place.await? {
+        let began = boottime();
+        let told = place.await;
+        self.note_stages(began);
+        match told? {
             Told::Reply(reply) => Ok(reply),
             Told::KeptAlive(_) => unreachable!("a proposal is answered by what apply says"),
         }
@@ -124,6 +130,31 @@ impl Shard {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
             Told::Reply(_) => unreachable!("a keep-alive is answered by the lessor"),
         }
+    }
+
+    /// Remembers where a slow request spent its time, for the line that is logged about it.
+    fn note_stages(&self, began: Duration) {
+        let now = boottime();
+        if now.saturating_sub(began) < self.shared.config.slow_request {
+            return;
+        }
+        let stamps = self.stamps.get();
+        self.slow_stages.set(Some([
+            ("queue", stamps.proposed.saturating_sub(began)),
+            ("wal", stamps.synced.saturating_sub(stamps.proposed)),
+            ("apply", stamps.published.saturating_sub(stamps.synced)),
+            ("answer", now.saturating_sub(stamps.published)),
+        ]));
+    }
+
+    /// The stages of the write that this task has just finished, if it was a slow one.
+    pub fn take_slow_stages(&self) -> Option<[(&'static str, Duration); 4]> {
+        self.slow_stages.take()
+    }
+
+    /// This shard's counters. Only its own thread adds to them.
+    pub fn metrics(&self) -> &ShardMetrics {
+        &self.shared.metrics[self.id as usize]
     }
 
     fn reserve(&self) -> Result<pending::Answer<Result<Told, Error>>, Error> {
@@ -183,6 +214,7 @@ impl Shard {
     pub fn receive(&self, from: FromGroup) {
         self.hub.borrow_mut().deliver(from.previous, &from.events, from.revision);
         self.hub_moved();
+        self.stamps.set(from.stamps);
         for (request_id, told) in from.answers {
             self.pending.resolve(request_id, told);
         }

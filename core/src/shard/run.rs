@@ -123,6 +123,8 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         hub_hungry: Notify::default(),
         stream_waits: RefCell::default(),
         connections: Cell::new(0),
+        stamps: Cell::default(),
+        slow_stages: Cell::default(),
         group_wake: RefCell::new(None),
         shared,
     });
