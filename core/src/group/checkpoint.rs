@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use ringstone_pager::{CheckpointDone, CheckpointError};
-use ringstone_raft::Index;
 use ringstone_wal::Kind;
 
 use super::{GROUP, Group, GroupError, pages, records};
@@ -147,7 +146,6 @@ impl Group {
         if self.append(Kind::Checkpoint, self.state.applied_term, self.pace.newest, &payload)?.is_some() {
             self.pace.unlogged = None;
             self.log.release(self.log_holder, self.pace.older);
-            self.raft.compact(Index(self.pace.older));
         }
         Ok(())
     }

@@ -399,6 +399,9 @@ impl Group {
         self.pager.set_attributes(&self.state.to_attributes());
         self.pager.publish();
         self.raft.applied(Index(self.state.applied_index));
+        // A sole voter has no follower that could ask for them, and a restart reads them from the log's files, which
+        // checkpoints alone let go of: applied entries need not stay in memory.
+        self.raft.compact(Index(self.state.applied_index));
         self.shared.applied.store(self.state.applied_index, Ordering::Relaxed);
         self.shared.revision.store(self.state.revision, Ordering::Relaxed);
         self.shared.dirty_bytes.store(self.pager.dirty_bytes(), Ordering::Relaxed);
