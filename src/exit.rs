@@ -28,6 +28,8 @@ pub enum ExitStatus {
     Limits = 18,
     /// A request in the log can't be applied by this version.
     Entry = 19,
+    /// A folder or file may not be written: permissions, or a file system that is mounted read-only.
+    Access = 20,
 }
 
 impl From<ExitStatus> for std::process::ExitCode {

@@ -72,6 +72,7 @@ fn status_of(error: &ServerError) -> ExitStatus {
         Cause::IoUring => ExitStatus::IoUring,
         Cause::Limits => ExitStatus::Limits,
         Cause::Entry => ExitStatus::Entry,
+        Cause::Access => ExitStatus::Access,
     }
 }
 

@@ -1,7 +1,9 @@
 //! A member's life: check the machine, open or make the folder, start the shards, wait, stop them.
 
+use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use glommio::channels::shared_channel;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 use ringstone_pager::OpenError as PagesError;
+use ringstone_pager::disk::{DiskError as PageDiskError, DiskErrorKind};
 use ringstone_pager::meta::OpenFailure;
 use ringstone_wal::disk::ring::RingDisk;
 use ringstone_wal::{RingError, WalError};
@@ -26,6 +29,10 @@ const QUEUE_BATCHES: usize = 1024;
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
+/// Free space that puts leave to a checkpoint besides what is dirty: pages that it writes on the way.
+const CHECKPOINT_RESERVE: u64 = 64 << 20;
+/// Free space that puts leave to the log: two segments.
+const LOG_RESERVE: u64 = 128 << 20;
 /// Descriptors that a member needs besides connections: log, pages, rings, events.
 const DESCRIPTORS_RESERVED: u64 = 128;
 
@@ -43,6 +50,7 @@ pub enum Cause {
     IoUring,
     Limits,
     Entry,
+    Access,
 }
 
 /// Why a member can't start, or had to stop.
@@ -109,9 +117,10 @@ impl ServerError {
                 GroupError::Damaged(_) => Cause::Damaged,
                 GroupError::Entry { .. } => Cause::Entry,
             },
-            ServerError::Ring(_) => Cause::IoUring,
+            ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,
             ServerError::Descriptors { .. } => Cause::Limits,
+            ServerError::Executor { error, .. } if error.contains("Cannot allocate memory") => Cause::Limits,
             ServerError::Executor { .. } => Cause::IoUring,
         }
     }
@@ -120,15 +129,32 @@ impl ServerError {
 fn io_cause(error: &io::Error) -> Cause {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::DiskFull,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Cause::Access,
+        _ => Cause::DiskFailed,
+    }
+}
+
+fn ring_cause(error: &RingError) -> Cause {
+    match error {
+        RingError::LockedMemory { .. } => Cause::Limits,
+        RingError::Directory { errno, .. } => io_cause(&io::Error::from_raw_os_error(*errno)),
+        RingError::Other { errno: libc::EMFILE | libc::ENFILE } => Cause::Limits,
+        _ => Cause::IoUring,
+    }
+}
+
+fn page_cause(error: &PageDiskError) -> Cause {
+    match error.kind {
+        DiskErrorKind::Full => Cause::DiskFull,
+        DiskErrorKind::Short => Cause::Damaged,
         _ => Cause::DiskFailed,
     }
 }
 
 fn log_cause(error: &WalError) -> Cause {
     match error {
-        WalError::Disk(error) if error.is_out_of_space() => Cause::DiskFull,
-        WalError::Disk(_) => Cause::DiskFailed,
-        WalError::Ring(_) => Cause::IoUring,
+        WalError::Disk(error) => io_cause(&io::Error::from_raw_os_error(error.errno)),
+        WalError::Ring(error) => ring_cause(error),
         WalError::ForeignSegment { .. } => Cause::Foreign,
         WalError::UnsupportedVersion { .. } | WalError::UnknownFeatures { .. } => Cause::FormatVersion,
         _ => Cause::Damaged,
@@ -141,6 +167,7 @@ fn open_cause(error: &OpenError) -> Cause {
         OpenError::Pages(PagesError::Refused(
             OpenFailure::UnknownVersion { .. } | OpenFailure::UnknownFeatures { .. },
         )) => Cause::FormatVersion,
+        OpenError::Pages(PagesError::Disk(error)) => page_cause(error),
         OpenError::Pages(PagesError::Refused(OpenFailure::ForeignFile { .. })) => Cause::Foreign,
         OpenError::Io { error, .. } => io_cause(error),
         _ => Cause::Damaged,
@@ -258,9 +285,23 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
         "starting a ringstone member"
     );
     let mut ring = RingDisk::open(&folder.wal_dir, None)?;
+    ring.hold(folder.lock())?;
     let group = group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime())?;
     let handles = start_shards(&shared, &folder, group, ring, listeners)?;
-    wait_for_end(&shared, &signals, handles)
+    let folders = [folder.page_file.as_path(), folder.wal_dir.as_path()];
+    wait_for_end(&shared, &signals, handles, folders)
+}
+
+/// What the file system of a path can still take. It says nothing: no limit.
+fn free_bytes(path: &Path) -> u64 {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return u64::MAX };
+    // SAFETY: an all-zero statvfs is a valid place for the answer.
+    let mut figures: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to values that live through the call; the path ends with a zero byte.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut figures) } != 0 {
+        return u64::MAX;
+    }
+    figures.f_bavail.saturating_mul(figures.f_frsize)
 }
 
 type ShardHandle = ExecutorJoinHandle<()>;
@@ -321,8 +362,18 @@ fn start_shard(cores: &[usize], seed: ShardSeed) -> Result<ShardHandle, ServerEr
 }
 
 /// The main thread's part: signals, and shards that end.
-fn wait_for_end(shared: &Shared, signals: &Signals, handles: Vec<ShardHandle>) -> Result<(), ServerError> {
+fn wait_for_end(
+    shared: &Shared,
+    signals: &Signals,
+    handles: Vec<ShardHandle>,
+    [page_file, wal_dir]: [&Path; 2],
+) -> Result<(), ServerError> {
     while !shared.has_ended() {
+        // The next checkpoint and the next two segments must find room, whatever is put meanwhile.
+        let pages_free =
+            free_bytes(page_file).saturating_sub(CHECKPOINT_RESERVE + shared.dirty_bytes.load(Ordering::Relaxed));
+        let free = pages_free.min(free_bytes(wal_dir).saturating_sub(LOG_RESERVE));
+        shared.disk_free.store(free, Ordering::Relaxed);
         if let Some(signal) = signals.wait(WATCH_INTERVAL) {
             if shared.stopping.swap(true, Ordering::SeqCst) {
                 continue;

@@ -126,6 +126,12 @@ impl Pager {
         self.forest.dirty_bytes
     }
 
+    /// True while a finished checkpoint has something left to do in memory: each [`Pager::publish`] does a slice of it.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.forest.watched.is_some() && !self.is_checkpointing()
+    }
+
     /// Bytes of all frames: dirty ones, and those that pins or a checkpoint hold.
     #[must_use]
     pub fn frame_bytes(&self) -> u64 {

@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
@@ -30,6 +33,36 @@ func TestTermination(t *testing.T) {
 	if now := all(bounded(t), t, connection, 0).Header.Revision; now < last {
 		t.Errorf("revision %d after %d had been acknowledged", now, last)
 	}
+}
+
+// A watch that nobody ends is no reason to wait at SIGTERM: its client learns at once that it must look elsewhere.
+func TestWatchEndsAtTermination(t *testing.T) {
+	s := prepare(t)
+	connection := start(t, s)
+	stream, err := pb.NewWatchClient(connection).Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := &pb.WatchCreateRequest{Key: []byte("a")}
+	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := s.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("the watch ended with %v, expected Unavailable", err)
+	}
+	t.Logf("the watch ended %v after SIGTERM", time.Since(begin))
+	if err := s.Stop(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the process ended %v after SIGTERM", time.Since(begin))
 }
 
 func TestUnknownFlag(t *testing.T) {

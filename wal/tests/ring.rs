@@ -87,3 +87,24 @@ fn tools_work_on_a_real_folder() {
     assert_eq!(summary.verdict.expect("opens").outcome, Outcome::Closed);
     assert!(ringstone_wal::inspect(&folder.path().join("absent"), &mut report).is_err());
 }
+
+/// A killed process's lock must outlive its last write: the ring has it as long as anything of the ring is under way.
+#[test]
+fn a_ring_keeps_the_lock_that_it_holds() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let path = folder.path().join("lock");
+    let open = || std::fs::File::create(&path).expect("a file");
+    let disk = RingDisk::open(folder.path(), None).expect("io_uring is there");
+    let first = open();
+    first.try_lock().expect("nobody has it");
+    disk.hold(std::os::fd::AsFd::as_fd(&first)).expect("registered");
+    drop(first);
+    let second = open();
+    assert!(second.try_lock().is_err(), "the ring has the lock");
+    drop(disk);
+    let began = std::time::Instant::now();
+    while second.try_lock().is_err() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(10), "the lock goes with the ring");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

@@ -8,11 +8,14 @@ mod maintenance;
 mod metrics_text;
 mod watch;
 
+use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use ringstone_net::{
     CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, RequestStream, ResponseSink, Status,
     decode_request,
@@ -92,6 +95,14 @@ impl Api {
         }
     }
 
+    /// For streams that only their client ends: at a stop they end at once, and the client goes to another member.
+    async fn until_stop(&self, stream: impl Future<Output = Result<(), Status>>) -> Result<(), Status> {
+        match select(pin!(stream), pin!(self.shard.told_to_stop())).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(Error::Stopped.into()),
+        }
+    }
+
     /// A slow request says which one it was, and where its time went.
     fn log_if_slow(&self, method: Method, since: Duration, request_bytes: usize, outcome: &Answered) {
         let took = boottime().saturating_sub(since);
@@ -154,8 +165,8 @@ impl Handler for Api {
         responses: ResponseSink,
     ) -> Result<(), Status> {
         match method {
-            Method::Watch => self.watch(requests, responses).await,
-            Method::LeaseKeepAlive => self.lease_keep_alive(requests, responses).await,
+            Method::Watch => self.until_stop(self.watch(requests, responses)).await,
+            Method::LeaseKeepAlive => self.until_stop(self.lease_keep_alive(requests, responses)).await,
             Method::KvRangeStream => self.range_stream(decode_request(requests.only().await?)?, responses).await,
             Method::MaintenanceSnapshot => self.snapshot(decode_request(requests.only().await?)?, responses).await,
             other => Err(not_built(other.service())),

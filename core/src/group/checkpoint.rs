@@ -2,7 +2,8 @@
 //!
 //! A checkpoint begins when the log since the last one, or the dirty frames in memory, reach their bound: both are what a
 //! restart and the memory limit pay for. It goes on one request at a time; the driver polls for the next only while the
-//! log has nothing in flight, so that a put never waits behind a slice for long. The log is released up to the *older* of
+//! log has nothing in flight, so that a put never waits behind a slice for long. Where frames come faster than the disk
+//! takes them, proposals wait until it has: memory is bounded by that, not by hope. The log is released up to the *older* of
 //! the two states that the page file can open with.
 
 use std::time::Duration;
@@ -14,14 +15,27 @@ use super::{GROUP, Group, GroupError, pages, records};
 use crate::state::State;
 
 /// Log bytes since the last checkpoint that begin the next. A restart replays at most twice this, and one batch: the
-/// checkpoint in progress may fail to finish.
-pub const CHECKPOINT_LOG_BYTES: u64 = 64 << 20;
+/// checkpoint in progress may fail to finish. Measured: 64 MiB of puts of 100 B, 650 000 of them, are replayed in 4.8 s.
+pub const CHECKPOINT_LOG_BYTES: u64 = 32 << 20;
+
+/// After so long without a new entry, this much log is worth a checkpoint: a quiet member starts again at once.
+const QUIET: Duration = Duration::from_millis(500);
+const QUIET_LOG_BYTES: u64 = 1 << 20;
+
+/// Frames that there may be for each dirty one that begins a checkpoint: those that it writes, those that replace them or
+/// come new meanwhile, and those that it has written and not released yet.
+const FRAMES_TO_DIRTY: u64 = 3;
+
+/// How long a checkpoint that found no space waits before it is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What paces checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointPace {
     /// Dirty frames, in bytes, that begin a checkpoint.
     pub dirty_bytes_max: u64,
+    /// Bytes of frames, dirty or not, beyond which proposals wait for the checkpoint under way.
+    pub frame_bytes_max: u64,
     /// Log bytes that begin a checkpoint.
     pub log_bytes_max: u64,
     /// Applied index of the newest completed checkpoint.
@@ -33,6 +47,10 @@ pub struct CheckpointPace {
     began: Duration,
     /// A record of a completed checkpoint waits for room in the log: its generation.
     unlogged: Option<u64>,
+    /// After one that found no space.
+    not_before: Duration,
+    /// The applied index that a tick saw, and the first one that did.
+    seen: (u64, Duration),
 }
 
 impl CheckpointPace {
@@ -41,12 +59,15 @@ impl CheckpointPace {
     pub fn new(dirty_bytes_max: u64, newest: u64, older: u64) -> CheckpointPace {
         CheckpointPace {
             dirty_bytes_max,
+            frame_bytes_max: dirty_bytes_max * FRAMES_TO_DIRTY,
             log_bytes_max: CHECKPOINT_LOG_BYTES,
             newest,
             older,
             running: false,
             began: Duration::ZERO,
             unlogged: None,
+            not_before: Duration::ZERO,
+            seen: (0, Duration::ZERO),
         }
     }
 }
@@ -57,12 +78,14 @@ impl Group {
     /// # Errors
     /// [`GroupError::Pages`]: an earlier failure of the page file is final.
     pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
-        if self.pace.running || self.pace.unlogged.is_some() {
+        if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() {
             return Ok(());
         }
         let changed = self.state.applied_index > self.pace.newest;
         let log_bytes = self.log.log_bytes_since(GROUP, self.pace.newest);
-        let due = self.pager.dirty_bytes() >= self.pace.dirty_bytes_max || log_bytes >= self.pace.log_bytes_max;
+        let is_quiet = self.now.saturating_sub(self.pace.seen.1) >= QUIET && log_bytes >= QUIET_LOG_BYTES;
+        let due =
+            self.pager.dirty_bytes() >= self.pace.dirty_bytes_max || log_bytes >= self.pace.log_bytes_max || is_quiet;
         if (changed && (due || now)) || (due && self.pager.dirty_bytes() > 0) {
             match self.pager.checkpoint_begin() {
                 Ok(began) => {
@@ -73,6 +96,32 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// A tick's part of the pace.
+    pub(super) fn note_activity(&mut self) {
+        if self.pace.seen.0 != self.state.applied_index {
+            self.pace.seen = (self.state.applied_index, self.now);
+        }
+    }
+
+    /// True for a while after a checkpoint that found no space.
+    pub fn lacks_space(&self) -> bool {
+        self.now < self.pace.not_before
+    }
+
+    /// True while proposals must wait: frames are made faster than the checkpoint under way writes and releases them.
+    pub fn is_pressed(&self) -> bool {
+        self.pager.frame_bytes() > self.pace.frame_bytes_max && (self.pace.running || self.pager.is_settling())
+    }
+
+    /// Where nothing is published, the frames of a finished checkpoint are released all the same, a slice a call. An entry
+    /// that waits for a page may have changed the trees already: nothing of it may be published.
+    pub fn settle_pages(&mut self) {
+        if self.absent.is_none() && self.pager.frame_bytes() > self.pager.dirty_bytes() {
+            self.pager.publish();
+            self.show_pages();
+        }
     }
 
     /// True while a checkpoint is written.
@@ -102,6 +151,7 @@ impl Group {
             CheckpointError::Full(_) | CheckpointError::FileFull => {
                 tracing::warn!(error = %error, "no space for a checkpoint: the log is kept, and it is tried again");
                 self.pace.running = false;
+                self.pace.not_before = self.now + RETRY_INTERVAL;
                 Ok(())
             }
             CheckpointError::Failed(_) => Err(GroupError::Pages(error.to_string())),

@@ -203,6 +203,8 @@ impl Group {
             self.lessor.proven(now);
             self.lessor.clock(now);
         }
+        self.note_activity();
+        self.settle_pages();
     }
 
     /// Puts requests into the log's next batch. Those that can't be proposed are answered.
@@ -404,10 +406,14 @@ impl Group {
         self.raft.compact(Index(self.state.applied_index));
         self.shared.applied.store(self.state.applied_index, Ordering::Relaxed);
         self.shared.revision.store(self.state.revision, Ordering::Relaxed);
+        self.show_pages();
+        self.outputs.published = true;
+    }
+
+    fn show_pages(&self) {
         self.shared.dirty_bytes.store(self.pager.dirty_bytes(), Ordering::Relaxed);
         self.shared.frame_bytes.store(self.pager.frame_bytes(), Ordering::Relaxed);
         self.shared.file_bytes.store(self.pager.file_bytes(), Ordering::Relaxed);
         self.shared.file_bytes_in_use.store(self.pager.file_bytes_in_use(), Ordering::Relaxed);
-        self.outputs.published = true;
     }
 }

@@ -1,6 +1,7 @@
 //! The one place where descriptors change owners: into glommio's types, which have no safe way in.
 
-use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
+use std::io;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 
 use glommio::io::BufferedFile;
 use glommio::net::TcpListener;
@@ -17,4 +18,34 @@ pub fn buffered_file(fd: OwnedFd) -> BufferedFile {
 pub fn listener(fd: OwnedFd) -> TcpListener {
     // SAFETY: as above.
     unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) }
+}
+
+/// Makes a file `more` bytes longer than `from`, its length now, with blocks behind it where the file system can; blocks the
+/// caller.
+///
+/// # Errors
+/// The system's; on a full disk the file is as long as it was.
+pub fn reserve(fd: RawFd, from: u64, more: u64) -> io::Result<()> {
+    let (Ok(start), Ok(length)) = (i64::try_from(from), i64::try_from(more)) else {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    };
+    loop {
+        // SAFETY: no memory is involved; a descriptor that was closed meanwhile is an error.
+        let result = unsafe { libc::fallocate(fd, 0, start, length) };
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            _ if result == 0 => return Ok(()),
+            Some(libc::EINTR) => {}
+            // A file system that can't: its first writes tell.
+            // SAFETY: as above.
+            Some(libc::EOPNOTSUPP) if unsafe { libc::ftruncate(fd, start + length) } == 0 => return Ok(()),
+            Some(libc::EOPNOTSUPP) => return Err(io::Error::last_os_error()),
+            _ => {
+                // Some file systems leave a part.
+                // SAFETY: as above.
+                unsafe { libc::ftruncate(fd, start) };
+                return Err(error);
+            }
+        }
+    }
 }

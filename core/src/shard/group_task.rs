@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,6 +55,15 @@ impl Inbox {
     pub fn push(&self, batch: ToGroup) {
         self.waiting.borrow_mut().append(batch);
         self.wake.notify();
+    }
+
+    /// What waits; where memory is short, proposals wait on.
+    fn take(&self, pressed: bool) -> ToGroup {
+        if !pressed {
+            return self.waiting.take();
+        }
+        let keep_alives = std::mem::take(&mut self.waiting.borrow_mut().keep_alives);
+        ToGroup { proposals: Vec::new(), keep_alives }
     }
 }
 
@@ -143,10 +152,16 @@ impl Driver {
             }
             let busy = self.step()?;
             if stopping && self.group.is_drained() && !self.group.has_work() {
-                if self.group.is_checkpointed() {
+                // On a full disk the next start replays the log instead.
+                if self.group.is_checkpointed() || self.group.lacks_space() {
                     break;
                 }
-                self.group.maybe_checkpoint(true)?;
+                if !self.group.checkpoint_running() {
+                    self.group.maybe_checkpoint(true)?;
+                    if self.group.checkpoint_running() {
+                        continue;
+                    }
+                }
             }
             if busy || self.group.has_work() {
                 glommio::executor().yield_now().await;
@@ -160,8 +175,12 @@ impl Driver {
     /// True if something moved and the next step may find more.
     fn step(&mut self) -> Result<bool, GroupError> {
         let now = boottime();
-        let asked = self.inbox.waiting.take();
-        let mut moved = !asked.is_empty();
+        let pressed = self.group.is_pressed();
+        if pressed {
+            self.group.settle_pages();
+        }
+        let asked = self.inbox.take(pressed);
+        let mut moved = !asked.is_empty() || (pressed && !self.group.checkpoint_running());
         for keep_alive in asked.keep_alives {
             self.group.keep_alive(now, keep_alive.shard, keep_alive.request_id, keep_alive.id)?;
         }
@@ -278,7 +297,7 @@ impl Driver {
 
     fn pages_io(&mut self, now: Duration) -> Result<(), GroupError> {
         let spaced = now.saturating_sub(self.last_page_io) >= CHECKPOINT_SPACING;
-        if self.page_io_under_way || (!spaced && self.group.awaits_log()) {
+        if self.page_io_under_way || (!spaced && self.group.awaits_log() && !self.group.is_pressed()) {
             return Ok(());
         }
         let Some((token, io)) = self.group.poll_pages_io()? else { return Ok(()) };
@@ -466,7 +485,11 @@ async fn execute(file: &BufferedFile, io: pages::Io) -> pages::DiskResult {
         pages::Io::SetLength(length) => {
             let now = file.file_size().await.map_err(failed)?;
             if now < *length {
-                file.truncate(*length).await.map_err(failed)?;
+                // Blocks, not only a length: a disk that is full says so here, where a checkpoint can still be given up.
+                let fd = file.as_raw_fd();
+                let (from, more) = (now, *length - now);
+                let reserved = glommio::executor().spawn_blocking(move || fds::reserve(fd, from, more)).await;
+                reserved.map_err(|error| pages::DiskError::new(&io, &error))?;
             }
             Ok(Vec::new())
         }

@@ -39,7 +39,7 @@ use crate::state::State;
 use crate::watch::{Hub, StreamId};
 use bring_in::PageReads;
 use link::{FromGroup, KeepAlive, Stamps, ToGroup, Told};
-use notify::Notify;
+use notify::{Broadcast, Notify};
 use pending::Pending;
 
 pub use run::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, run};
@@ -71,6 +71,7 @@ pub struct Shard {
     connections: Cell<usize>,
     stamps: Cell<Stamps>,
     slow_stages: Cell<Option<[(&'static str, Duration); 4]>>,
+    shutdown: Broadcast,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
 }
@@ -225,6 +226,11 @@ impl Shard {
         if let Some(inbox) = &*self.group_wake.borrow() {
             inbox.wake.notify();
         }
+    }
+
+    /// Returns when the member is told to stop: calls that have no end of their own end then.
+    pub async fn told_to_stop(&self) {
+        self.shutdown.wait().await;
     }
 
     /// Connections open now.

@@ -98,8 +98,6 @@ type GrpcServer = Server<Api, GlommioRuntime>;
 struct Running {
     shard: Rc<Shard>,
     server: Rc<GrpcServer>,
-    /// Completes when the member is told to stop.
-    shutdown: Rc<Broadcast>,
     open: Cell<usize>,
 }
 
@@ -125,12 +123,13 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         connections: Cell::new(0),
         stamps: Cell::default(),
         slow_stages: Cell::default(),
+        shutdown: Broadcast::default(),
         group_wake: RefCell::new(None),
         shared,
     });
     let api = Rc::new(Api::new(Rc::clone(&shard)));
     let server = Rc::new(Server::new(api, GlommioRuntime::default(), limits(&shard)));
-    let running = Rc::new(Running { shard, server, shutdown: Rc::new(Broadcast::default()), open: Cell::new(0) });
+    let running = Rc::new(Running { shard, server, open: Cell::new(0) });
     Rc::clone(&running.shard).drive_watches();
     match placement {
         Placement::Group(seat) => run_group_shard(running, *seat, page_file).await,
@@ -181,8 +180,7 @@ impl Running {
         self.shard.connections.set(self.open.get());
         let running = Rc::clone(self);
         glommio::spawn_local(async move {
-            let shutdown = Rc::clone(&running.shutdown);
-            serve_connection(stream, peer, &running.server, shutdown.wait()).await;
+            serve_connection(stream, peer, &running.server, running.shard.told_to_stop()).await;
             running.open.set(running.open.get() - 1);
             running.shard.connections.set(running.open.get());
             running.shard.shared.connection_ended(running.shard.id);
@@ -217,7 +215,7 @@ impl Running {
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {
                 continue;
             }
-            self.shutdown.complete();
+            self.shard.shutdown.complete();
             let since = *stopping_since.get_or_insert(now);
             if self.open.get() == 0 || now.saturating_sub(since) > SHUTDOWN_GRACE {
                 self.shard.shared.shards_stopped.fetch_add(1, Ordering::SeqCst);
@@ -343,7 +341,7 @@ fn announce(shared: &Shared, listener: &StdListener) {
 
 /// Hands each new connection to the least loaded shard; the group's own counts twice.
 async fn accept(running: Rc<Running>, listener: TcpListener, senders: Rc<Vec<ConnectedSender<AcceptedTcpStream>>>) {
-    while !running.shutdown.is_complete() {
+    while !running.shard.shutdown.is_complete() {
         let socket = match listener.shared_accept().await {
             Ok(socket) => socket,
             Err(error) => {

@@ -21,6 +21,8 @@ use std::path::Path;
 const QUEUE_ENTRIES: u32 = 32;
 /// Files that are kept open and registered: the active segment, the one being prepared, and some to spare.
 const OPEN_FILES_MAX: usize = 8;
+/// The place of what [`RingDisk::hold`] was given, behind those.
+const HELD_SLOT: u32 = OPEN_FILES_MAX as u32;
 
 /// How a write becomes durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +105,7 @@ impl RingDisk {
         // SAFETY: the descriptor was just made and belongs to nobody else.
         let event = unsafe { OwnedFd::from_raw_fd(event) };
         ring.submitter().register_eventfd(event.as_raw_fd()).map_err(|error| setup_error(&error))?;
-        let files_registered = ring.submitter().register_files_sparse(OPEN_FILES_MAX as u32).is_ok();
+        let files_registered = ring.submitter().register_files_sparse(HELD_SLOT + 1).is_ok();
         Ok(RingDisk {
             ring,
             directory,
@@ -116,6 +118,20 @@ impl RingDisk {
             entries_under_way: 0,
             event,
         })
+    }
+
+    /// Has the kernel keep this open file until the last operation of this ring has ended, however the process ends: a
+    /// lock on it then tells the next process that no write of this one can still land in the log (a direct write goes
+    /// on while its process is killed). The descriptor itself stays the caller's.
+    ///
+    /// # Errors
+    /// [`RingError`]: the kernel has no table of files for a ring (before 5.19), or refuses.
+    pub fn hold(&self, file: BorrowedFd<'_>) -> Result<(), RingError> {
+        if !self.files_registered {
+            return Err(old_kernel("a table of registered files"));
+        }
+        let held = self.ring.submitter().register_files_update(HELD_SLOT, &[file.as_raw_fd()]);
+        held.map(|_| ()).map_err(|error| setup_error(&error))
     }
 
     /// How writes are synced.

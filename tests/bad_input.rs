@@ -1,0 +1,278 @@
+//! A start that can't be right: each has one message that names its cause, an exit status of its own, and leaves every file
+//! as it was. docs/operations.md has the table of the statuses.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const RINGSTONE: &str = env!("CARGO_BIN_EXE_ringstone");
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn arguments(data_dir: &Path, port: u16) -> Vec<String> {
+    let url = format!("http://127.0.0.1:{port}");
+    vec![
+        "serve".to_owned(),
+        format!("--data-dir={}", data_dir.display()),
+        format!("--listen-client-urls={url}"),
+        format!("--advertise-client-urls={url}"),
+    ]
+}
+
+/// A member that runs; killed with the value.
+struct Member {
+    child: Child,
+    port: u16,
+}
+
+impl Member {
+    fn start(data_dir: &Path) -> Member {
+        let port = free_port();
+        let log = File::create(data_dir.with_extension("log")).unwrap();
+        let mut command = Command::new(RINGSTONE);
+        command.args(arguments(data_dir, port)).stdout(Stdio::null()).stderr(log);
+        let member = Member { child: command.spawn().unwrap(), port };
+        let began = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() || !member.is_ready(data_dir) {
+            assert!(began.elapsed() < Duration::from_secs(30), "it serves");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        member
+    }
+
+    fn is_ready(&self, data_dir: &Path) -> bool {
+        fs::read_to_string(data_dir.with_extension("log")).unwrap().contains("ready to serve")
+    }
+
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").arg(id).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success(), "SIGTERM ends it with success");
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A member that ran once and was stopped.
+fn made(data_dir: &Path) {
+    Member::start(data_dir).stop();
+}
+
+/// All files below a folder with their bytes.
+fn contents(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.insert(path.clone(), Vec::new());
+            all.extend(contents(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+fn refused(output: &Output, status: i32, named: &str) {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{text}");
+    let message = text.lines().filter(|line| line.starts_with("ringstone")).collect::<Vec<_>>();
+    assert_eq!(message.len(), 1, "one message:\n{text}");
+    assert!(message[0].contains(named), "{named:?} is not named:\n{text}");
+}
+
+/// Starts on a folder that can't be right.
+fn expect(data_dir: &Path, more: &[&str], status: i32, named: &str) {
+    let before = contents(data_dir);
+    let output = Command::new(RINGSTONE).args(arguments(data_dir, free_port())).args(more).output().unwrap();
+    refused(&output, status, named);
+    assert!(before == contents(data_dir), "nothing was changed");
+}
+
+fn change(path: &Path, offset: u64, bytes: &[u8]) {
+    let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(offset)).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+/// Gives the first block of a file version 99, under a right checksum: over `seed`, then all of it but the checksum.
+fn forge_version(path: &Path, version_at: usize, crc_at: usize, seed: &[u8]) {
+    let mut block = vec![0; 4096];
+    File::open(path).unwrap().read_exact(&mut block).unwrap();
+    block[version_at] = 99;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(seed);
+    crc.update(&block[..crc_at]);
+    crc.update(&block[crc_at + 4..]);
+    block[crc_at..crc_at + 4].copy_from_slice(&crc.finalize().to_le_bytes());
+    change(path, 0, &block);
+}
+
+fn first_segment(data_dir: &Path) -> PathBuf {
+    let mut segments: Vec<PathBuf> =
+        fs::read_dir(data_dir.join("member/wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    segments.sort();
+    segments.remove(0)
+}
+
+#[test]
+fn a_folder_or_a_port_in_use() {
+    let root = folder();
+    let data = root.path().join("data");
+    let member = Member::start(&data);
+    let output = Command::new(RINGSTONE).args(arguments(&data, free_port())).output().unwrap();
+    refused(&output, 10, "in use by another process");
+    let other = root.path().join("other");
+    let output = Command::new(RINGSTONE).args(arguments(&other, member.port)).output().unwrap();
+    refused(&output, 14, &format!("127.0.0.1:{}", member.port));
+    assert!(!other.exists(), "nothing was made");
+    member.stop();
+}
+
+#[test]
+fn formats_of_another_version() {
+    let root = folder();
+    for part in ["identity", "pages-0", "wal"] {
+        let data = root.path().join(part);
+        made(&data);
+        match part {
+            "identity" => change(&data.join("member/identity"), 8, &[99]),
+            "pages-0" => {
+                let file = fs::read(data.join("member/pages-0")).unwrap();
+                forge_version(&data.join("member/pages-0"), 12, 8, &file[16..32]);
+            }
+            _ => forge_version(&first_segment(&data), 8, 12, &[]),
+        }
+        expect(&data, &[], 11, "version");
+    }
+}
+
+#[test]
+fn damage_and_missing_parts() {
+    let root = folder();
+    let data = root.path().join("data");
+    made(&data);
+    let identity = fs::read(data.join("member/identity")).unwrap();
+    change(&data.join("member/identity"), 50, &[identity[50] ^ 1]);
+    expect(&data, &[], 13, "checksum");
+    change(&data.join("member/identity"), 50, &[identity[50]]);
+    let (segment, aside) = (first_segment(&data), root.path().join("aside"));
+    let header = fs::read(&segment).unwrap()[..64].to_vec();
+    change(&segment, 20, &[header[20] ^ 1]);
+    expect(&data, &[], 13, segment.file_name().unwrap().to_str().unwrap());
+    change(&segment, 20, &[header[20]]);
+    fs::rename(data.join("member/pages-0"), &aside).unwrap();
+    expect(&data, &[], 13, "is missing");
+    fs::rename(&aside, data.join("member/pages-0")).unwrap();
+    fs::rename(data.join("member/wal"), &aside).unwrap();
+    expect(&data, &[], 13, "is missing");
+    fs::create_dir(data.join("member/wal")).unwrap();
+    expect(&data, &[], 13, "no log");
+    fs::remove_dir(data.join("member/wal")).unwrap();
+    fs::rename(&aside, data.join("member/wal")).unwrap();
+    made(&data);
+}
+
+#[test]
+fn files_of_another_member() {
+    let root = folder();
+    let (one, two) = (root.path().join("one"), root.path().join("two"));
+    made(&one);
+    made(&two);
+    let foreign_log = format!("--wal-dir={}", two.join("member/wal").display());
+    expect(&one, &[&foreign_log], 12, "belongs to");
+    let new = root.path().join("new");
+    let before = contents(&two);
+    let output = Command::new(RINGSTONE).args(arguments(&new, free_port())).arg(&foreign_log).output().unwrap();
+    refused(&output, 12, "belongs to");
+    assert!(before == contents(&two), "the other member's log is as it was");
+    assert!(!new.join("member").exists());
+    fs::copy(two.join("member/pages-0"), one.join("member/pages-0")).unwrap();
+    expect(&one, &[], 12, "files were exchanged");
+}
+
+#[test]
+fn limits_and_folders_that_cannot_be_written() {
+    let root = folder();
+    let data = root.path().join("data");
+    let shell = |limits: &str| {
+        let script = format!("{limits}; exec \"$0\" \"$@\"");
+        Command::new("sh").arg("-c").arg(script).arg(RINGSTONE).args(arguments(&data, free_port())).output().unwrap()
+    };
+    refused(&shell("ulimit -n 64"), 18, "file descriptors");
+    assert!(!data.exists());
+    // A folder in which not even root can make anything.
+    let output = Command::new(RINGSTONE).args(arguments(Path::new("/sys/ringstone"), free_port())).output().unwrap();
+    refused(&output, 20, "/sys/ringstone");
+}
+
+/// What container runtimes do by default: io_uring_setup is answered with EPERM.
+#[test]
+fn io_uring_forbidden_by_seccomp() {
+    let root = folder();
+    let data = root.path().join("data");
+    let mut command = Command::new(RINGSTONE);
+    command.args(arguments(&data, free_port()));
+    // SAFETY: the closure only makes system calls between fork and exec.
+    unsafe { command.pre_exec(forbid_io_uring) };
+    refused(&command.output().unwrap(), 17, "seccomp");
+    assert!(!data.join("member").exists() && !data.join("member.tmp").exists());
+}
+
+fn forbid_io_uring() -> std::io::Result<()> {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let setup = libc::SYS_io_uring_setup as u32;
+    let mut filter = [
+        // The number of the system call stands first.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, setup) },
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program points to a filter of its length; both live through the calls.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
+    };
+    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Needs a file system of its own: root, or user namespaces.
+#[test]
+fn a_disk_that_is_full_or_read_only() {
+    let root = folder();
+    let data = root.path().join("mount/data");
+    fs::create_dir(root.path().join("mount")).unwrap();
+    let inside = |script: &str| {
+        let script = format!("mount -t tmpfs -o size=48m none \"$M\" || exit 99; {script}");
+        let mut command = Command::new("unshare");
+        command.args(["-rm", "sh", "-c", &script, RINGSTONE]).args(arguments(&data, free_port()));
+        command.env("M", root.path().join("mount")).output().unwrap()
+    };
+    if inside("exit 0").status.code() != Some(0) {
+        eprintln!("skipped: no mount namespaces here");
+        return;
+    }
+    let kept = "code=$?; [ -z \"$(find \"$M\" -type f)\" ] || code=98; exit $code";
+    refused(&inside(&format!("\"$0\" \"$@\"; {kept}")), 15, "No space left");
+    refused(&inside(&format!("mount -o remount,ro \"$M\"; \"$0\" \"$@\"; {kept}")), 20, "Read-only file system");
+}
