@@ -73,6 +73,11 @@ impl CheckpointPace {
 }
 
 impl Group {
+    /// Sets what begins a checkpoint: dirty frames, and the log since the last one, both in bytes.
+    pub fn set_checkpoint_bounds(&mut self, dirty_bytes_max: u64, log_bytes_max: u64) {
+        (self.pace.dirty_bytes_max, self.pace.log_bytes_max) = (dirty_bytes_max, log_bytes_max);
+    }
+
     /// Begins a checkpoint if one is due. With `now`, if anything at all has changed since the last one.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ use crate::state::State;
 pub use apply::read_member;
 pub use checkpoint::CheckpointPace;
 pub use leases::KeptAlive;
-pub use open::{OpenError, create_files, open, tree_specs};
+pub use open::{OpenError, Storage, create_files, create_files_with, log_options, open, open_with, tree_specs};
 pub use restore::{Restore, RestoreError, RestoreOptions};
 
 /// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ringstone_pager::api::{ReadTrees as _, TreeSpec};
-use ringstone_pager::disk::{Disk as _, StdDisk};
+use ringstone_pager::disk::{Disk as PageDisk, StdDisk};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::{Mapping, PageSource};
 use ringstone_pager::sigbus;
@@ -104,21 +104,47 @@ fn log_identity(identity: &Identity) -> LogIdentity {
     LogIdentity(identity.file_id)
 }
 
+/// The storage of a group: two disks, how pages are looked at, and how the log is cut.
+pub struct Storage<'a> {
+    /// The page file.
+    pub page_disk: &'a mut dyn PageDisk,
+    /// What looks at the same file without I/O.
+    pub pages: Arc<dyn PageSource>,
+    /// The log's folder.
+    pub log_disk: &'a mut dyn LogDisk,
+    /// Settings of the log; [`log_options`] has those of a server.
+    pub log_options: Options,
+}
+
+/// The settings that a server's log has.
+#[must_use]
+pub fn log_options(identity: &Identity) -> Options {
+    Options::new(log_identity(identity))
+}
+
 /// Makes the empty page file and log of a new member. On disk when this returns: both, synced.
 ///
 /// # Errors
 /// [`OpenError`].
 pub fn create_files(page_file: &Path, log_disk: &mut dyn LogDisk, identity: &Identity) -> Result<(), OpenError> {
-    let specs = tree_specs();
     let mut disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
-    let mapping = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
-    Pager::create(&mut disk, mapping, &file_options(identity, &specs))?;
-    create_log(log_disk, identity)
+    let pages = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
+    let log_options = log_options(identity);
+    create_files_with(Storage { page_disk: &mut disk, pages, log_disk, log_options }, identity)
+}
+
+/// [`create_files`] on any storage, which is empty.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn create_files_with(storage: Storage<'_>, identity: &Identity) -> Result<(), OpenError> {
+    let specs = tree_specs();
+    Pager::create(storage.page_disk, storage.pages, &file_options(identity, &specs))?;
+    create_log(storage.log_disk, storage.log_options)
 }
 
 /// Makes an empty log. On disk when this returns.
-pub(super) fn create_log(log_disk: &mut dyn LogDisk, identity: &Identity) -> Result<(), OpenError> {
-    let mut options = Options::new(log_identity(identity));
+pub(super) fn create_log(log_disk: &mut dyn LogDisk, mut options: Options) -> Result<(), OpenError> {
     options.create = true;
     let (mut log, _) = Log::open(log_disk, options, &mut |_| {})?;
     log.close();
@@ -213,14 +239,22 @@ pub fn open(
     random: u64,
     now: Duration,
 ) -> Result<Group, OpenError> {
-    let identity = shared.identity;
-    let specs = tree_specs();
     let mut disk = StdDisk::open(page_file).map_err(io_error(page_file))?;
     let file_pages = disk.length().map_err(ringstone_pager::OpenError::from)? / PAGE_BYTES as u64;
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
-    let pages: Arc<dyn PageSource> = mapping;
-    let (pager, meta) = Pager::open(&mut disk, pages, &file_options(&identity, &specs), 0)?;
+    let log_options = log_options(&shared.identity);
+    open_with(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, random, now)
+}
+
+/// [`open`] on any storage.
+///
+/// # Errors
+/// [`OpenError`]: the files stay as they are.
+pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Duration) -> Result<Group, OpenError> {
+    let identity = shared.identity;
+    let specs = tree_specs();
+    let (pager, meta) = Pager::open(storage.page_disk, storage.pages, &file_options(&identity, &specs), 0)?;
     let mut state = State::from_attributes(pager.attributes())?;
     // etcd keeps these in memory only: after a restart HashKV speaks of the last compaction again.
     state.compaction_hashes.clear();
@@ -233,8 +267,7 @@ pub fn open(
         configuration: None,
         fault: None,
     };
-    let options = Options::new(log_identity(&identity));
-    let (mut log, recovered) = Log::open(log_disk, options, &mut |record| replay.visit(&record))?;
+    let (mut log, recovered) = Log::open(storage.log_disk, storage.log_options, &mut |record| replay.visit(&record))?;
     if let Some(fault) = replay.fault {
         return Err(fault);
     }

@@ -11,14 +11,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringstone_pager::api::{Fault, PageRun, TreeId, WriteTrees as _};
-use ringstone_pager::disk::{self, Disk as _, Io, StdDisk};
+use ringstone_pager::disk::{self, Disk, Io, StdDisk};
 use ringstone_pager::layout::PAGE_BYTES;
-use ringstone_pager::mapping::Mapping;
+use ringstone_pager::mapping::{Mapping, PageSource};
 use ringstone_pager::{CheckpointError, Pager};
+use ringstone_wal::Options as LogOptions;
 use ringstone_wal::disk::Disk as LogDisk;
 use rkyv::rancor;
 
-use super::open::{OpenError, create_log, file_options, io_error, tree_specs};
+use super::open::{OpenError, create_log, file_options, io_error, log_options, tree_specs};
 use crate::command::Member;
 use crate::error::ApplyFault;
 use crate::identity::Identity;
@@ -70,7 +71,7 @@ pub struct RestoreOptions {
 
 /// A member while it is made.
 pub struct Restore {
-    disk: StdDisk,
+    disk: Box<dyn Disk + Send>,
     pager: Pager,
     identity: Identity,
 }
@@ -86,10 +87,23 @@ impl Restore {
     /// # Errors
     /// [`RestoreError::Open`].
     pub fn create(page_file: &Path, identity: &Identity) -> Result<Restore, RestoreError> {
-        let specs = tree_specs();
-        let mut disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
+        let disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
         let mapping = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
-        let pager = Pager::create(&mut disk, mapping, &file_options(identity, &specs)).map_err(OpenError::from)?;
+        Restore::create_with(Box::new(disk), mapping, identity)
+    }
+
+    /// [`Restore::create`] on any disk, which is empty; `pages` looks at the same file.
+    ///
+    /// # Errors
+    /// [`RestoreError::Open`].
+    pub fn create_with(
+        mut disk: Box<dyn Disk + Send>,
+        pages: Arc<dyn PageSource>,
+        identity: &Identity,
+    ) -> Result<Restore, RestoreError> {
+        let specs = tree_specs();
+        let options = file_options(identity, &specs);
+        let pager = Pager::create(&mut *disk, pages, &options).map_err(OpenError::from)?;
         Ok(Restore { disk, pager, identity: *identity })
     }
 
@@ -110,7 +124,7 @@ impl Restore {
 
     fn bring_in(&mut self, run: PageRun) -> Result<(), RestoreError> {
         let bytes = run.pages as usize * PAGE_BYTES;
-        disk::run(&mut self.disk, Io::Read { offset: run.first * PAGE_BYTES as u64, bytes })?;
+        disk::run(&mut *self.disk, Io::Read { offset: run.first * PAGE_BYTES as u64, bytes })?;
         self.pager.bring_in_done(run).map_err(|damage| ImageError::Trees(Fault::Damaged(damage)).into())
     }
 
@@ -137,10 +151,25 @@ impl Restore {
     /// # Errors
     /// [`RestoreError`].
     pub fn finish(
+        self,
+        summary: &ImageSummary,
+        options: &RestoreOptions,
+        log_disk: &mut dyn LogDisk,
+    ) -> Result<(), RestoreError> {
+        let log_options = log_options(&self.identity);
+        self.finish_with(summary, options, log_disk, log_options)
+    }
+
+    /// [`Restore::finish`] with a log of these settings.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn finish_with(
         mut self,
         summary: &ImageSummary,
         options: &RestoreOptions,
         log_disk: &mut dyn LogDisk,
+        log_options: LogOptions,
     ) -> Result<(), RestoreError> {
         loop {
             match summary.check_trees(&self.pager, is_wanted) {
@@ -175,6 +204,6 @@ impl Restore {
         }
         self.pager.set_attributes(&state.to_attributes());
         self.checkpoint()?;
-        Ok(create_log(log_disk, &self.identity)?)
+        Ok(create_log(log_disk, log_options)?)
     }
 }
