@@ -1,0 +1,331 @@
+//! One life of a member: the synchronous twin of the shard's task, and what is checked of the store it opens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringstone_core::command::{ArchivedCommand, Bootstrap, Command, Member};
+use ringstone_core::config::ServerConfig;
+use ringstone_core::entry::{Draft, Envelope};
+use ringstone_core::event::Revision;
+use ringstone_core::group::{self, Group, GroupError, OpenError, Proposal, Storage, tree_specs};
+use ringstone_core::identity::Identity;
+use ringstone_core::lease::state as lease;
+use ringstone_core::mvcc::hash::hash_kv;
+use ringstone_core::mvcc::history::read_events;
+use ringstone_core::mvcc::{self, Budget, Progress, RangeScan};
+use ringstone_core::shared::Shared;
+use ringstone_core::state::State;
+use ringstone_pager::api::{Fault, PageRun, ReadTrees as _};
+use ringstone_pager::check::check;
+use ringstone_pager::disk::Disk as _;
+use ringstone_pager::mapping::PageSource as _;
+use ringstone_pager::model::ModelTrees;
+use ringstone_pager::{Pin, Reader};
+use ringstone_proto::etcdserverpb::RangeRequest;
+use ringstone_wal::disk::Disk as _;
+use ringstone_wal::disk::sim::Random;
+
+use super::disks::{Disks, Fuse, FusedLog, FusedPages, random};
+use super::journal::{Journal, changes_of};
+
+pub const IDENTITY: Identity = Identity { cluster_id: 0xcdf8, member_id: 0x8e9e, file_id: [7; 16] };
+const HASH_KEY: [u8; 16] = *b"sixteen key byte";
+/// A checkpoint begins at either: a history of seconds sees dozens.
+const DIRTY_BYTES_MAX: u64 = 96 << 10;
+const LOG_BYTES_MAX: u64 = 128 << 10;
+const TICK: Duration = Duration::from_millis(100);
+
+pub fn member() -> Member {
+    Member { id: IDENTITY.member_id, name: "one".into(), peer_urls: vec![], client_urls: vec![], is_learner: false }
+}
+
+fn shared() -> Arc<Shared> {
+    let config = ServerConfig {
+        name: "one".into(),
+        data_dir: "unused".into(),
+        wal_dir: None,
+        listen_client: vec![],
+        advertise_client_urls: vec![],
+        advertise_peer_urls: vec![],
+        cluster_token: String::new(),
+        shards: 1,
+        quota_bytes: None,
+        max_request_bytes: 1 << 20,
+        max_txn_ops: 128,
+        max_concurrent_streams: 100,
+        watch_progress_interval: Duration::from_secs(600),
+        keepalive_interval: Duration::from_secs(600),
+        keepalive_timeout: Duration::from_secs(20),
+        heartbeat_interval: TICK,
+        election_timeout: Duration::from_secs(1),
+        slow_request: Duration::from_secs(1),
+        memory_limit_bytes: 1 << 30,
+        extensive_metrics: false,
+    };
+    Arc::new(Shared::new(config, IDENTITY))
+}
+
+/// Segments of 64 KiB: a history crosses dozens of their ends.
+pub fn log_options() -> ringstone_wal::Options {
+    let mut options = group::log_options(&IDENTITY);
+    (options.segment_bytes, options.fill_slice_bytes, options.batch_bytes_max) = (64 << 10, 32 << 10, 24 << 10);
+    options
+}
+
+pub fn storage<'a>(pages: &'a mut FusedPages, log_disk: &'a mut FusedLog) -> Storage<'a> {
+    let source = Arc::new(pages.disk.clone());
+    Storage { page_disk: pages, pages: source, log_disk, log_options: log_options() }
+}
+
+pub struct Life {
+    pub group: Group,
+    pages: FusedPages,
+    log: FusedLog,
+    random: Random,
+    now: Duration,
+    next_tick: Duration,
+    pages_under_way: bool,
+    reader: Reader,
+}
+
+/// Opens what is there; none where the fuse has blown meanwhile.
+pub fn open(disks: Disks, fuse: &Fuse, seed: u64) -> Result<Life, Box<(Disks, OpenError)>> {
+    let (mut pages, mut log) = disks.fused(fuse);
+    let mut random = random(seed);
+    let now = Duration::from_secs(1000);
+    match group::open_with(shared(), storage(&mut pages, &mut log), random.below(u64::MAX), now) {
+        Ok(mut group) => {
+            group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
+            let bootstrap = Bootstrap { cluster_id: IDENTITY.cluster_id, hash_key: HASH_KEY, members: vec![member()] };
+            let attributes = Command::MemberAttributes {
+                member_id: IDENTITY.member_id,
+                name: "one".into(),
+                client_urls: vec!["http://localhost".into()],
+            };
+            group.say_first(Command::Bootstrap(bootstrap), attributes);
+            let reader = group.reader();
+            Ok(Life { group, pages, log, random, now, next_tick: now, pages_under_way: false, reader })
+        }
+        Err(error) => Err(Box::new((Disks { pages: pages.disk, log: log.disk }, error))),
+    }
+}
+
+impl Life {
+    pub fn into_disks(self) -> Disks {
+        Disks { pages: self.pages.disk, log: self.log.disk }
+    }
+
+    /// One turn of the task. True while something is under way.
+    pub fn step(&mut self, commands: &[Command], journal: &mut Journal) -> Result<bool, GroupError> {
+        self.now += Duration::from_millis(3);
+        let proposals: Vec<Proposal> = commands.iter().map(|command| propose(command, journal)).collect();
+        self.group.propose(self.now, proposals);
+        if self.now >= self.next_tick {
+            self.next_tick = self.now + TICK;
+            self.group.tick(self.now, 0, self.random.below(u64::MAX));
+        }
+        let mut moved = self.take_page_completions()?;
+        self.group.turn()?;
+        moved |= self.log_io()?;
+        journal.observe(&self.group.take_outputs());
+        self.group.maybe_checkpoint(false)?;
+        self.pages_io()?;
+        if let Some(run) = self.group.absent() {
+            self.group.brought_in(run)?;
+            moved = true;
+        }
+        let _ = self.group.quiet(self.now);
+        moved |= self.log_io()?;
+        let busy = moved || self.group.has_work() || self.pages_under_way || self.group.checkpoint_running();
+        Ok(busy || self.log.under_way > 0)
+    }
+
+    fn take_page_completions(&mut self) -> Result<bool, GroupError> {
+        // A request may take several turns.
+        if !self.pages_under_way || self.random.below(3) == 0 {
+            return Ok(false);
+        }
+        let Some(completion) = self.pages.poll() else { return Ok(false) };
+        self.pages_under_way = false;
+        self.group.pages_completed(completion)?;
+        Ok(true)
+    }
+
+    fn pages_io(&mut self) -> Result<(), GroupError> {
+        if self.pages_under_way {
+            return Ok(());
+        }
+        if let Some((token, io)) = self.group.poll_pages_io()? {
+            self.pages.submit(token, io);
+            self.pages_under_way = true;
+        }
+        Ok(())
+    }
+
+    fn log_io(&mut self) -> Result<bool, GroupError> {
+        let mut moved = false;
+        loop {
+            while let Some((token, io)) = self.group.poll_log_io() {
+                self.log.submit(token, io);
+            }
+            self.log.flush().map_err(ringstone_wal::WalError::from)?;
+            if self.random.below(4) == 0 {
+                return Ok(moved);
+            }
+            let Some(completion) = self.log.poll_completion() else { return Ok(moved) };
+            self.group.log_completed(completion)?;
+            moved = true;
+            self.group.turn()?;
+        }
+    }
+
+    /// Steps until nothing is under way.
+    pub fn settle(&mut self, journal: &mut Journal) -> Result<(), GroupError> {
+        let mut quiet = 0;
+        for _ in 0..100_000 {
+            quiet = if self.step(&[], journal)? { 0 } else { quiet + 1 };
+            if quiet > 4 && journal.all_answered() {
+                return Ok(());
+            }
+        }
+        panic!("the group does not come to rest");
+    }
+
+    pub fn until_ready(&mut self, journal: &mut Journal) -> Result<(), GroupError> {
+        for _ in 0..100_000 {
+            if self.group.is_ready() && self.group.is_drained() {
+                return Ok(());
+            }
+            self.step(&[], journal)?;
+        }
+        panic!("the group does not become ready");
+    }
+
+    pub fn wait(&mut self, time: Duration, journal: &mut Journal) -> Result<(), GroupError> {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += Duration::from_millis(40);
+            self.step(&[], journal)?;
+        }
+        Ok(())
+    }
+
+    /// Pages leave memory.
+    pub fn evict(&mut self) {
+        for _ in 0..40 {
+            let first = self.random.below(400);
+            self.pages.disk.clear_resident(PageRun { first, pages: 1 });
+        }
+    }
+
+    /// A checkpoint of all there is, and the check of the whole file.
+    pub fn checkpoint(&mut self, journal: &mut Journal) -> Result<(), GroupError> {
+        self.settle(journal)?;
+        self.group.maybe_checkpoint(true)?;
+        self.settle(journal)
+    }
+
+    pub fn check_file(&self) {
+        let report = check(&mut self.pages.disk.fork(), &tree_specs()).expect("the file opens");
+        assert!(report.is_sound(), "{report}");
+    }
+
+    fn read<R>(&self, mut read: impl FnMut(&Pin<'_>, &State) -> Result<R, Fault>) -> R {
+        loop {
+            let pin = self.reader.pin();
+            let state = State::from_attributes(pin.attributes()).expect("a state of this version");
+            match read(&pin, &state) {
+                Ok(done) => return done,
+                Err(Fault::Absent(run)) => self.reader.bring_in_done(run).expect("the page is sound"),
+                Err(fault) => panic!("{fault}"),
+            }
+        }
+    }
+
+    fn range(&self, revision: i64) -> Vec<ringstone_proto::mvccpb::KeyValue> {
+        self.read(|pin, state| {
+            let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() };
+            let mut scan = RangeScan::new(&all);
+            loop {
+                match scan.step(pin, state, &mut Budget::UNBOUNDED.clone()) {
+                    Ok(Progress::Done) => return Ok(scan.finish().kvs),
+                    Ok(Progress::More) => {}
+                    Err(ringstone_core::error::ReadFault::Absent(run)) => return Err(Fault::Absent(run)),
+                    Err(fault) => panic!("range at {revision}: {fault}"),
+                }
+            }
+        })
+    }
+
+    /// Everything that was answered is there at its revision, and nothing that nobody asked for.
+    pub fn verify(&self, journal: &mut Journal) {
+        let (events, state) = self.read(|pin, state| {
+            let mut events = Vec::new();
+            let from = state.compact_revision.max(1) + 1;
+            let mut cursor = Revision { main: from, sub: 0 };
+            let mut budget = Budget::UNBOUNDED;
+            read_events(pin, state, &mut cursor, state.revision, &mut budget, &mut |event| {
+                events.push(event.to_event(false)?);
+                Ok(())
+            })?;
+            Ok((events, state.clone()))
+        });
+        let groups = changes_of(&events);
+        let expected: Vec<i64> = (state.compact_revision.max(1) + 1..=state.revision).collect();
+        assert_eq!(groups.keys().copied().collect::<Vec<_>>(), expected, "the window of events has a hole");
+        journal.walk(&groups);
+        journal.catch_up_with_acks();
+        assert_eq!(journal.revision, state.revision, "the revision went back");
+        journal.check_compaction(state.compact_revision);
+        journal.check_alarms(state.alarms);
+        assert_eq!(self.range(0), journal.keys.values().cloned().collect::<Vec<_>>(), "all keys now");
+        let low = state.compact_revision.max(1);
+        for revision in [low, low + (state.revision - low) / 2] {
+            assert_eq!(self.range(revision), journal.at(revision), "all keys at {revision}");
+        }
+        for kv in journal.keys.values().filter(|kv| kv.lease != 0) {
+            assert!(self.read(|pin, _| lease::exists(pin, kv.lease)), "lease {} of a living key", kv.lease);
+        }
+    }
+
+    /// HashKV is that of a store that has done the same and was never stopped.
+    pub fn verify_hash(&self, journal: &Journal) {
+        let found = self.read(|pin, state| match hash_kv(pin, state, 0) {
+            Ok(hash) => Ok((hash, state.compact_revision)),
+            Err(ringstone_core::error::ReadFault::Absent(run)) => Err(Fault::Absent(run)),
+            Err(fault) => panic!("HashKV: {fault}"),
+        });
+        let mut trees = ModelTrees::new(&tree_specs());
+        let mut state = State { hash_key: HASH_KEY, cluster_id: IDENTITY.cluster_id, ..State::default() };
+        for command in &journal.in_order {
+            match command {
+                Command::LeaseGrant { id, ttl_s } => {
+                    let granted = lease::grant(&mut trees, lease::LeaseTime(0), *id, *ttl_s).expect("no faults");
+                    granted.expect("granted once");
+                }
+                Command::LeaseRevoke { id, .. } => {
+                    let _ = mvcc::apply_lease_revoke(&mut trees, &mut state, *id).expect("no faults");
+                }
+                Command::Compact { .. } => {}
+                command => {
+                    let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(command).expect("commands serialize");
+                    let command = rkyv::access::<ArchivedCommand, rkyv::rancor::Error>(&bytes).expect("just written");
+                    mvcc::apply(&mut trees, &mut state, command).expect("no faults");
+                }
+            }
+        }
+        if found.1 >= 0 {
+            mvcc::apply_compact(&mut trees, &mut state, found.1).expect("no faults").response.expect("compacts");
+            state.compaction_hashes.clear();
+        }
+        assert_eq!(found.0, hash_kv(&trees, &state, 0).expect("no faults"), "HashKV");
+    }
+}
+
+fn propose(command: &Command, journal: &mut Journal) -> Proposal {
+    let request_id = journal.commands.len() as u64;
+    journal.commands.push(command.clone());
+    let shard = journal.life;
+    let envelope = Envelope { proposer: IDENTITY.member_id, shard, request_id, ..Envelope::default() };
+    Proposal { draft: Draft::new(&envelope, command), shard, request_id }
+}
