@@ -115,9 +115,12 @@ impl Group {
         self.now < self.pace.not_before
     }
 
-    /// True while proposals must wait: frames are made faster than the checkpoint under way writes and releases them.
+    /// True while proposals must wait: frames are made, or the log grows, faster than the checkpoint under way is written.
+    /// That is what bounds memory, and what a restart replays.
     pub fn is_pressed(&self) -> bool {
-        self.pager.frame_bytes() > self.pace.frame_bytes_max && (self.pace.running || self.pager.is_settling())
+        let frames = self.pager.frame_bytes() > self.pace.frame_bytes_max;
+        let log = self.pace.running && self.log.log_bytes_since(GROUP, self.pace.newest) > 2 * self.pace.log_bytes_max;
+        log || (frames && (self.pace.running || self.pager.is_settling()))
     }
 
     /// Where nothing is published, the frames of a finished checkpoint are released all the same, a slice a call. An entry

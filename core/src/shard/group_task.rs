@@ -35,11 +35,6 @@ use crate::shard::{Shard, boottime, fds, wall_ms};
 /// Least time between two requests of a checkpoint while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
 
-/// How often the free space of the disk is looked at.
-const DISK_LOOK: Duration = Duration::from_secs(1);
-/// Space that puts may not use: the next log segment and a checkpoint, or a tenth of a small file system.
-const DISK_RESERVE_BYTES: u64 = 192 << 20;
-
 /// What other tasks of the executor hand to the group's.
 #[derive(Default)]
 pub struct Inbox {
@@ -98,7 +93,6 @@ pub struct Driver {
     stamps: Stamps,
     /// When the batch that is being synced was begun, and that batch's operation.
     log_write: Option<(ringstone_wal::disk::Token, Duration)>,
-    next_look_at_disk: Duration,
 }
 
 impl Driver {
@@ -131,7 +125,6 @@ impl Driver {
             delivered,
             stamps: Stamps::default(),
             log_write: None,
-            next_look_at_disk: Duration::ZERO,
         }
     }
 
@@ -246,10 +239,6 @@ impl Driver {
     fn tick(&mut self, now: Duration) {
         self.group.tick(now, wall_ms(), fastrand());
         let shared = &self.local.shared;
-        if now >= self.next_look_at_disk {
-            self.next_look_at_disk = now + DISK_LOOK;
-            shared.disk_free.store(disk_free(&shared.config.data_dir), Ordering::Relaxed);
-        }
         shared.lease_clock_ms.store(self.group.lease_clock_ms(), Ordering::Relaxed);
         if !shared.ready.load(Ordering::Relaxed) && !self.ready.is_complete() && self.group.is_ready() {
             shared.ready.store(true, Ordering::Relaxed);
@@ -444,20 +433,6 @@ impl Driver {
             glommio::executor().yield_now().await;
         }
     }
-}
-
-/// Free bytes of the file system less the reserve; no limit where it can't be asked.
-fn disk_free(data_dir: &std::path::Path) -> u64 {
-    use std::os::unix::ffi::OsStrExt as _;
-    let Ok(path) = std::ffi::CString::new(data_dir.as_os_str().as_bytes()) else { return u64::MAX };
-    // SAFETY: an all-zero statvfs is a valid place for the call to write to.
-    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the path ends with a zero byte, and both pointers live through the call.
-    if unsafe { libc::statvfs(path.as_ptr(), &raw mut found) } != 0 {
-        return u64::MAX;
-    }
-    let reserve = DISK_RESERVE_BYTES.min(found.f_blocks.saturating_mul(found.f_frsize) / 10);
-    found.f_bavail.saturating_mul(found.f_frsize).saturating_sub(reserve)
 }
 
 /// Does one request of the page file.
