@@ -96,7 +96,7 @@ impl Pager {
         Ok(Pager::assemble(file, Arc::new(shared), state, Checkpoints::new(freelist, FIRST_GENERATION, 0)))
     }
 
-    /// Opens a page file with the state of its last finished checkpoint. Writes nothing.
+    /// Opens a page file with the state of its last finished checkpoint. Writes nothing, but makes durable what it opens.
     ///
     /// `logged_generation`: the last [`CheckpointDone`] that the owner has recorded elsewhere; 0 for none.
     ///
@@ -110,6 +110,9 @@ impl Pager {
         options: &FileOptions<'_>,
         logged_generation: u64,
     ) -> Result<(Pager, MetaOutcome), OpenError> {
+        // After a kill the newest meta may be in the page cache alone. The next checkpoint writes over what only the one
+        // before it needs: a power cut must not bring that back.
+        disk::run(disk, Io::Sync)?;
         let file_bytes = disk.length()?;
         let head_bytes = (HEAD_PAGES * PAGE_BYTES) as u64;
         let bytes = usize::try_from(file_bytes.min(head_bytes)).expect("three pages at most");
