@@ -64,7 +64,11 @@ impl<S: futures_util::io::AsyncWrite + Unpin> AsyncWrite for GlommioStream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
+        match Pin::new(&mut self.0).poll_close(cx) {
+            // The other end has taken the connection down already: there is nothing left to close.
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            polled => polled,
+        }
     }
 }
 

@@ -217,8 +217,9 @@ fn every_power_cut_leaves_a_published_state_and_so_does_the_next_one() {
         if stops % 2 == 1 {
             disk.shuffle(stops);
         }
-        disk.stop_after(stops);
+        // Opening syncs what it opens: the power fails behind it.
         let mut pager = owner.recover(&disk, "before");
+        disk.stop_after(stops);
         let ended = owner.work(&mut pager, &disk, 2, 4);
         drop(pager);
         if !disk.is_stopped() {
