@@ -14,8 +14,8 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 use ringstone_pager::OpenError as PagesError;
 use ringstone_pager::disk::{DiskError as PageDiskError, DiskErrorKind};
 use ringstone_pager::meta::OpenFailure;
-use ringstone_wal::disk::ring::RingDisk;
-use ringstone_wal::{RingError, WalError};
+use ringstone_wal::disk::ring::{RingDisk, SyncWay};
+use ringstone_wal::{RingError, WalError, choose_way};
 
 use crate::config::ServerConfig;
 use crate::group::{self, GroupError, OpenError};
@@ -284,12 +284,32 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
         shards = shared.config.shards as u64,
         "starting a ringstone member"
     );
-    let mut ring = RingDisk::open(&folder.wal_dir, None)?;
+    let mut ring = RingDisk::open(&folder.wal_dir, way_to_sync(&folder.wal_dir))?;
     ring.hold(folder.lock())?;
     let group = group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime())?;
     let handles = start_shards(&shared, &folder, group, ring, listeners)?;
     let folders = [folder.page_file.as_path(), folder.wal_dir.as_path()];
     wait_for_end(&shared, &signals, handles, folders)
+}
+
+/// Timed at each start: the disk below a folder may be another one today. None: what the file system can.
+fn way_to_sync(wal_dir: &Path) -> Option<SyncWay> {
+    match choose_way(wal_dir) {
+        Ok(choice) => {
+            let micros = |us: Option<f64>| us.map_or(0, |us| us as u64);
+            tracing::info!(
+                way = ?choice.way,
+                direct_us = micros(choice.direct_us),
+                fdatasync_us = micros(choice.fdatasync_us),
+                "chose how the log is synced"
+            );
+            Some(choice.way)
+        }
+        Err(error) => {
+            tracing::warn!(error = %error, "ways to sync the log could not be timed; taking what the file system can");
+            None
+        }
+    }
 }
 
 /// What the file system of a path can still take. It says nothing: no limit.

@@ -32,6 +32,10 @@ pub trait PageSource: Send + Sync {
     /// The bytes of a run whatever is known of it, to be checked before it is served. `None` beyond the end of the file.
     fn unchecked(&self, run: PageRun) -> Option<&[u8]>;
 
+    /// Does the kernel hold the run in memory, though it is not known to be checked? A guess that may be old at once: what
+    /// was evicted meanwhile costs a major fault at its first touch.
+    fn is_cached(&self, run: PageRun) -> bool;
+
     /// The file has become so many pages long. A smaller number changes nothing.
     ///
     /// # Errors
@@ -43,6 +47,9 @@ pub trait PageSource: Send + Sync {
 const RESERVED_PAGES: u64 = FILE_PAGES_MAX;
 /// Most pages that one `refresh_slice` asks the kernel about: 128 MiB of file in 32 KiB of answer.
 const REFRESH_PAGES_MAX: u64 = 32_768;
+
+/// A longer run than this is always read through the driver: what it copies outweighs the way there.
+const CACHED_PAGES_MAX: usize = 16;
 
 /// A page file, mapped read-only and shared.
 pub struct Mapping {
@@ -106,16 +113,23 @@ impl Mapping {
             return Ok(0);
         }
         let mut in_memory = vec![0u8; pages as usize];
-        let start = self.base.as_ptr().wrapping_add(first as usize * PAGE_BYTES);
-        // SAFETY: the range is inside of this mapping, and `in_memory` has a byte for each of its pages.
-        if unsafe { libc::mincore(start.cast(), pages as usize * PAGE_BYTES, in_memory.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        self.ask_kernel(first, &mut in_memory)?;
         for (page, _) in (first..).zip(&in_memory).filter(|(_, state)| **state & 1 == 0) {
             self.residency.clear(PageRun { first: page, pages: 1 });
         }
         let next = first + pages;
         Ok(if next < file_pages { next } else { 0 })
+    }
+
+    /// One byte a page from `first` on: bit 0 says that the kernel holds it in memory.
+    fn ask_kernel(&self, first: u64, in_memory: &mut [u8]) -> io::Result<()> {
+        assert!(first + in_memory.len() as u64 <= self.reserved_pages, "the range is inside of the mapping");
+        let start = self.base.as_ptr().wrapping_add(first as usize * PAGE_BYTES);
+        // SAFETY: the range is inside of this mapping, and `in_memory` has a byte for each of its pages.
+        match unsafe { libc::mincore(start.cast(), in_memory.len() * PAGE_BYTES, in_memory.as_mut_ptr()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 
@@ -164,6 +178,14 @@ impl PageSource for Mapping {
 
     fn clear_resident(&self, run: PageRun) {
         self.residency.clear(run);
+    }
+
+    fn is_cached(&self, run: PageRun) -> bool {
+        let mut in_memory = [0u8; CACHED_PAGES_MAX];
+        let Some(in_memory) = in_memory.get_mut(..run.pages as usize) else { return false };
+        self.unchecked(run).is_some()
+            && self.ask_kernel(run.first, in_memory).is_ok()
+            && in_memory.iter().all(|state| state & 1 != 0)
     }
 
     fn grown(&self, file_pages: u64) -> io::Result<()> {

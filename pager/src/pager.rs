@@ -164,6 +164,14 @@ impl Pager {
     pub fn bring_in_done(&self, run: PageRun) -> Result<(), Damage> {
         self.shared.bring_in_done(run)
     }
+
+    /// As [`Reader::bring_in_cached`].
+    ///
+    /// # Errors
+    /// As [`Pager::bring_in_done`].
+    pub fn bring_in_cached(&self, run: PageRun) -> Result<bool, Damage> {
+        self.shared.bring_in_cached(run)
+    }
 }
 
 impl ReadTrees for Pager {

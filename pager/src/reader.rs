@@ -51,6 +51,15 @@ impl Reader {
     pub fn bring_in_done(&self, run: PageRun) -> Result<(), Damage> {
         self.shared.bring_in_done(run)
     }
+
+    /// The short way: if the page cache holds these pages, they are verified and served from now on. False: they must be
+    /// read first, for a touch would stall the thread.
+    ///
+    /// # Errors
+    /// As [`Reader::bring_in_done`].
+    pub fn bring_in_cached(&self, run: PageRun) -> Result<bool, Damage> {
+        self.shared.bring_in_cached(run)
+    }
 }
 
 /// A published state that stays while this lives.

@@ -64,6 +64,14 @@ impl Shared {
         Ok(())
     }
 
+    /// [`Shared::bring_in_done`], if the kernel holds the pages in memory already. False: they must be read first.
+    pub fn bring_in_cached(&self, run: PageRun) -> Result<bool, Damage> {
+        if !self.pages.is_cached(run) {
+            return Ok(false);
+        }
+        self.bring_in_done(run).map(|()| true)
+    }
+
     /// Verifies pages that were just read into memory, and serves them from now on.
     pub fn bring_in_done(&self, run: PageRun) -> Result<(), Damage> {
         let what = "it lies behind the end of the file";

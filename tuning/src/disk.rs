@@ -90,7 +90,7 @@ impl Measured {
 pub struct DiskReport {
     /// Where.
     pub folder: PathBuf,
-    /// The way that `serve` takes here.
+    /// The way that `serve` takes here by these figures.
     pub log: Measured,
     /// The log's other way, where the file system has both.
     pub other: Option<Measured>,
@@ -160,14 +160,20 @@ fn name(way: SyncWay) -> &'static str {
 /// # Errors
 /// [`ProbeError`]: the folder can't be written, or io_uring can't be used. A file of the probe may stay then.
 pub fn probe(folder: &Path, syncs: usize) -> Result<DiskReport, ProbeError> {
-    let log = log_way(folder, syncs, None)?;
-    let other = match log.0 {
-        SyncWay::DirectDsync => Some(log_way(folder, syncs, Some(SyncWay::WriteFdatasync))?.1),
+    let (way, first) = log_way(folder, syncs, None)?;
+    let (log, other) = match way {
+        SyncWay::DirectDsync => {
+            let linked = log_way(folder, syncs, Some(SyncWay::WriteFdatasync))?.1;
+            match ringstone_wal::better(first.p50_us, linked.p50_us) {
+                SyncWay::DirectDsync => (first, Some(linked)),
+                SyncWay::WriteFdatasync => (linked, Some(first)),
+            }
+        }
         // The file system has no O_DIRECT.
-        SyncWay::WriteFdatasync => None,
+        SyncWay::WriteFdatasync => (first, None),
     };
     let recipe = recipe(folder, syncs)?;
-    Ok(DiskReport { folder: folder.to_owned(), log: log.1, other, recipe })
+    Ok(DiskReport { folder: folder.to_owned(), log, other, recipe })
 }
 
 fn log_way(folder: &Path, syncs: usize, way: Option<SyncWay>) -> Result<(SyncWay, Measured), ProbeError> {

@@ -64,4 +64,4 @@ pub use options::Options;
 pub use record::{Kind, Record};
 pub use recovery::{Outcome, Recovered};
 pub use segment::HolderId;
-pub use sync_probe::{SyncProbe, sync_probe};
+pub use sync_probe::{Choice, SyncProbe, better, choose_way, sync_probe};

@@ -75,6 +75,14 @@ fn tools_work_on_a_real_folder() {
         assert_eq!(probe.latencies_nanos.len(), 20);
         assert!(probe.latencies_nanos.iter().all(|&nanos| nanos > 0) && way.is_none_or(|way| way == probe.way));
     }
+    let choice = ringstone_wal::choose_way(folder.path()).expect("probes");
+    assert!(choice.fdatasync_us.is_some_and(|us| us > 0.0));
+    assert_eq!(
+        choice.way,
+        choice
+            .direct_us
+            .map_or(SyncWay::WriteFdatasync, |us| ringstone_wal::better(us, choice.fdatasync_us.expect("timed")))
+    );
     assert_eq!(std::fs::read_dir(folder.path()).expect("lists").count(), 0, "it cleans up");
     let mut disk = RingDisk::open(folder.path(), None).expect("io_uring is there");
     let (mut log, ..) = open(&mut disk, small()).expect("opens");

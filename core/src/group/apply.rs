@@ -7,6 +7,7 @@ use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse, ResponseHea
 use ringstone_raft::EntryKind;
 use rkyv::rancor;
 
+use super::ahead::CACHED_PAGES_A_TURN;
 use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_MAX};
 use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
 use crate::entry::{Entry, EntryError};
@@ -34,7 +35,8 @@ impl Group {
             return Ok(());
         }
         let mut applied = 0;
-        while applied < APPLY_ENTRIES_MAX {
+        let mut taken_in = 0;
+        while applied < APPLY_ENTRIES_MAX && taken_in < CACHED_PAGES_A_TURN {
             let Some(entry) = self.committed.pop_front() else { break };
             match self.apply_entry(&entry) {
                 Ok(()) => {
@@ -43,8 +45,13 @@ impl Group {
                     applied += 1;
                 }
                 Err(Stop::Fault(ApplyFault::Absent(run))) => {
-                    self.absent = Some(run);
                     self.committed.push_front(entry);
+                    if self.pager.bring_in_cached(run).map_err(GroupError::Damaged)? {
+                        taken_in += 1;
+                        continue;
+                    }
+                    self.absent = Some(run);
+                    self.look_behind(run);
                     break;
                 }
                 Err(Stop::Fault(ApplyFault::Damaged(damage))) => return Err(GroupError::Damaged(damage)),
@@ -68,7 +75,9 @@ impl Group {
         match mvcc::compact_slice(&mut self.pager, &mut self.state, SWEEP_RECORDS_MAX) {
             Ok(_) => Ok(true),
             Err(Fault::Absent(run)) => {
-                self.absent = Some(run);
+                if !self.pager.bring_in_cached(run).map_err(GroupError::Damaged)? {
+                    self.absent = Some(run);
+                }
                 Ok(true)
             }
             Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),

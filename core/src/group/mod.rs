@@ -13,6 +13,7 @@
 //! with the publish of its batch, never before: that is what makes a read of the published root linearizable on a sole
 //! voter. Applied entries and their index become visible and durable in one step, with the root record.
 
+mod ahead;
 mod apply;
 mod checkpoint;
 mod leases;
@@ -150,6 +151,7 @@ pub struct Group {
     waiting: VecDeque<Waiting>,
     committed: VecDeque<ringstone_raft::Entry>,
     absent: Option<PageRun>,
+    ahead: ahead::Ahead,
     outputs: Outputs,
     pace: CheckpointPace,
     log_holder: HolderId,
@@ -302,6 +304,7 @@ impl Group {
                     Some(appended) => batch = appended,
                     None => return Ok(()),
                 }
+                self.look_at_logged(&entry.payload);
                 self.logged_entries += 1;
             }
             let persist = self.unlogged.pop_front().expect("still there");

@@ -38,6 +38,10 @@ use crate::shared::Shared;
 use crate::state::{State, StateError};
 use crate::trees::{ALARM, MEMBER};
 
+/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is. Where keys are many, each put
+/// makes a leaf of its own dirty: more frames save no writes then, and cost memory and the time of a restart.
+const DIRTY_BYTES_MAX: u64 = 64 << 20;
+
 /// Why a member's files can't be opened or made. Nothing in them was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -283,6 +287,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         meta = ?meta,
         applied = state.applied_index,
         replayed = replay.entries.len() as u64,
+        replayed_bytes = log.log_bytes_since(GROUP, state.applied_index),
         revision = state.revision,
         "log and page file opened"
     );
@@ -303,7 +308,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
     raft.campaign();
     // What the older meta needs is not known: the log keeps all it has until the next checkpoint has replaced that one.
     let log_holder = log.register_holder("page file", GROUP, 0);
-    let dirty_bytes_max = (shared.config.memory_limit_bytes / 8).clamp(8 << 20, 512 << 20);
+    let dirty_bytes_max = (shared.config.memory_limit_bytes / 8).clamp(8 << 20, DIRTY_BYTES_MAX);
     let pace = CheckpointPace::new(dirty_bytes_max, state.applied_index, state.applied_index);
     shared.revision.store(state.revision, Ordering::Relaxed);
     let lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
@@ -319,6 +324,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         waiting: Default::default(),
         committed: Default::default(),
         absent: None,
+        ahead: Default::default(),
         outputs: Outputs::default(),
         pace,
         log_holder,

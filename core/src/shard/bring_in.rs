@@ -1,12 +1,11 @@
-//! Brings absent pages into memory: read through io_uring into the page cache, then checked where the mapping shows them.
-//! An I/O error is an answer here, never a SIGBUS.
+//! Brings absent pages into memory: read through io_uring into the page cache, then checked by whoever needs them, where
+//! the mapping shows them. An I/O error is an answer here, never a SIGBUS.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use ahash::AHashMap;
 use glommio::io::BufferedFile;
-use ringstone_pager::Reader;
 use ringstone_pager::api::{Damage, PageRun};
 
 use crate::error::Error;
@@ -26,23 +25,23 @@ impl PageReads {
         PageReads { file, under_way: RefCell::new(AHashMap::new()) }
     }
 
-    /// Returns when the run is in memory and checked.
+    /// Returns when the page cache holds the run, unchecked: that takes a pin, for without one the run may have another
+    /// owner by now. False: another task read it meanwhile, and whatever came of that is not known.
     ///
     /// # Errors
-    /// [`Error::Damaged`]: it can't be read, or is not what its header says.
-    pub async fn bring_in(&self, reader: &Reader, run: PageRun) -> Result<(), Error> {
+    /// [`Error::Damaged`]: the disk can't read it.
+    pub async fn read(&self, run: PageRun) -> Result<bool, Error> {
         let waiting = self.under_way.borrow().get(&run.first).map(Rc::clone);
         if let Some(waiting) = waiting {
-            // Whatever came of it, the caller looks again.
             waiting.wait().await;
-            return Ok(());
+            return Ok(false);
         }
         let done = Rc::new(Broadcast::default());
         self.under_way.borrow_mut().insert(run.first, Rc::clone(&done));
         let result = read_run(&self.file, run).await;
         self.under_way.borrow_mut().remove(&run.first);
         done.complete();
-        result.and_then(|()| reader.bring_in_done(run)).map_err(Error::Damaged)
+        result.map(|()| true).map_err(Error::Damaged)
     }
 }
 

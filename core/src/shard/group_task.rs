@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ahash::AHashSet;
 use glommio::channels::shared_channel::ConnectedSender;
 use glommio::io::BufferedFile;
 use glommio::timer::sleep;
@@ -35,6 +36,9 @@ use crate::shard::{Shard, boottime, fds, wall_ms};
 /// Least time between two requests of a checkpoint while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
 
+/// Pages that are read for the group at a time.
+const PAGE_READS_MAX: usize = 64;
+
 /// What other tasks of the executor hand to the group's.
 #[derive(Default)]
 pub struct Inbox {
@@ -42,6 +46,8 @@ pub struct Inbox {
     pub(super) wake: Notify,
     page_completions: RefCell<VecDeque<pages::Completion>>,
     brought_in: RefCell<VecDeque<(PageRun, Result<(), ringstone_pager::api::Damage>)>>,
+    /// First pages of the runs that are being read.
+    bringing_in: RefCell<AHashSet<u64>>,
     tick_due: Cell<bool>,
 }
 
@@ -82,7 +88,6 @@ pub struct Driver {
     /// Shards 1 and up, in order.
     remotes: Vec<Remote>,
     page_io_under_way: bool,
-    bringing_in: bool,
     last_page_io: Duration,
     quiet_armed: Rc<Cell<bool>>,
     ready: Rc<Broadcast>,
@@ -117,7 +122,6 @@ impl Driver {
             local,
             remotes,
             page_io_under_way: false,
-            bringing_in: false,
             last_page_io: Duration::ZERO,
             quiet_armed: Rc::new(Cell::new(false)),
             ready,
@@ -276,9 +280,8 @@ impl Driver {
             moved = true;
         }
         while let Some((run, result)) = self.inbox.brought_in.borrow_mut().pop_front() {
-            self.bringing_in = false;
-            result.map_err(GroupError::Damaged)?;
-            self.group.brought_in(run)?;
+            self.inbox.bringing_in.borrow_mut().remove(&run.first);
+            self.group.prefetched(run, result)?;
             moved = true;
         }
         Ok(moved)
@@ -302,9 +305,19 @@ impl Driver {
         Ok(())
     }
 
+    /// Reads the page that apply waits for, and beside it those that it will need.
     fn bring_in(&mut self) {
-        let Some(run) = self.group.absent() else { return };
-        if std::mem::replace(&mut self.bringing_in, true) {
+        if let Some(run) = self.group.absent() {
+            self.read_page(run);
+        }
+        while self.inbox.bringing_in.borrow().len() < PAGE_READS_MAX {
+            let Some(run) = self.group.poll_prefetch() else { return };
+            self.read_page(run);
+        }
+    }
+
+    fn read_page(&self, run: PageRun) {
+        if !self.inbox.bringing_in.borrow_mut().insert(run.first) {
             return;
         }
         let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));

@@ -177,19 +177,35 @@ impl Shard {
         &self,
         mut step: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Result<Option<T>, ReadFault>,
     ) -> Result<T, Error> {
+        let mut just_read = None;
         loop {
-            let result = {
-                let pin = self.reader.pin();
-                let state = state_of(&pin);
-                step(&pin, &state)
-            };
-            match result {
+            let pin = self.reader.pin();
+            let state = state_of(&pin);
+            match step(&pin, &state) {
                 Ok(Some(value)) => return Ok(value),
-                Ok(None) => glommio::yield_if_needed().await,
+                Ok(None) => {
+                    drop(pin);
+                    glommio::yield_if_needed().await;
+                }
                 Err(ReadFault::Refused(error)) => return Err(error),
-                Err(ReadFault::Absent(run)) => self.pages.bring_in(&self.reader, run).await?,
+                Err(ReadFault::Absent(run)) => {
+                    // Still pinned: what fails its check now is damage, and nobody else's page.
+                    if self.take_in(run, just_read.take())? {
+                        continue;
+                    }
+                    drop(pin);
+                    just_read = self.pages.read(run).await?.then_some(run);
+                }
             }
         }
+    }
+
+    /// Checks a run that was just read, or that the page cache holds all the same. False: it has to be read.
+    fn take_in(&self, run: PageRun, just_read: Option<PageRun>) -> Result<bool, Error> {
+        if just_read == Some(run) {
+            return self.reader.bring_in_done(run).map(|()| true).map_err(Error::Damaged);
+        }
+        self.reader.bring_in_cached(run).map_err(Error::Damaged)
     }
 
     /// A root that stays as it is while the result lives: its pages are not reused. For answers that must be of one
@@ -198,12 +214,16 @@ impl Shard {
         self.reader.pin()
     }
 
-    /// Brings absent pages in.
+    /// Brings absent pages in. The caller holds the pin that met them.
     ///
     /// # Errors
     /// [`Error::Damaged`].
     pub async fn bring_in(&self, run: PageRun) -> Result<(), Error> {
-        self.pages.bring_in(&self.reader, run).await
+        let mut just_read = None;
+        while !self.take_in(run, just_read)? {
+            just_read = self.pages.read(run).await?.then_some(run);
+        }
+        Ok(())
     }
 
     /// The published state.

@@ -381,6 +381,11 @@ impl PageSource for SimDisk {
         self.snapshot(&mut self.state(), run)
     }
 
+    /// Whoever needs a page reads it: an absent one is never taken in on the way.
+    fn is_cached(&self, _run: PageRun) -> bool {
+        false
+    }
+
     fn grown(&self, _file_pages: u64) -> std::io::Result<()> {
         Ok(())
     }

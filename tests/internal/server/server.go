@@ -173,6 +173,9 @@ func (s *Server) end(signal syscall.Signal, bound time.Duration) bool {
 	}
 }
 
+// Pid is the process's id.
+func (s *Server) Pid() int { return s.child.Process.Pid }
+
 // Exited is closed once the process is gone.
 func (s *Server) Exited() <-chan struct{} { return s.exited }
 
