@@ -21,6 +21,8 @@ pub mod server;
 #[cfg(feature = "glommio")]
 pub mod shard;
 pub mod shared;
+#[cfg(feature = "glommio")]
+mod space;
 pub mod state;
 pub mod trees;
 pub mod watch;

@@ -1,9 +1,7 @@
 //! A member's life: check the machine, open or make the folder, start the shards, wait, stop them.
 
-use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +20,7 @@ use crate::group::{self, GroupError, OpenError};
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
 use crate::shard::{self, GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
 use crate::shared::Shared;
+use crate::space::Space;
 
 /// Batches between the group and a shard that may wait in one direction.
 const QUEUE_BATCHES: usize = 1024;
@@ -29,10 +28,6 @@ const QUEUE_BATCHES: usize = 1024;
 const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
-/// Free space that puts leave to a checkpoint besides what is dirty: pages that it writes on the way.
-const CHECKPOINT_RESERVE: u64 = 64 << 20;
-/// Free space that puts leave to the log: two segments.
-const LOG_RESERVE: u64 = 128 << 20;
 /// Descriptors that a member needs besides connections: log, pages, rings, events.
 const DESCRIPTORS_RESERVED: u64 = 128;
 
@@ -288,8 +283,8 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     ring.hold(folder.lock())?;
     let group = group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime())?;
     let handles = start_shards(&shared, &folder, group, ring, listeners)?;
-    let folders = [folder.page_file.as_path(), folder.wal_dir.as_path()];
-    wait_for_end(&shared, &signals, handles, folders)
+    let space = Space::new(&folder.page_file, &folder.wal_dir);
+    wait_for_end(&shared, &signals, handles, space)
 }
 
 /// Timed at each start: the disk below a folder may be another one today. None: what the file system can.
@@ -310,18 +305,6 @@ fn way_to_sync(wal_dir: &Path) -> Option<SyncWay> {
             None
         }
     }
-}
-
-/// What the file system of a path can still take. It says nothing: no limit.
-fn free_bytes(path: &Path) -> u64 {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return u64::MAX };
-    // SAFETY: an all-zero statvfs is a valid place for the answer.
-    let mut figures: libc::statvfs = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to values that live through the call; the path ends with a zero byte.
-    if unsafe { libc::statvfs(path.as_ptr(), &raw mut figures) } != 0 {
-        return u64::MAX;
-    }
-    figures.f_bavail.saturating_mul(figures.f_frsize)
 }
 
 type ShardHandle = ExecutorJoinHandle<()>;
@@ -386,14 +369,10 @@ fn wait_for_end(
     shared: &Shared,
     signals: &Signals,
     handles: Vec<ShardHandle>,
-    [page_file, wal_dir]: [&Path; 2],
+    mut space: Space,
 ) -> Result<(), ServerError> {
     while !shared.has_ended() {
-        // The next checkpoint and the next two segments must find room, whatever is put meanwhile.
-        let pages_free =
-            free_bytes(page_file).saturating_sub(CHECKPOINT_RESERVE + shared.dirty_bytes.load(Ordering::Relaxed));
-        let free = pages_free.min(free_bytes(wal_dir).saturating_sub(LOG_RESERVE));
-        shared.disk_free.store(free, Ordering::Relaxed);
+        space.look(shared);
         if let Some(signal) = signals.wait(WATCH_INTERVAL) {
             if shared.stopping.swap(true, Ordering::SeqCst) {
                 continue;
