@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use ringstone_net::{Code, Method};
+use ringstone_proto::Described;
 use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, HashKvRequest, HashKvResponse,
     MemberListRequest, MemberListResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse,
 };
-use ringstone_proto::Described;
 use ringstone_proto::prost::Message;
 
 use super::args::{Alarm, AlarmCommand, Defrag, Endpoint, EndpointCommand, Member, MemberCommand};

@@ -91,12 +91,11 @@ fn unknown_word(error: &clap::Error) -> Option<String> {
         _ => None,
     };
     match error.kind() {
-        ErrorKind::UnknownArgument => {
-            context(ContextKind::InvalidArg).filter(|word| word.starts_with('-')).map(|flag| format!("unknown flag: {flag}"))
-        }
-        ErrorKind::InvalidSubcommand => {
-            context(ContextKind::InvalidSubcommand).map(|word| format!("unknown command {word:?} for \"ringstone ctl\""))
-        }
+        ErrorKind::UnknownArgument => context(ContextKind::InvalidArg)
+            .filter(|word| word.starts_with('-'))
+            .map(|flag| format!("unknown flag: {flag}")),
+        ErrorKind::InvalidSubcommand => context(ContextKind::InvalidSubcommand)
+            .map(|word| format!("unknown command {word:?} for \"ringstone ctl\"")),
         _ => None,
     }
 }

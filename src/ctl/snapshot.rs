@@ -41,11 +41,15 @@ fn not_opened(path: &Path, error: &io::Error) -> Failure {
 
 pub async fn save(session: &Session, files: &[PathBuf]) -> Outcome {
     let [path] = files else { return Err(Failure::arguments("snapshot save expects one argument <filename>")) };
+    // etcdctl's status for whatever kept it from saving.
+    save_as(session, path).await.map_err(|failure| Failure::new(INTERRUPTED, failure.text))
+}
+
+async fn save_as(session: &Session, path: &Path) -> Outcome {
     let [endpoint] = session.global.endpoints.as_slice() else {
-        let many = session.global.endpoints.len();
-        return Err(Failure::arguments(format!(
-            "snapshot must be requested to one selected node, not multiple [{many}]"
-        )));
+        let many = session.global.endpoints.join(" ");
+        let text = format!("snapshot must be requested to one selected node, not multiple [{many}]");
+        return Err(Failure::arguments(text));
     };
     let client = session.client_of(endpoint).await?;
     let opened = client.open::<SnapshotResponse>(Method::MaintenanceSnapshot, &CallOptions::default()).await;

@@ -113,8 +113,7 @@ impl Simple<'_> {
     fn health(&mut self, health: &Health) {
         let Health { endpoint, took, error, .. } = health;
         if error.is_empty() {
-            self.page
-                .line(format_args!("{endpoint} is healthy: successfully committed proposal: took = {took}"));
+            self.page.line(format_args!("{endpoint} is healthy: successfully committed proposal: took = {took}"));
         } else {
             eprintln!("{endpoint} is unhealthy: failed to commit proposal: {error}");
         }

@@ -96,7 +96,8 @@ impl Table {
             lines.push(rule("├", "┼", "┤"));
         }
         for row in &self.rows {
-            lines.push(line(row.iter().zip(&widths).map(|(cell, &width)| format!("{:>width$}", cell.trim())).collect()));
+            lines
+                .push(line(row.iter().zip(&widths).map(|(cell, &width)| format!("{:>width$}", cell.trim())).collect()));
         }
         lines.push(rule("└", "┴", "┘"));
         lines
@@ -125,4 +126,38 @@ fn status_row(endpoint: &str, status: &StatusResponse) -> Vec<String> {
         downgrade.target_version,
         downgrade.enabled.to_string(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As etcdctl 3.7.3 printed it.
+    #[test]
+    fn columns_are_as_wide_as_they_must_be() {
+        let health = |endpoint: &str, healthy, took: &str, error: &str| Health {
+            endpoint: endpoint.to_owned(),
+            healthy,
+            took: took.to_owned(),
+            error: error.to_owned(),
+        };
+        let mut endpoints = vec![
+            health("127.0.0.1:44519", true, "3.544302ms", ""),
+            health("127.0.0.1:1", false, "1.000496386s", "context deadline exceeded"),
+        ];
+        let expected = "\
+┌─────────────────┬────────┬──────────────┬───────────────────────────┐
+│    ENDPOINT     │ HEALTH │     TOOK     │           ERROR           │
+├─────────────────┼────────┼──────────────┼───────────────────────────┤
+│ 127.0.0.1:44519 │   true │   3.544302ms │                           │
+│     127.0.0.1:1 │  false │ 1.000496386s │ context deadline exceeded │
+└─────────────────┴────────┴──────────────┴───────────────────────────┘";
+        assert_eq!(Table::health(&endpoints).lines().join("\n"), expected);
+        endpoints.clear();
+        let empty = "\
+┌──────────┬────────┬──────┬───────┐
+│ ENDPOINT │ HEALTH │ TOOK │ ERROR │
+└──────────┴────────┴──────┴───────┘";
+        assert_eq!(Table::health(&endpoints).lines().join("\n"), empty);
+    }
 }

@@ -49,7 +49,8 @@ mod tests {
         {
             assert_eq!(human_bytes(bytes), expected);
         }
-        for (nanoseconds, expected) in [(1_000_428_240, "1.00042824s"), (7_465_284, "7.465284ms"), (15_600, "15.6µs")] {
+        for (nanoseconds, expected) in [(1_000_428_240, "1.00042824s"), (7_465_284, "7.465284ms"), (15_600, "15.6µs")]
+        {
             assert_eq!(human_duration(Duration::from_nanos(nanoseconds)), expected);
         }
     }
