@@ -25,6 +25,7 @@ fn push(out: &mut String, character: char) {
         '\t' => out.write_str("\\t"),
         '\x0b' => out.write_str("\\v"),
         '\0'..' ' | '\x7f' => write!(out, "\\x{:02x}", u32::from(character)),
+        ' '..='~' => out.write_char(character),
         _ if is_printable(character) => out.write_char(character),
         '\0'..='\u{ffff}' => write!(out, "\\u{:04x}", u32::from(character)),
         _ => write!(out, "\\U{:08x}", u32::from(character)),
