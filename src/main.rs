@@ -36,7 +36,14 @@ Commands:
 ";
 
 fn main() -> ExitCode {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words = std::env::args_os().skip(1).map(std::ffi::OsString::into_string);
+    let mut arguments: Vec<String> = match words.collect() {
+        Ok(arguments) => arguments,
+        Err(word) => {
+            eprintln!("ringstone: {word:?} is no UTF-8: such a value goes through standard input");
+            return ExitStatus::Usage.into();
+        }
+    };
     let command = match arguments.first().map(String::as_str) {
         None => "serve".to_owned(),
         Some("--version" | "-version" | "version") => {

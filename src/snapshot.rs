@@ -33,7 +33,7 @@ enum Command {
     Status {
         /// The snapshot
         file: PathBuf,
-        /// The output format: simple or json
+        /// The output format: fields, json, simple or table
         #[arg(long, short = 'w', default_value = "simple")]
         write_out: String,
     },
@@ -135,16 +135,19 @@ pub fn main(arguments: &[String]) -> ExitCode {
 fn status(path: &Path, write_out: &str) -> Result<String, String> {
     let summary = read(path, &mut |reader| reader.drain(&mut |_, _, _| Ok(()))).map_err(|error| error.to_string())?;
     let header = &summary.header;
+    let (hash, revision, keys, bytes) = (summary.hash, header.revision, header.keys, header.total_bytes);
+    let size = ctl::human_bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let row = vec![format!("{hash:08x}"), revision.to_string(), keys.to_string(), size];
     match write_out {
-        "simple" => {
-            let size = ctl::human_bytes(i64::try_from(header.total_bytes).unwrap_or(i64::MAX));
-            Ok(format!("{:08x}, {}, {}, {size}", summary.hash, header.revision, header.keys))
+        "simple" => Ok(row.join(", ")),
+        "json" => Ok(format!("{{\"hash\":{hash},\"revision\":{revision},\"totalKey\":{keys},\"totalSize\":{bytes}}}")),
+        "fields" => Ok(format!("\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {keys}\n\"Size\" : {bytes}")),
+        "table" => {
+            let header = &["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"];
+            Ok(ctl::Table { header, rows: vec![row] }.lines().join("\n"))
         }
-        "json" => Ok(format!(
-            "{{\"hash\":{},\"revision\":{},\"totalKey\":{},\"totalSize\":{}}}",
-            summary.hash, header.revision, header.keys, header.total_bytes
-        )),
-        other => Err(format!("--write-out={other}: simple or json is expected")),
+        "protobuf" => Err("protobuf not supported as output format".to_owned()),
+        _ => Err("unsupported output format".to_owned()),
     }
 }
 

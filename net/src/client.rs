@@ -5,13 +5,15 @@ use crate::framed::{Assembler, Encoding, Framed};
 use crate::runtime::{LocalBoxFuture, Runtime, within};
 use crate::status::{Code, Status, decode_message};
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
+use h2::client::{Connection, ResponseFuture, SendRequest};
+use h2::{Ping, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use ringstone_proto::{Described, Method};
 use std::future::poll_fn;
 use std::marker::PhantomData;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -76,9 +78,10 @@ fn status_of(error: h2::Error) -> Status {
 
 impl Client {
     /// Starts HTTP/2 on a connected stream; a task of `runtime` serves the connection until it ends.
+    /// Returns once the peer has answered a ping: h2's handshake only sends, whoever listens there.
     ///
     /// # Errors
-    /// `Unavailable` if the handshake fails.
+    /// `Unavailable` if the handshake fails or the peer does not speak HTTP/2.
     pub async fn connect<S, R>(stream: S, options: &ClientOptions, runtime: &R) -> Result<Client, Status>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -89,7 +92,8 @@ impl Client {
             .enable_push(false)
             .initial_window_size(options.window_bytes)
             .initial_connection_window_size(options.window_bytes.saturating_mul(8).min(i32::MAX as u32));
-        let (send, connection) = builder.handshake(stream).await.map_err(unavailable)?;
+        let (send, mut connection) = builder.handshake(stream).await.map_err(unavailable)?;
+        answered(&mut connection).await?;
         runtime.spawn(Box::pin(async move {
             // Its calls get the error.
             let _ = connection.await;
@@ -168,6 +172,21 @@ impl Client {
         };
         Ok((RequestSender { stream }, receiver))
     }
+}
+
+/// Drives a new connection until its peer has answered a ping.
+async fn answered<S>(connection: &mut Connection<S, Bytes>) -> Result<(), Status>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut pings = connection.ping_pong().expect("the first to ask for it");
+    let mut pong = pin!(pings.ping(Ping::opaque()));
+    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(unavailable("closed by the peer"))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(unavailable(error))),
+        Poll::Pending => pong.as_mut().poll(cx).map(|pong| pong.map(drop).map_err(unavailable)),
+    })
+    .await
 }
 
 /// The sending half of a call.

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// A command line client for etcd's API.
 #[derive(Parser, Debug)]
-#[command(name = "ringstone ctl", disable_version_flag = true)]
+#[command(name = "ringstone ctl", disable_version_flag = true, infer_subcommands = true)]
 pub struct Ctl {
     #[command(flatten)]
     pub global: Global,
@@ -22,7 +22,7 @@ pub struct Global {
     /// gRPC endpoints, comma separated
     #[arg(long, global = true, env = "ETCDCTL_ENDPOINTS", default_value = "127.0.0.1:2379", value_delimiter = ',')]
     pub endpoints: Vec<String>,
-    /// The output format: simple or json
+    /// The output format: fields, json, protobuf, simple or table
     #[arg(long, short = 'w', global = true, env = "ETCDCTL_WRITE_OUT", default_value = "simple")]
     pub write_out: String,
     /// Print byte strings as hex
@@ -78,6 +78,8 @@ pub enum Command {
     Endpoint(Endpoint),
     /// Membership related commands
     Member(Member),
+    /// Defragments the storage of the members behind the endpoints
+    Defrag(Defrag),
     /// Alarm related commands
     Alarm(Alarm),
     /// Takes snapshots
@@ -150,6 +152,9 @@ pub struct Get {
     /// Maximum modification revision
     #[arg(long, default_value_t = 0)]
     pub max_mod_rev: i64,
+    /// Use the RangeStream RPC
+    #[arg(long)]
+    pub stream: bool,
 }
 
 #[derive(Args, Debug)]
@@ -177,10 +182,24 @@ pub struct Txn {
     pub interactive: bool,
 }
 
+/// A line of `watch -i`.
+#[derive(Parser, Debug)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+pub struct WatchLine {
+    #[command(flatten)]
+    pub watch: Watch,
+}
+
 #[derive(Args, Debug)]
 pub struct Watch {
     /// KEY [RANGE_END]
     pub words: Vec<String>,
+    /// A command to run for each event, with ETCD_WATCH_* in its environment
+    #[arg(last = true)]
+    pub exec: Vec<String>,
+    /// Read lines `watch [FLAGS] KEY [RANGE_END] [-- COMMAND]` and `progress` from standard input
+    #[arg(long, short = 'i')]
+    pub interactive: bool,
     /// Watch on a prefix if prefix is set
     #[arg(long)]
     pub prefix: bool,
@@ -274,6 +293,13 @@ pub enum MemberCommand {
 }
 
 #[derive(Args, Debug)]
+pub struct Defrag {
+    /// Use all endpoints from the cluster member list
+    #[arg(long)]
+    pub cluster: bool,
+}
+
+#[derive(Args, Debug)]
 pub struct Alarm {
     #[command(subcommand)]
     pub command: AlarmCommand,
@@ -298,7 +324,7 @@ pub enum SnapshotCommand {
     /// Stores a snapshot of the member to a given file
     Save {
         /// The file
-        file: PathBuf,
+        files: Vec<PathBuf>,
     },
 }
 

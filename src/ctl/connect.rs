@@ -7,16 +7,19 @@ use ringstone_proto::prost::Message;
 use tokio::net::TcpStream;
 
 use super::args::Global;
+use super::output::{Format, Output};
 use super::{BAD_FEATURE, ERROR, Failure};
 
 /// The global flags, checked.
 pub struct Session {
     pub global: Global,
+    pub output: Output,
     runtime: TokioRuntime,
 }
 
 impl Session {
     pub fn new(global: Global) -> Result<Session, Failure> {
+        let output = Output { format: Format::parse(&global.write_out)?, hex: global.hex };
         let tls = global.cacert.is_some() || global.cert.is_some() || global.key.is_some();
         if tls || !global.insecure_transport || global.endpoints.iter().any(|endpoint| endpoint.starts_with("https://"))
         {
@@ -25,11 +28,7 @@ impl Session {
         if global.user.is_some() {
             return Err(Failure::new(BAD_FEATURE, "authentication is not built yet: --user can't be used"));
         }
-        Ok(Session { global, runtime: TokioRuntime::default() })
-    }
-
-    pub fn is_json(&self) -> bool {
-        self.global.write_out == "json"
+        Ok(Session { global, output, runtime: TokioRuntime::default() })
     }
 
     /// The first endpoint that answers a connection.
@@ -58,7 +57,10 @@ impl Session {
         };
         let _ = stream.set_nodelay(true);
         let options = ClientOptions::new(address);
-        connect_within(timeout, stream, &options, &self.runtime).await.map_err(|status| refused(status.message.into()))
+        connect_within(timeout, stream, &options, &self.runtime).await.map_err(|status| {
+            let cause = status.message.strip_prefix("connection error: ").unwrap_or(&status.message);
+            refused(format!("it does not speak HTTP/2 without TLS ({cause}): is it a server of the etcd API?"))
+        })
     }
 
     pub fn options(&self) -> CallOptions {

@@ -1,18 +1,17 @@
 //! put, get, del, compaction.
 
-use std::io::{Read as _, Write as _};
-
 use bytes::Bytes;
 use ringstone_net::Method;
 use ringstone_proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse,
 };
-use ringstone_proto::mvccpb::KeyValue;
+use tokio::io::AsyncReadExt as _;
 
 use super::args::{Compaction, Del, Get, Put};
-use super::connect::Session;
-use super::{BAD_FEATURE, ERROR, Failure, IO, Outcome, json};
+use super::connect::{Session, failed};
+use super::output::{Answer, Format, print_line, quote};
+use super::{BAD_FEATURE, ERROR, Failure, IO, Outcome};
 
 /// The end of the range of all keys with a prefix; etcd's `\0` where there is none.
 fn prefix_end(prefix: &[u8]) -> Bytes {
@@ -52,10 +51,10 @@ pub fn key_range(command: &str, words: &[String], prefix: bool, from_key: bool) 
     })
 }
 
-pub fn put_request(put: &Put) -> Result<PutRequest, Failure> {
-    let Some(key) = put.words.first() else {
-        return Err(Failure::arguments("put command needs 1 argument and input from stdin or 2 arguments"));
-    };
+/// `standard_input` is the value where the words have none.
+pub fn put_request(put: &Put, standard_input: Option<Vec<u8>>) -> Result<PutRequest, Failure> {
+    let missing = || Failure::arguments("put command needs 1 argument and input from stdin or 2 arguments");
+    let key = put.words.first().ok_or_else(missing)?;
     if put.ignore_value && put.words.len() > 1 {
         return Err(Failure::arguments("put command needs only 1 argument when 'ignore-value' is set"));
     }
@@ -64,12 +63,7 @@ pub fn put_request(put: &Put) -> Result<PutRequest, Failure> {
     let value = match put.words.get(1) {
         Some(value) => value.clone().into_bytes(),
         None if put.ignore_value => Vec::new(),
-        None => {
-            let mut value = Vec::new();
-            let read = std::io::stdin().read_to_end(&mut value);
-            read.map_err(|error| Failure::new(IO, format!("standard input: {error}")))?;
-            value
-        }
+        None => standard_input.ok_or_else(missing)?,
     };
     Ok(PutRequest {
         key: key.clone().into(),
@@ -112,118 +106,98 @@ pub fn get_request(get: &Get) -> Result<RangeRequest, Failure> {
         "DESCEND" => 2,
         _ => return Err(Failure::new(BAD_FEATURE, format!("bad sort order {}", get.order))),
     };
+    let filters = |name: &str, least: i64, most: i64| match most > 0 && least > most {
+        true => Err(Failure::new(BAD_FEATURE, format!("getMin{name}(={least}) > getMax{name}(={most})"))),
+        false => Ok((least.max(0), most.max(0))),
+    };
+    let (min_create_revision, max_create_revision) = filters("CreateRev", get.min_create_rev, get.max_create_rev)?;
+    let (min_mod_revision, max_mod_revision) = filters("ModRev", get.min_mod_rev, get.max_mod_rev)?;
     Ok(RangeRequest {
         key,
         range_end,
         limit: get.limit,
-        revision: get.rev,
+        revision: get.rev.max(0),
         sort_order,
         sort_target,
         serializable,
         keys_only: get.keys_only,
         count_only: get.count_only,
-        min_mod_revision: get.min_mod_rev,
-        max_mod_revision: get.max_mod_rev,
-        min_create_revision: get.min_create_rev,
-        max_create_revision: get.max_create_rev,
+        min_mod_revision,
+        max_mod_revision,
+        min_create_revision,
+        max_create_revision,
     })
 }
 
 pub fn del_request(del: &Del) -> Result<DeleteRangeRequest, Failure> {
+    if del.words.len() > 2 {
+        let text = "del command needs one argument as key and an optional argument as range_end";
+        return Err(Failure::arguments(text));
+    }
     let (key, range_end) = key_range("del", &del.words, del.prefix, del.from_key)?;
     Ok(DeleteRangeRequest { key, range_end, prev_kv: del.prev_kv })
 }
 
-/// Writes lines to standard output; whoever closed it has seen enough.
-pub fn print(bytes: &[u8]) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
-}
-
-fn shown(session: &Session, bytes: &[u8]) -> Vec<u8> {
-    if session.global.hex {
-        bytes.iter().flat_map(|byte| format!("\\x{byte:02x}").into_bytes()).collect()
-    } else {
-        bytes.to_vec()
-    }
-}
-
-pub fn print_key_value(session: &Session, kv: &KeyValue, value_only: bool) {
-    let mut line = Vec::new();
-    if !value_only {
-        line.extend(shown(session, &kv.key));
-        line.push(b'\n');
-    }
-    line.extend(shown(session, &kv.value));
-    line.push(b'\n');
-    print(&line);
-}
-
-pub fn print_range(session: &Session, response: &RangeResponse, value_only: bool) {
-    response.kvs.iter().for_each(|kv| print_key_value(session, kv, value_only));
-}
-
-pub fn print_put(session: &Session, response: &PutResponse) {
-    print(b"OK\n");
-    if let Some(kv) = &response.prev_kv {
-        print_key_value(session, kv, false);
-    }
-}
-
-pub fn print_delete(session: &Session, response: &DeleteRangeResponse) {
-    print(format!("{}\n", response.deleted).as_bytes());
-    response.prev_kvs.iter().for_each(|kv| print_key_value(session, kv, false));
-}
-
-pub fn print_line(line: &str) {
-    print(format!("{line}\n").as_bytes());
-}
-
 pub async fn put(session: &Session, put: Put) -> Outcome {
-    let response: PutResponse = session.call(Method::KvPut, &put_request(&put)?).await?;
-    if session.is_json() {
-        print_line(&json::put(&response))
-    } else {
-        print_put(session, &response)
+    let mut standard_input = None;
+    if put.words.len() == 1 && !put.ignore_value {
+        let mut value = Vec::new();
+        let read = tokio::io::stdin().read_to_end(&mut value).await;
+        read.map_err(|error| Failure::new(IO, format!("standard input: {error}")))?;
+        standard_input = Some(value);
     }
-    Ok(())
+    let response: PutResponse = session.call(Method::KvPut, &put_request(&put, standard_input)?).await?;
+    session.output.show(&Answer::Put(&response))
 }
 
 pub async fn get(session: &Session, get: Get) -> Outcome {
     let request = get_request(&get)?;
-    if get.count_only {
+    let response = match get.stream {
+        true => range_stream(session, &request).await?,
+        false => session.call(Method::KvRange, &request).await?,
+    };
+    if get.count_only && session.output.format != Format::Fields {
         return Err(Failure::arguments("--count-only is only for `--write-out=fields`"));
     }
-    if get.print_value_only && session.is_json() {
+    if get.print_value_only && session.output.format != Format::Simple {
         return Err(Failure::arguments("print-value-only is only for `--write-out=simple`"));
     }
-    let response: RangeResponse = session.call(Method::KvRange, &request).await?;
-    if session.is_json() {
-        print_line(&json::range(&response));
-    } else {
-        print_range(session, &response, get.print_value_only);
+    session.output.show(&Answer::Get { response: &response, value_only: get.print_value_only })
+}
+
+/// The parts of a stream as one answer.
+async fn range_stream(session: &Session, request: &RangeRequest) -> Result<RangeResponse, Failure> {
+    let client = session.client().await?;
+    let opened = client.open::<RangeStreamResponse>(Method::KvRangeStream, &session.options()).await;
+    let (mut requests, mut responses) = opened.map_err(|status| failed(&status))?;
+    requests.send(request).await.map_err(|status| failed(&status))?;
+    requests.finish();
+    let mut whole = RangeResponse::default();
+    while let Some(part) = responses.next().await.map_err(|status| failed(&status))? {
+        let part = part.range_response.unwrap_or_default();
+        whole.header = part.header.or(whole.header);
+        whole.kvs.extend(part.kvs);
+        whole.more |= part.more;
+        whole.count = whole.count.max(part.count);
     }
-    Ok(())
+    Ok(whole)
 }
 
 pub async fn del(session: &Session, del: Del) -> Outcome {
     let request = del_request(&del)?;
-    if let [key, end, ..] = del.words.as_slice()
+    if let [key, end] = del.words.as_slice()
         && !del.range
     {
         eprintln!(
-            "Warning: Keys between {key:?} and {end:?} will be deleted. Please interrupt the command within next 2 \
-             seconds to cancel. You can provide `--range` flag to avoid the delay."
+            "Warning: Keys between {} and {} will be deleted. Please interrupt the command within next 2 seconds to \
+             cancel. You can provide `--range` flag to avoid the delay.",
+            quote(key.as_bytes()),
+            quote(end.as_bytes())
         );
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }
     let response: DeleteRangeResponse = session.call(Method::KvDeleteRange, &request).await?;
-    if session.is_json() {
-        print_line(&json::delete(&response))
-    } else {
-        print_delete(session, &response)
-    }
-    Ok(())
+    session.output.show(&Answer::Delete(&response))
 }
 
 pub async fn compaction(session: &Session, compaction: Compaction) -> Outcome {

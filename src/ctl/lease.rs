@@ -10,8 +10,8 @@ use ringstone_proto::etcdserverpb::{
 
 use super::args::{Lease, LeaseCommand};
 use super::connect::{Session, failed};
-use super::json::{Object, header, header_fields, list};
-use super::{BAD_CONNECTION, Failure, Outcome, json, kv};
+use super::output::{Answer, Format, print_line};
+use super::{BAD_CONNECTION, Failure, Outcome, kv};
 
 pub async fn lease(session: &Session, lease: Lease) -> Outcome {
     match lease.command {
@@ -45,71 +45,37 @@ async fn grant(session: &Session, words: &[String]) -> Outcome {
         .map_err(|_| Failure::arguments(format!("bad TTL (strconv.ParseInt: parsing {word:?}: invalid syntax)")))?;
     let granted = session.call(Method::LeaseGrant, &LeaseGrantRequest { ttl, id: 0 }).await;
     let response: LeaseGrantResponse = granted.map_err(|failure| within("grant", failure))?;
-    if session.is_json() {
-        let object = header_fields(Object::new(), response.header.as_ref());
-        let object = object.field("ID", response.id.to_string()).field("TTL", response.ttl.to_string());
-        kv::print_line(&object.field("Error", json::text(&response.error)).end());
-    } else {
-        kv::print_line(&format!("lease {:016x} granted with TTL({}s)", response.id, response.ttl));
-    }
-    Ok(())
+    session.output.show(&Answer::Grant(&response))
 }
 
 async fn revoke(session: &Session, words: &[String]) -> Outcome {
     let id = lease_id(only(words, "lease revoke command needs 1 argument")?)?;
     let revoked = session.call(Method::LeaseRevoke, &LeaseRevokeRequest { id }).await;
     let response: LeaseRevokeResponse = revoked.map_err(|failure| within("revoke", failure))?;
-    if session.is_json() {
-        kv::print_line(&Object::new().object("header", header(response.header.as_ref())).end());
-    } else {
-        kv::print_line(&format!("lease {id:016x} revoked"));
-    }
-    Ok(())
+    session.output.show(&Answer::Revoke { id, response: &response })
+}
+
+/// etcdctl's status for any failure of the commands that look at leases.
+fn not_seen(failure: Failure) -> Failure {
+    Failure::new(BAD_CONNECTION, failure.text)
 }
 
 async fn time_to_live(session: &Session, words: &[String], keys: bool) -> Outcome {
     let id = lease_id(only(words, "lease timetolive command needs lease ID as argument")?)?;
     let request = LeaseTimeToLiveRequest { id, keys };
-    let response: LeaseTimeToLiveResponse = session.call(Method::LeaseTimeToLive, &request).await?;
-    if session.is_json() {
-        let keys = match response.keys.is_empty() {
-            true => "null".to_owned(),
-            false => list(response.keys.iter().map(|key| json::bytes(key)).collect()),
-        };
-        let object = header_fields(Object::new(), response.header.as_ref());
-        let object = object.field("id", response.id.to_string()).field("ttl", response.ttl.to_string());
-        let object = object.field("granted-ttl", response.granted_ttl.to_string());
-        kv::print_line(&object.field("keys", keys).end());
-    } else if response.granted_ttl == 0 && response.ttl == -1 {
-        kv::print_line(&format!("lease {id:016x} already expired"));
-    } else {
-        let mut line =
-            format!("lease {id:016x} granted with TTL({}s), remaining({}s)", response.granted_ttl, response.ttl);
-        if keys {
-            let names: Vec<_> = response.keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-            line.push_str(&format!(", attached keys([{}])", names.join(" ")));
-        }
-        kv::print_line(&line);
-    }
-    Ok(())
+    let response: LeaseTimeToLiveResponse = session.call(Method::LeaseTimeToLive, &request).await.map_err(not_seen)?;
+    session.output.show(&Answer::TimeToLive { response: &response, keys })
 }
 
 async fn leases(session: &Session) -> Outcome {
-    let response: LeaseLeasesResponse = session.call(Method::LeaseLeases, &LeaseLeasesRequest {}).await?;
-    if session.is_json() {
-        let leases = response.leases.iter().map(|lease| Object::new().field("id", lease.id.to_string()).end());
-        let object = header_fields(Object::new(), response.header.as_ref());
-        kv::print_line(&object.field("leases", list(leases.collect())).end());
-    } else {
-        kv::print_line(&format!("found {} leases", response.leases.len()));
-        response.leases.iter().for_each(|lease| kv::print_line(&format!("{:016x}", lease.id)));
-    }
-    Ok(())
+    let called = session.call(Method::LeaseLeases, &LeaseLeasesRequest {}).await;
+    let response: LeaseLeasesResponse = called.map_err(not_seen)?;
+    session.output.show(&Answer::Leases(&response))
 }
 
 async fn keep_alive(session: &Session, words: &[String], once: bool) -> Outcome {
     let id = lease_id(only(words, "lease keep-alive command needs lease ID as argument")?)?;
-    let client = session.client().await?;
+    let client = session.client().await.map_err(not_seen)?;
     let options = Default::default();
     let opened = client.open::<LeaseKeepAliveResponse>(Method::LeaseKeepAlive, &options).await;
     let (mut requests, mut responses) = opened.map_err(|status| failed(&status))?;
@@ -117,22 +83,19 @@ async fn keep_alive(session: &Session, words: &[String], once: bool) -> Outcome 
         requests.send(&LeaseKeepAliveRequest { id }).await.map_err(|status| failed(&status))?;
         let answer = tokio::time::timeout(session.global.command_timeout, responses.next()).await;
         let answer = answer.map_err(|_| Failure::new(BAD_CONNECTION, "no answer to the keep-alive"))?;
-        let Some(response) = answer.map_err(|status| failed(&status))? else {
+        let Some(response) = answer.map_err(|status| not_seen(failed(&status)))? else {
             return Err(Failure::new(BAD_CONNECTION, "the server ended the stream"));
         };
+        if response.ttl <= 0 && once {
+            return Err(Failure::new(BAD_CONNECTION, "etcdserver: requested lease not found"));
+        }
         if response.ttl <= 0 {
-            if once {
-                return Err(Failure::new(BAD_CONNECTION, "etcdserver: requested lease not found"));
+            if session.output.format == Format::Simple {
+                print_line(&format!("lease {id:016x} expired or revoked."));
             }
-            kv::print_line(&format!("lease {id:016x} expired or revoked."));
             return Ok(());
         }
-        if session.is_json() {
-            let object = header_fields(Object::new(), response.header.as_ref());
-            kv::print_line(&object.field("ID", response.id.to_string()).field("TTL", response.ttl.to_string()).end());
-        } else {
-            kv::print_line(&format!("lease {:016x} keepalived with TTL({})", response.id, response.ttl));
-        }
+        session.output.show(&Answer::KeepAlive(&response))?;
         if once {
             return Ok(());
         }

@@ -1,15 +1,15 @@
-//! `ringstone ctl`: etcdctl's words, flags and outputs (simple and JSON), over gRPC to any server of the etcd v3 API.
+//! `ringstone ctl`: etcdctl's words, flags and outputs, over gRPC to any server of the etcd v3 API.
 //!
 //! ```text
-//! args (clap) -> connect -> kv | txn | watch | lease | cluster | snapshot -> print (simple) or json
+//! args (clap) -> connect -> kv | txn | watch | lease | cluster | snapshot -> output::Answer -> one of five formats
 //! ```
 
 mod args;
 mod cluster;
 mod connect;
-mod json;
 mod kv;
 mod lease;
+mod output;
 mod snapshot;
 mod txn;
 mod watch;
@@ -17,10 +17,12 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use tokio::signal::unix::{SignalKind, signal};
 
 use args::{Command, Ctl};
-pub use cluster::human_bytes;
 use connect::Session;
+pub use output::{Table, human_bytes};
 
 /// Why a command did not succeed: etcdctl's exit status, and the text behind "Error: ".
 #[derive(Debug)]
@@ -54,9 +56,13 @@ type Outcome = Result<(), Failure>;
 pub fn main(arguments: &[String]) -> ExitCode {
     let ctl = match Ctl::try_parse_from(std::iter::once("ringstone ctl".to_owned()).chain(arguments.iter().cloned())) {
         Ok(ctl) => ctl,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ERROR.into() } else { ExitCode::SUCCESS };
+        Err(error) if error.use_stderr() => {
+            eprint!("{}", refusal(&error));
+            return ERROR.into();
+        }
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
     match run(ctl) {
@@ -70,32 +76,60 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-fn run(ctl: Ctl) -> Outcome {
-    if !matches!(ctl.global.write_out.as_str(), "simple" | "json") {
-        return Err(match ctl.global.write_out.as_str() {
-            "fields" | "protobuf" | "table" => Failure::new(
-                BAD_FEATURE,
-                format!("--write-out={} is not built yet: simple and json are", ctl.global.write_out),
-            ),
-            _ => Failure::new(BAD_FEATURE, "unsupported output format"),
-        });
+/// What is wrong with the command line: etcdctl's words where it has some, then clap's hints.
+fn refusal(error: &clap::Error) -> String {
+    let whole = error.render().to_string();
+    match (unknown_word(error), whole.split_once('\n')) {
+        (Some(text), Some((_, hints))) => format!("Error: {text}\n{hints}"),
+        _ => whole,
     }
+}
+
+fn unknown_word(error: &clap::Error) -> Option<String> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument => context(ContextKind::InvalidArg)
+            .filter(|word| word.starts_with('-'))
+            .map(|flag| format!("unknown flag: {flag}")),
+        ErrorKind::InvalidSubcommand => context(ContextKind::InvalidSubcommand)
+            .map(|word| format!("unknown command {word:?} for \"ringstone ctl\"")),
+        _ => None,
+    }
+}
+
+/// A system error as Go writes it: in small letters and without its number.
+fn go_cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let (first, rest) = text.split_at(text.chars().next().map_or(0, char::len_utf8));
+    format!("{}{rest}", first.to_lowercase())
+}
+
+fn run(ctl: Ctl) -> Outcome {
     if matches!(ctl.command, Command::Version) {
         println!("ringstone version: {}", ringstone_core::config::RINGSTONE_VERSION);
         println!("API version: 3.7");
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(ERROR, format!("the runtime can't start: {error}")))?;
+    let cannot_start = |error| Failure::new(ERROR, format!("the runtime can't start: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
+    let outcome = local.block_on(&runtime, async {
+        let mut interrupts = signal(SignalKind::interrupt()).map_err(cannot_start)?;
+        let mut terminations = signal(SignalKind::terminate()).map_err(cannot_start)?;
+        // Whatever the command has under way is dropped here: a file that is not whole is removed, a child is killed.
         tokio::select! {
             outcome = dispatch(ctl) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(INTERRUPTED, "interrupted")),
+            _ = interrupts.recv() => Err(Failure::new(INTERRUPTED, "interrupted")),
+            _ = terminations.recv() => Err(Failure::new(INTERRUPTED, "terminated")),
         }
-    })
+    });
+    // A thread may wait for standard input for ever.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn dispatch(ctl: Ctl) -> Outcome {
@@ -110,9 +144,10 @@ async fn dispatch(ctl: Ctl) -> Outcome {
         Command::Lease(lease) => lease::lease(&session, lease).await,
         Command::Endpoint(endpoint) => cluster::endpoint(&session, endpoint).await,
         Command::Member(member) => cluster::member(&session, member).await,
+        Command::Defrag(defrag) => cluster::defrag(&session, defrag).await,
         Command::Alarm(alarm) => cluster::alarm(&session, alarm).await,
-        Command::Snapshot(args::Snapshot { command: args::SnapshotCommand::Save { file } }) => {
-            snapshot::save(&session, &file).await
+        Command::Snapshot(args::Snapshot { command: args::SnapshotCommand::Save { files } }) => {
+            snapshot::save(&session, &files).await
         }
         Command::Version => unreachable!("answered without a server"),
     }

@@ -11,7 +11,8 @@ use ringstone_proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use sha2::{Digest as _, Sha256};
 
 use super::connect::{Session, failed};
-use super::{ERROR, Failure, INTERRUPTED, IO, Outcome, kv};
+use super::output::print_line;
+use super::{ERROR, Failure, INTERRUPTED, IO, Outcome, go_cause};
 
 /// Length of the SHA-256 behind the bytes that it is of.
 const SUM_BYTES: usize = 32;
@@ -34,21 +35,21 @@ fn io_failure(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
 }
 
 fn not_opened(path: &Path, error: &io::Error) -> Failure {
-    // Go writes the cause in small letters and without its number.
-    let cause = match error.kind() {
-        io::ErrorKind::NotFound => "no such file or directory".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        _ => error.to_string(),
-    };
-    Failure::new(INTERRUPTED, format!("could not open {0} (open {0}: {cause})", path.display()))
+    let (path, cause) = (path.display(), go_cause(error));
+    Failure::new(INTERRUPTED, format!("could not open {path} (open {path}: {cause})"))
 }
 
-pub async fn save(session: &Session, path: &Path) -> Outcome {
+pub async fn save(session: &Session, files: &[PathBuf]) -> Outcome {
+    let [path] = files else { return Err(Failure::arguments("snapshot save expects one argument <filename>")) };
+    // etcdctl's status for whatever kept it from saving.
+    save_as(session, path).await.map_err(|failure| Failure::new(INTERRUPTED, failure.text))
+}
+
+async fn save_as(session: &Session, path: &Path) -> Outcome {
     let [endpoint] = session.global.endpoints.as_slice() else {
-        let many = session.global.endpoints.len();
-        return Err(Failure::arguments(format!(
-            "snapshot must be requested to one selected node, not multiple [{many}]"
-        )));
+        let many = session.global.endpoints.join(" ");
+        let text = format!("snapshot must be requested to one selected node, not multiple [{many}]");
+        return Err(Failure::arguments(text));
     };
     let client = session.client_of(endpoint).await?;
     let opened = client.open::<SnapshotResponse>(Method::MaintenanceSnapshot, &CallOptions::default()).await;
@@ -83,9 +84,9 @@ pub async fn save(session: &Session, path: &Path) -> Outcome {
     fs::rename(&part.path, path).map_err(io_failure(path))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_failure(folder))?;
-    kv::print_line(&format!("Snapshot saved at {}", path.display()));
+    print_line(&format!("Snapshot saved at {}", path.display()));
     if !version.is_empty() {
-        kv::print_line(&format!("Server version {version}"));
+        print_line(&format!("Server version {version}"));
     }
     Ok(())
 }

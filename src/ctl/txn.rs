@@ -1,77 +1,62 @@
 //! txn: comparisons and requests, read from standard input.
 
-use std::io::{BufRead, Write as _};
-
 use clap::Parser as _;
 use ringstone_net::Method;
 use ringstone_proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use ringstone_proto::etcdserverpb::request_op::Request;
-use ringstone_proto::etcdserverpb::response_op::Response;
 use ringstone_proto::etcdserverpb::{Compare, RequestOp, TxnRequest, TxnResponse};
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines, Stdin};
 
 use super::args::{Txn, TxnCommand, TxnLine};
 use super::connect::Session;
-use super::{Failure, INVALID_INPUT, IO, Outcome, json, kv};
+use super::output::{Answer, print_line, quote};
+use super::{Failure, INVALID_INPUT, IO, Outcome, kv};
 
 pub async fn txn(session: &Session, txn: Txn) -> Outcome {
     let prompt = |text: &str| {
         if txn.interactive {
-            println!("{text}");
-            let _ = std::io::stdout().flush();
+            print_line(text);
         }
     };
-    let mut input = std::io::stdin().lock();
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
     prompt("compares:");
-    let compare = read_part(&mut input)?.iter().map(|line| parse_compare(line)).collect::<Result<Vec<_>, _>>()?;
+    let compare = read_part(&mut lines, parse_compare).await?;
     prompt("success requests (get, put, del):");
-    let success = read_part(&mut input)?.iter().map(|line| parse_request(line)).collect::<Result<Vec<_>, _>>()?;
+    let success = read_part(&mut lines, parse_request).await?;
     prompt("failure requests (get, put, del):");
-    let failure = read_part(&mut input)?.iter().map(|line| parse_request(line)).collect::<Result<Vec<_>, _>>()?;
-    drop(input);
+    let failure = read_part(&mut lines, parse_request).await?;
     let response: TxnResponse = session.call(Method::KvTxn, &TxnRequest { compare, success, failure }).await?;
-    if session.is_json() {
-        kv::print_line(&json::txn(&response));
-    } else {
-        print(session, &response);
-    }
-    Ok(())
+    session.output.show(&Answer::Txn(&response))
 }
 
-fn print(session: &Session, response: &TxnResponse) {
-    kv::print_line(if response.succeeded { "SUCCESS" } else { "FAILURE" });
-    for op in &response.responses {
-        kv::print_line("");
-        match &op.response {
-            Some(Response::ResponseRange(answer)) => kv::print_range(session, answer, false),
-            Some(Response::ResponsePut(answer)) => kv::print_put(session, answer),
-            Some(Response::ResponseDeleteRange(answer)) => kv::print_delete(session, answer),
-            Some(Response::ResponseTxn(answer)) => print(session, answer),
-            None => {}
+/// What stands before an empty line. An end of the input is none: half a transaction is not carried out.
+async fn read_part<T>(
+    lines: &mut Lines<BufReader<Stdin>>,
+    parse: fn(&str) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let mut parts = Vec::new();
+    loop {
+        let line = lines.next_line().await.map_err(|error| Failure::new(IO, format!("standard input: {error}")))?;
+        let line = line.ok_or_else(|| Failure::new(INVALID_INPUT, "EOF"))?;
+        match line.trim() {
+            "" => return Ok(parts),
+            line => parts.push(parse(line)?),
         }
     }
-}
-
-/// Lines up to an empty one, or the end.
-fn read_part(input: &mut impl BufRead) -> Result<Vec<String>, Failure> {
-    let mut lines = Vec::new();
-    for line in input.lines() {
-        let line = line.map_err(|error| Failure::new(IO, format!("standard input: {error}")))?;
-        if line.trim().is_empty() {
-            break;
-        }
-        lines.push(line.trim().to_owned());
-    }
-    Ok(lines)
 }
 
 /// `target("key") op "value"`.
 fn parse_compare(line: &str) -> Result<Compare, Failure> {
     let malformed = |what: &str| Failure::new(INVALID_INPUT, format!("malformed comparison: {line}{what}"));
     let (target_name, rest) = line.split_once('(').ok_or_else(|| malformed(""))?;
-    let (key, rest) = quoted(rest).ok_or_else(|| malformed("; the key is not quoted"))?;
-    let rest = rest.strip_prefix(')').ok_or_else(|| malformed("; ) is missing behind the key"))?.trim_start();
-    let (operator, rest) = rest.split_once(' ').ok_or_else(|| malformed("; the operator is missing"))?;
-    let (value, rest) = quoted(rest.trim_start()).ok_or_else(|| malformed("; the value is not quoted"))?;
+    // etcdctl shows how far it came.
+    let got = |key: &str, operator: &str| {
+        malformed(&format!("; got {target_name}({}) {operator} \"\"", quote(key.as_bytes())))
+    };
+    let (key, rest) = quoted(rest.trim_start()).ok_or_else(|| got("", ""))?;
+    let rest = rest.strip_prefix(')').ok_or_else(|| got(&key, ""))?.trim_start();
+    let (operator, rest) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+    let (value, rest) = quoted(rest.trim_start()).ok_or_else(|| got(&key, operator))?;
     if !rest.trim().is_empty() {
         return Err(malformed("; words follow the value"));
     }
@@ -82,7 +67,8 @@ fn parse_compare(line: &str) -> Result<Compare, Failure> {
         "!=" => 3,
         _ => return Err(malformed(&format!(" (unknown operator {operator})"))),
     };
-    let number = || value.parse::<i64>().map_err(|_| malformed(&format!(" ({value:?} is no number)")));
+    let no_number = || Failure::new(INVALID_INPUT, format!("invalid txn compare request: {line}"));
+    let number = || value.parse::<i64>().map_err(|_| no_number());
     let (target, union) = match target_name {
         "ver" | "version" => (CompareTarget::Version, TargetUnion::Version(number()?)),
         "c" | "create" => (CompareTarget::Create, TargetUnion::CreateRevision(number()?)),
@@ -127,10 +113,12 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 fn parse_request(line: &str) -> Result<RequestOp, Failure> {
     let invalid = || Failure::new(INVALID_INPUT, format!("invalid txn request: {line}"));
     let words = split_words(line).ok_or_else(invalid)?;
+    if words.len() < 2 {
+        return Err(Failure::new(INVALID_INPUT, format!("invalid txn compare request: {line}")));
+    }
     let parsed = TxnLine::try_parse_from(words).map_err(|_| invalid())?;
     let request = match parsed.command {
-        TxnCommand::Put(put) if put.words.len() < 2 && !put.ignore_value => return Err(invalid()),
-        TxnCommand::Put(put) => Request::RequestPut(kv::put_request(&put)?),
+        TxnCommand::Put(put) => Request::RequestPut(kv::put_request(&put, None)?),
         TxnCommand::Get(get) => Request::RequestRange(kv::get_request(&get)?),
         TxnCommand::Del(del) => Request::RequestDeleteRange(kv::del_request(&del)?),
     };
@@ -138,7 +126,7 @@ fn parse_request(line: &str) -> Result<RequestOp, Failure> {
 }
 
 /// Words between spaces; quotes hold a word together.
-fn split_words(line: &str) -> Option<Vec<String>> {
+pub fn split_words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut rest = line.trim_start();
     while !rest.is_empty() {
