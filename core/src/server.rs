@@ -18,14 +18,15 @@ use ringstone_wal::{RingError, WalError, choose_way};
 use crate::config::ServerConfig;
 use crate::group::{self, GroupError, OpenError};
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
+use crate::shard::pulse::{FEEL_INTERVAL, Pulse};
 use crate::shard::{self, GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
 use crate::shared::Shared;
 use crate::space::Space;
 
 /// Batches between the group and a shard that may wait in one direction.
 const QUEUE_BATCHES: usize = 1024;
-/// How often the main thread looks whether a shard has ended.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the main thread looks at the disks' free space: once in so many of its rounds.
+const SPACE_ROUNDS: u32 = 5;
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that a member needs besides connections: log, pages, rings, events.
@@ -307,7 +308,12 @@ fn way_to_sync(wal_dir: &Path) -> Option<SyncWay> {
     }
 }
 
-type ShardHandle = ExecutorJoinHandle<()>;
+/// A shard's thread, as the main thread sees it.
+struct ShardHandle {
+    /// Not waited for, see [`wait_for_end`].
+    _thread: ExecutorJoinHandle<()>,
+    pulse: Arc<Pulse>,
+}
 
 fn start_shards(
     shared: &Arc<Shared>,
@@ -326,6 +332,7 @@ fn start_shards(
         page_file: folder.page_file.clone(),
         // High bits differ from life to life: entries replayed from the log answer nobody.
         first_request_id: random_u64() << 32,
+        pulse: Arc::default(),
         placement,
     };
     for id in 1..shared.config.shards {
@@ -343,12 +350,12 @@ fn start_shards(
 }
 
 fn start_shard(cores: &[usize], seed: ShardSeed) -> Result<ShardHandle, ServerError> {
-    let id = seed.id;
+    let (id, pulse) = (seed.id, Arc::clone(&seed.pulse));
     let placement = match cores {
         [] => glommio::Placement::Unbound,
         cores => glommio::Placement::Fixed(cores[id as usize % cores.len()]),
     };
-    LocalExecutorBuilder::new(placement)
+    let thread = LocalExecutorBuilder::new(placement)
         .name(&format!("shard-{id}"))
         .io_memory(64 << 10)
         .ring_depth(256)
@@ -361,19 +368,26 @@ fn start_shard(cores: &[usize], seed: ShardSeed) -> Result<ShardHandle, ServerEr
                 shared.ended(result.err());
             }
         })
-        .map_err(|error| ServerError::Executor { shard: id, error: error.to_string() })
+        .map_err(|error| ServerError::Executor { shard: id, error: error.to_string() })?;
+    Ok(ShardHandle { _thread: thread, pulse })
 }
 
-/// The main thread's part: signals, and shards that end.
+/// The main thread's part: signals, free space, and shards that sleep or end.
 fn wait_for_end(
     shared: &Shared,
     signals: &Signals,
     handles: Vec<ShardHandle>,
     mut space: Space,
 ) -> Result<(), ServerError> {
+    let mut round = 0;
     while !shared.has_ended() {
-        space.look(shared);
-        if let Some(signal) = signals.wait(WATCH_INTERVAL) {
+        if round % SPACE_ROUNDS == 0 {
+            space.look(shared);
+        }
+        round = round.wrapping_add(1);
+        let woken = handles.iter().filter(|handle| handle.pulse.feel()).count();
+        shared.shard_wakes.fetch_add(woken as u64, Ordering::Relaxed);
+        if let Some(signal) = signals.wait(FEEL_INTERVAL) {
             if shared.stopping.swap(true, Ordering::SeqCst) {
                 continue;
             }

@@ -56,6 +56,8 @@ pub struct Shared {
     pub leader_changes: AtomicU64,
     /// The lease clock now, in milliseconds.
     pub lease_clock_ms: AtomicU64,
+    /// Shards that were woken because they did not beat.
+    pub shard_wakes: AtomicU64,
     /// Shards whose connections have ended after the order to stop.
     pub shards_stopped: AtomicUsize,
     ended: AtomicBool,
@@ -92,6 +94,7 @@ impl Shared {
             proposals_failed: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
             lease_clock_ms: AtomicU64::new(0),
+            shard_wakes: AtomicU64::new(0),
             shards_stopped: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             failure: Mutex::new(None),

@@ -15,6 +15,7 @@ pub mod group_task;
 pub mod link;
 mod notify;
 mod pending;
+pub mod pulse;
 mod run;
 mod watches;
 

@@ -23,6 +23,7 @@ use super::group_task::{Driver, Inbox, Remote};
 use super::link::{FromGroup, ToGroup};
 use super::notify::{Broadcast, Notify};
 use super::pending::Pending;
+use super::pulse::Pulse;
 use super::{Shard, boottime, fds};
 use crate::api::Api;
 use crate::config::REQUEST_OVERHEAD_BYTES;
@@ -88,6 +89,8 @@ pub struct ShardSeed {
     pub page_file: PathBuf,
     /// The first request id.
     pub first_request_id: u64,
+    /// What the main thread feels of it.
+    pub pulse: Arc<Pulse>,
     /// Where it sits.
     pub placement: Placement,
 }
@@ -106,7 +109,8 @@ struct Running {
 /// # Errors
 /// [`GroupError`] on the group's shard: the process must end.
 pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
-    let ShardSeed { id, shared, reader, page_file, first_request_id, placement } = seed;
+    let ShardSeed { id, shared, reader, page_file, first_request_id, pulse, placement } = seed;
+    pulse.begin();
     let open = BufferedFile::open(&page_file);
     let file = Rc::new(open.await.map_err(|error| GroupError::Pages(error.to_string()))?);
     let hub = Hub::new(hub_limits(&shared), identity(&shared), shared.revision.load(Ordering::Relaxed));
