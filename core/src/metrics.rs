@@ -88,8 +88,8 @@ pub struct ShardMetrics {
     pub wal_fsync: Histogram,
     /// Time of one checkpoint.
     pub backend_commit: Histogram,
-    /// Slow requests logged.
-    pub slow: Counter,
+    /// Requests that were applied, or read, for longer than is expected.
+    pub slow_applies: Counter,
     /// Its watches now.
     pub watches: WatchFigures,
 }
@@ -122,7 +122,7 @@ impl Default for ShardMetrics {
             wal_bytes: Counter::default(),
             wal_fsync: Histogram::new(0.001, 2.0, 14),
             backend_commit: Histogram::new(0.001, 2.0, 14),
-            slow: Counter::default(),
+            slow_applies: Counter::default(),
             watches: WatchFigures::default(),
         }
     }

@@ -35,7 +35,7 @@ mod status;
 pub use admission::{Admission, Entry, LearnerRule, admission};
 pub use context::{CallContext, Metadata, Peer};
 pub use framed::{Framed, decode_request};
-pub use handler::{Handler, HttpRequest, HttpResponse};
+pub use handler::{Handler, HttpRequest, HttpResponse, UnaryEnd};
 pub use limits::Limits;
 pub use metrics::{MetricsSnapshot, WireMetrics};
 pub use ringstone_proto::{Method, MethodKind};

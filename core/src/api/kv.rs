@@ -11,12 +11,13 @@ use ringstone_proto::etcdserverpb::{
     TxnRequest, TxnResponse,
 };
 
-use super::{Answered, Api};
+use super::{Answered, Api, encode};
 use crate::command::Command;
 use crate::error::Error;
 use crate::group::Reply;
 use crate::mvcc::{self, Budget, Progress, RangeScan, ReadTxn, check, request};
 use crate::shard::read_budget;
+use crate::shard::stages::Trace;
 
 /// How often a physical compaction looks whether the sweep has passed.
 const PHYSICAL_POLL: Duration = Duration::from_millis(5);
@@ -37,7 +38,8 @@ impl Api {
         self.shard.shared.check_alarms(&self.shard.state(), cost)
     }
 
-    pub(super) async fn range(&self, request: RangeRequest) -> Answered {
+    pub(super) async fn range(&self, request: RangeRequest, trace: &Trace) -> Answered {
+        trace.about(&request.key, &request.range_end);
         check::check_range(&request)?;
         // A sole voter publishes before it answers: its published root is linearizable.
         let mut scan = RangeScan::new(&request);
@@ -50,44 +52,46 @@ impl Api {
         let mut response = scan.finish();
         self.shard.metrics().ranges.add(1);
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
-    pub(super) async fn put(&self, message: Bytes) -> Answered {
+    pub(super) async fn put(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
         let put: PutRequest = decode_request(message)?;
+        trace.about(&put.key, &[]);
         let cost = request::put_cost(&put);
         self.check_space(cost)?;
         check::check_put(&put)?;
         self.check_size(bytes)?;
         self.check_alarms(cost)?;
-        match self.shard.propose(&Command::Put(put.into())).await? {
+        match self.shard.propose(&Command::Put(put.into()), trace).await? {
             Reply::Store(mvcc::Answer::Put(mut response)) => {
                 self.shard.metrics().puts.add(1);
                 self.fill(&mut response.header);
-                Ok(Framed::encode(&response))
+                encode(trace, &response)
             }
             other => unreachable!("a put is answered by a put, not {other:?}"),
         }
     }
 
-    pub(super) async fn delete_range(&self, message: Bytes) -> Answered {
+    pub(super) async fn delete_range(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
         let delete: DeleteRangeRequest = decode_request(message)?;
+        trace.about(&delete.key, &delete.range_end);
         check::check_delete(&delete)?;
         self.check_size(bytes)?;
         self.check_alarms(0)?;
-        match self.shard.propose(&Command::DeleteRange(delete.into())).await? {
+        match self.shard.propose(&Command::DeleteRange(delete.into()), trace).await? {
             Reply::Store(mvcc::Answer::DeleteRange(mut response)) => {
                 self.shard.metrics().deletes.add(1);
                 self.fill(&mut response.header);
-                Ok(Framed::encode(&response))
+                encode(trace, &response)
             }
             other => unreachable!("a delete is answered by a delete, not {other:?}"),
         }
     }
 
-    pub(super) async fn txn(&self, message: Bytes) -> Answered {
+    pub(super) async fn txn(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
         let txn: TxnRequest = decode_request(message)?;
         let cost = request::txn_cost(&txn);
@@ -105,14 +109,14 @@ impl Api {
         } else {
             self.check_size(bytes)?;
             self.check_alarms(cost)?;
-            match self.shard.propose(&Command::try_from(txn)?).await? {
+            match self.shard.propose(&Command::try_from(txn)?, trace).await? {
                 Reply::Store(mvcc::Answer::Txn(response)) => response,
                 other => unreachable!("a txn is answered by a txn, not {other:?}"),
             }
         };
         self.count_operations(&response);
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
     /// etcd counts the operations of a transaction, and the transaction where it had more than one.
@@ -133,10 +137,10 @@ impl Api {
         metrics.txns.add(u64::from(operations > 1));
     }
 
-    pub(super) async fn compact(&self, compaction: CompactionRequest) -> Answered {
+    pub(super) async fn compact(&self, compaction: CompactionRequest, trace: &Trace) -> Answered {
         self.check_alarms(0)?;
         let command = Command::Compact { revision: compaction.revision };
-        let mut response = match self.shard.propose(&command).await? {
+        let mut response = match self.shard.propose(&command, trace).await? {
             Reply::Store(mvcc::Answer::Compact(response)) => response,
             other => unreachable!("a compaction is answered by a compaction, not {other:?}"),
         };
@@ -144,7 +148,7 @@ impl Api {
             glommio::timer::sleep(PHYSICAL_POLL).await;
         }
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
     /// Chunks in key order at one revision; the last one has header, count and more.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringstone_net::{Code, Framed, ResponseSink, Status};
+use ringstone_net::{Code, ResponseSink, Status};
 use ringstone_pager::api::{Direction, ReadTrees as _};
 use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
@@ -16,13 +16,14 @@ use ringstone_proto::etcdserverpb::{
 use sha2::{Digest as _, Sha256};
 
 use super::kv::send;
-use super::{Answered, Api};
+use super::{Answered, Api, encode};
 use crate::command::Command;
 use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::error::{Error, ReadFault};
 use crate::group::Reply;
 use crate::image::{ImageWriter, Step};
 use crate::mvcc::hash;
+use crate::shard::stages::Trace;
 use crate::shard::{boottime, state_of};
 use crate::trees::ALARM;
 
@@ -56,7 +57,7 @@ impl Api {
         Ok(alarms)
     }
 
-    pub(super) async fn alarm(&self, request: AlarmRequest) -> Answered {
+    pub(super) async fn alarm(&self, request: AlarmRequest, trace: &Trace) -> Answered {
         let alarms = match AlarmAction::try_from(request.action) {
             Ok(AlarmAction::Get) => self.alarms(AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None)).await?,
             Ok(action) => {
@@ -65,7 +66,7 @@ impl Api {
                     member_id: request.member_id,
                     alarm: request.alarm,
                 };
-                match self.shard.propose(&command).await? {
+                match self.shard.propose(&command, trace).await? {
                     Reply::Alarm(alarms) => alarms,
                     other => unreachable!("an alarm is answered by alarms, not {other:?}"),
                 }
@@ -74,10 +75,10 @@ impl Api {
             Err(_) => return Err(Error::UnknownMethod.into()),
         };
         let header = Some(self.header(self.shard.state().revision));
-        Ok(Framed::encode(&AlarmResponse { header, alarms }))
+        encode(trace, &AlarmResponse { header, alarms })
     }
 
-    pub(super) async fn status(&self, _request: StatusRequest) -> Answered {
+    pub(super) async fn status(&self, _request: StatusRequest, trace: &Trace) -> Answered {
         let shared = &self.shard.shared;
         let leader = shared.leader.load(Ordering::Relaxed);
         let mut errors = Vec::new();
@@ -105,33 +106,36 @@ impl Api {
             db_size_quota: quota,
             downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),
         };
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
     /// Free pages are reused in place and nothing ever stops for it: there is nothing to do.
-    pub(super) async fn defragment(&self, _request: DefragmentRequest) -> Answered {
-        Ok(Framed::encode(&DefragmentResponse { header: None }))
+    pub(super) async fn defragment(&self, _request: DefragmentRequest, trace: &Trace) -> Answered {
+        encode(trace, &DefragmentResponse { header: None })
     }
 
-    pub(super) async fn hash(&self, _request: HashRequest) -> Answered {
+    pub(super) async fn hash(&self, _request: HashRequest, trace: &Trace) -> Answered {
         let (hash, revision) = self
             .shard
             .read(|pin, state| Ok(Some((hash::hash_all(pin, state).map_err(ReadFault::from)?, state.revision))))
             .await?;
-        Ok(Framed::encode(&HashResponse { header: Some(self.header(revision)), hash }))
+        encode(trace, &HashResponse { header: Some(self.header(revision)), hash })
     }
 
-    pub(super) async fn hash_kv(&self, request: HashKvRequest) -> Answered {
+    pub(super) async fn hash_kv(&self, request: HashKvRequest, trace: &Trace) -> Answered {
         let (hash, revision) = self
             .shard
             .read(|pin, state| Ok(Some((hash::hash_kv(pin, state, request.revision)?, state.revision))))
             .await?;
-        Ok(Framed::encode(&HashKvResponse {
-            header: Some(self.header(revision)),
-            hash: hash.hash,
-            compact_revision: hash.compact_revision,
-            hash_revision: hash.hash_revision,
-        }))
+        encode(
+            trace,
+            &HashKvResponse {
+                header: Some(self.header(revision)),
+                hash: hash.hash,
+                compact_revision: hash.compact_revision,
+                hash_revision: hash.hash_revision,
+            },
+        )
     }
 
     /// The image of the store as it is now, then its SHA-256 as a message of its own. One root stays pinned for the whole

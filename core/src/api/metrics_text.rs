@@ -117,7 +117,7 @@ impl Api {
             "etcd_server_slow_apply_total",
             "counter",
             "The total number of slow apply requests (likely overloaded from slow disk).",
-            self.sum(|metrics| &metrics.slow),
+            self.sum(|metrics| &metrics.slow_applies),
         );
         out.family(
             "etcd_server_id",

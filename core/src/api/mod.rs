@@ -6,25 +6,27 @@ mod kv;
 mod lease;
 mod maintenance;
 mod metrics_text;
+mod slow;
 mod watch;
 
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use ringstone_net::{
     CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, RequestStream, ResponseSink, Status,
-    decode_request,
+    UnaryEnd, decode_request,
 };
 use ringstone_proto::etcdserverpb::ResponseHeader;
 use ringstone_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
+use ringstone_proto::prost::Message;
 
 use crate::error::Error;
-use crate::shard::{Shard, boottime};
+use crate::shard::Shard;
+use crate::shard::stages::Trace;
 
 /// The handler of one shard's connections.
 pub struct Api {
@@ -42,6 +44,12 @@ fn not_built(what: &str) -> Status {
 }
 
 type Answered = Result<Framed, Status>;
+
+/// The last step of a call's work.
+fn encode(trace: &Trace, response: &impl Message) -> Answered {
+    trace.worked();
+    Ok(Framed::encode(response))
+}
 
 impl Api {
     /// For the connections of `shard`.
@@ -67,23 +75,23 @@ impl Api {
         *header = Some(self.header(revision));
     }
 
-    async fn dispatch(&self, method: Method, message: Bytes) -> Answered {
+    async fn dispatch(&self, method: Method, message: Bytes, trace: &Trace) -> Answered {
         match method {
-            Method::KvRange => self.range(decode_request(message)?).await,
-            Method::KvPut => self.put(message).await,
-            Method::KvDeleteRange => self.delete_range(message).await,
-            Method::KvTxn => self.txn(message).await,
-            Method::KvCompact => self.compact(decode_request(message)?).await,
-            Method::LeaseGrant => self.lease_grant(decode_request(message)?).await,
-            Method::LeaseRevoke => self.lease_revoke(decode_request(message)?).await,
-            Method::LeaseTimeToLive => self.lease_time_to_live(decode_request(message)?).await,
-            Method::LeaseLeases => self.lease_leases(decode_request(message)?).await,
-            Method::ClusterMemberList => self.member_list(decode_request(message)?).await,
-            Method::MaintenanceAlarm => self.alarm(decode_request(message)?).await,
-            Method::MaintenanceStatus => self.status(decode_request(message)?).await,
-            Method::MaintenanceDefragment => self.defragment(decode_request(message)?).await,
-            Method::MaintenanceHash => self.hash(decode_request(message)?).await,
-            Method::MaintenanceHashKV => self.hash_kv(decode_request(message)?).await,
+            Method::KvRange => self.range(decode_request(message)?, trace).await,
+            Method::KvPut => self.put(message, trace).await,
+            Method::KvDeleteRange => self.delete_range(message, trace).await,
+            Method::KvTxn => self.txn(message, trace).await,
+            Method::KvCompact => self.compact(decode_request(message)?, trace).await,
+            Method::LeaseGrant => self.lease_grant(decode_request(message)?, trace).await,
+            Method::LeaseRevoke => self.lease_revoke(decode_request(message)?, trace).await,
+            Method::LeaseTimeToLive => self.lease_time_to_live(decode_request(message)?, trace).await,
+            Method::LeaseLeases => self.lease_leases(decode_request(message)?, trace).await,
+            Method::ClusterMemberList => self.member_list(decode_request(message)?, trace).await,
+            Method::MaintenanceAlarm => self.alarm(decode_request(message)?, trace).await,
+            Method::MaintenanceStatus => self.status(decode_request(message)?, trace).await,
+            Method::MaintenanceDefragment => self.defragment(decode_request(message)?, trace).await,
+            Method::MaintenanceHash => self.hash(decode_request(message)?, trace).await,
+            Method::MaintenanceHashKV => self.hash_kv(decode_request(message)?, trace).await,
             Method::HealthCheck => Ok(Framed::encode(&HealthCheckResponse { status: ServingStatus::Serving as i32 })),
             Method::ClusterMemberAdd
             | Method::ClusterMemberRemove
@@ -102,40 +110,11 @@ impl Api {
             Either::Right(_) => Err(Error::Stopped.into()),
         }
     }
-
-    /// A slow request says which one it was, and where its time went.
-    fn log_if_slow(&self, method: Method, since: Duration, request_bytes: usize, outcome: &Answered) {
-        let took = boottime().saturating_sub(since);
-        if took < self.shard.shared.config.slow_request {
-            return;
-        }
-        self.shard.metrics().slow.add(1);
-        // What is not a write's waiting is reading and encoding, here on the shard.
-        let stages = self.shard.take_slow_stages().unwrap_or([
-            ("read", took),
-            ("", Duration::ZERO),
-            ("", Duration::ZERO),
-            ("", Duration::ZERO),
-        ]);
-        let slowest = stages.iter().max_by_key(|stage| stage.1).map_or("", |stage| stage.0);
-        let listed: Vec<String> = stages
-            .iter()
-            .filter(|stage| !stage.0.is_empty())
-            .map(|(name, took)| format!("{name} {:.1}ms", took.as_secs_f64() * 1e3))
-            .collect();
-        tracing::warn!(
-            method = method.path(),
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            slowest_stage = slowest,
-            stages = listed.join(", "),
-            request_bytes = request_bytes as u64,
-            error = outcome.as_ref().err().map_or("", |status| status.code.label()),
-            "apply request took too long"
-        );
-    }
 }
 
 impl Handler for Api {
+    type Notes = Trace;
+
     fn admit(&self, _method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
         // A lone member is never a learner, and auth is not built yet: what is left is the metadata.
         if let Some(version) = call.metadata().get("client-api-version")
@@ -150,11 +129,16 @@ impl Handler for Api {
         Ok(())
     }
 
-    async fn unary(&self, method: Method, _call: &CallContext, message: Bytes) -> Answered {
-        let (since, request_bytes) = (boottime(), message.len());
-        let outcome = self.dispatch(method, message).await;
-        self.log_if_slow(method, since, request_bytes, &outcome);
+    async fn unary(&self, method: Method, call: &CallContext, message: Bytes, trace: &Trace) -> Answered {
+        trace.begin(call.started_at(), message.len());
+        let outcome = self.dispatch(method, message, trace).await;
+        trace.encoded();
         outcome
+    }
+
+    fn unary_ended(&self, method: Method, _call: &CallContext, trace: &Trace, end: UnaryEnd) {
+        let stages = trace.stages(end.client);
+        self.log_if_slow(method, trace, &stages, end);
     }
 
     async fn stream(

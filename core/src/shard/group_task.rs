@@ -216,8 +216,9 @@ impl Driver {
                 return Ok(moved);
             }
             moved = true;
+            // A sole voter's synced entries are committed; the turn applies them.
+            self.stamps.committed = boottime();
             self.group.turn()?;
-            self.stamps.published = boottime();
         }
     }
 
@@ -231,7 +232,7 @@ impl Driver {
     fn note_log_completion(&mut self, token: ringstone_wal::disk::Token) {
         if let Some((_, began)) = self.log_write.take_if(|write| write.0 == token) {
             let now = boottime();
-            self.stamps = Stamps { proposed: began, synced: now, published: now };
+            self.stamps = Stamps { proposed: began, synced: now, ..self.stamps };
             self.local.metrics().wal_fsync.record_ns(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
         }
     }
@@ -365,6 +366,9 @@ impl Driver {
         let previous = std::mem::replace(&mut self.delivered, revision);
         let moved = outputs.published;
         let events: EventBatch = outputs.events.into();
+        if moved {
+            self.stamps.published = boottime();
+        }
         let stamps = self.stamps;
         let mut local = FromGroup { answers: Vec::new(), previous, events: events.clone(), revision, stamps };
         if moved {

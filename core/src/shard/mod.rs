@@ -16,6 +16,7 @@ pub mod link;
 mod notify;
 mod pending;
 mod run;
+pub mod stages;
 mod watches;
 
 use std::cell::{Cell, RefCell};
@@ -41,6 +42,7 @@ use bring_in::PageReads;
 use link::{FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use notify::{Broadcast, Notify};
 use pending::Pending;
+use stages::Trace;
 
 pub use run::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, run};
 
@@ -53,6 +55,9 @@ pub fn read_budget() -> Budget {
 /// Requests of one shard that wait for the group at the same time.
 const PENDING_MAX: usize = 65_536;
 
+/// What a place gets: the group's answer, and how its batch came to it.
+type Answered = (Result<Told, Error>, Stamps);
+
 /// One shard. Lives on its executor's thread.
 pub struct Shard {
     /// Its number, from 0; the group's is 0.
@@ -63,14 +68,12 @@ pub struct Shard {
     pub hub: RefCell<Hub>,
     reader: Reader,
     pages: PageReads,
-    pending: Rc<Pending<Result<Told, Error>>>,
+    pending: Rc<Pending<Answered>>,
     outbox: RefCell<ToGroup>,
     outbox_filled: Notify,
     hub_hungry: Notify,
     stream_waits: RefCell<AHashMap<StreamId, watches::StreamWaits>>,
     connections: Cell<usize>,
-    stamps: Cell<Stamps>,
-    slow_stages: Cell<Option<[(&'static str, Duration); 4]>>,
     shutdown: Broadcast,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
@@ -98,8 +101,9 @@ impl Shard {
     ///
     /// # Errors
     /// What apply says, or [`Error::Timeout`] (the outcome is then unknown), [`Error::Stopped`].
-    pub async fn propose(&self, command: &Command) -> Result<Reply, Error> {
-        let place = self.reserve()?;
+    pub async fn propose(&self, command: &Command, trace: &Trace) -> Result<Reply, Error> {
+        let place = self.reserve(trace.began())?;
+        trace.proposed();
         let envelope = Envelope {
             group: GROUP,
             proposer: self.shared.identity.member_id,
@@ -110,9 +114,8 @@ impl Shard {
         let draft = Draft::new(&envelope, command);
         self.outbox.borrow_mut().proposals.push(Proposal { draft, shard: self.id, request_id: place.id() });
         self.outbox_filled.notify();
-        let began = boottime();
-        let told = place.await;
-        self.note_stages(began);
+        let (told, stamps) = place.await;
+        trace.answered(stamps);
         match told? {
             Told::Reply(reply) => Ok(reply),
             Told::KeptAlive(_) => unreachable!("a proposal is answered by what apply says"),
@@ -124,33 +127,13 @@ impl Shard {
     /// # Errors
     /// [`Error::NotPrimaryLessor`], [`Error::Timeout`], [`Error::Stopped`].
     pub async fn keep_alive(&self, id: i64) -> Result<i64, Error> {
-        let place = self.reserve()?;
+        let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().keep_alives.push(KeepAlive { shard: self.id, request_id: place.id(), id });
         self.outbox_filled.notify();
-        match place.await? {
+        match place.await.0? {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
             Told::Reply(_) => unreachable!("a keep-alive is answered by the lessor"),
         }
-    }
-
-    /// Remembers where a slow request spent its time, for the line that is logged about it.
-    fn note_stages(&self, began: Duration) {
-        let now = boottime();
-        if now.saturating_sub(began) < self.shared.config.slow_request {
-            return;
-        }
-        let stamps = self.stamps.get();
-        self.slow_stages.set(Some([
-            ("queue", stamps.proposed.saturating_sub(began)),
-            ("wal", stamps.synced.saturating_sub(stamps.proposed)),
-            ("apply", stamps.published.saturating_sub(stamps.synced)),
-            ("answer", now.saturating_sub(stamps.published)),
-        ]));
-    }
-
-    /// The stages of the write that this task has just finished, if it was a slow one.
-    pub fn take_slow_stages(&self) -> Option<[(&'static str, Duration); 4]> {
-        self.slow_stages.take()
     }
 
     /// This shard's counters. Only its own thread adds to them.
@@ -158,14 +141,15 @@ impl Shard {
         &self.shared.metrics[self.id as usize]
     }
 
-    fn reserve(&self) -> Result<pending::Answer<Result<Told, Error>>, Error> {
+    /// A place for the answer to what was asked at `since`.
+    fn reserve(&self, since: Duration) -> Result<pending::Answer<Answered>, Error> {
         if self.shared.stopping.load(Ordering::Relaxed) && !self.shared.ready.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
         }
         if self.pending.len() >= PENDING_MAX {
             return Err(Error::TooManyRequests);
         }
-        Ok(self.pending.reserve(boottime()))
+        Ok(self.pending.reserve(since))
     }
 
     /// Runs `step` on pinned roots until it gives something. None means: call again, the budget is spent. Between two
@@ -215,9 +199,8 @@ impl Shard {
     pub fn receive(&self, from: FromGroup) {
         self.hub.borrow_mut().deliver(from.previous, &from.events, from.revision);
         self.hub_moved();
-        self.stamps.set(from.stamps);
         for (request_id, told) in from.answers {
-            self.pending.resolve(request_id, told);
+            self.pending.resolve(request_id, (told, from.stamps));
         }
     }
 

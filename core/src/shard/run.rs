@@ -20,7 +20,7 @@ use ringstone_wal::disk::ring::RingDisk;
 
 use super::bring_in::PageReads;
 use super::group_task::{Driver, Inbox, Remote};
-use super::link::{FromGroup, ToGroup};
+use super::link::{FromGroup, Stamps, ToGroup};
 use super::notify::{Broadcast, Notify};
 use super::pending::Pending;
 use super::{Shard, boottime, fds};
@@ -121,14 +121,12 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         hub_hungry: Notify::default(),
         stream_waits: RefCell::default(),
         connections: Cell::new(0),
-        stamps: Cell::default(),
-        slow_stages: Cell::default(),
         shutdown: Broadcast::default(),
         group_wake: RefCell::new(None),
         shared,
     });
     let api = Rc::new(Api::new(Rc::clone(&shard)));
-    let server = Rc::new(Server::new(api, GlommioRuntime::default(), limits(&shard)));
+    let server = Rc::new(Server::new(api, GlommioRuntime::new(boottime), limits(&shard)));
     let running = Rc::new(Running { shard, server, open: Cell::new(0) });
     Rc::clone(&running.shard).drive_watches();
     match placement {
@@ -211,7 +209,7 @@ impl Running {
             sleep(HOUSEKEEPING).await;
             let now = boottime();
             self.publish_figures();
-            self.shard.pending.expire(now.saturating_sub(timeout), || Err(Error::Timeout));
+            self.shard.pending.expire(now.saturating_sub(timeout), || (Err(Error::Timeout), Stamps::default()));
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {
                 continue;
             }

@@ -146,7 +146,7 @@ impl SinkState {
         self.io.is_none() || self.queued_bytes < self.shared.limits.sink_bytes_max
     }
 
-    fn push(&mut self, message: Framed) -> Result<(), SinkError> {
+    pub(super) fn push(&mut self, message: Framed) -> Result<(), SinkError> {
         if self.io.is_none() {
             return Err(SinkError::Closed);
         }
@@ -224,6 +224,14 @@ impl SinkState {
             None => io.respond.poll_reset(cx),
         };
         reset.map(|_| self.close())
+    }
+
+    /// Ready when HTTP/2 has all that was pushed (true), or the call was reset (false).
+    pub(super) fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.poll_reset(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        if self.queue.is_empty() { Poll::Ready(self.io.is_some()) } else { Poll::Pending }
     }
 
     /// Ends the call with a status, behind all that was taken.
