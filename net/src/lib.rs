@@ -37,7 +37,7 @@ pub use context::{CallContext, Metadata, Peer};
 pub use framed::{Framed, decode_request};
 pub use handler::{Handler, HttpRequest, HttpResponse, UnaryEnd};
 pub use limits::Limits;
-pub use metrics::{MetricsSnapshot, WireMetrics};
+pub use metrics::{HANDLING_BOUNDS_S, HandlingTimes, MetricsSnapshot, WireMetrics};
 pub use ringstone_proto::{Method, MethodKind};
 pub use runtime::{LocalBoxFuture, Runtime, TokioRuntime};
 pub use server::{ConnectionEnd, RequestStream, ResponseSink, Server, SinkError, serve_connection};

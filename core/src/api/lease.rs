@@ -40,6 +40,7 @@ impl Api {
             match self.shard.propose(&Command::LeaseGrant { id, ttl_s }, trace).await {
                 Ok(Reply::LeaseGrant(mut response)) => {
                     self.shard.metrics().leases_granted.add(1);
+                    self.shard.metrics().lease_ttls.record_units(response.ttl.unsigned_abs());
                     self.fill(&mut response.header);
                     return encode(trace, &response);
                 }

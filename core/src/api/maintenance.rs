@@ -1,7 +1,7 @@
 //! The Maintenance service.
 
 use std::ops::{Bound, ControlFlow};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -90,7 +90,7 @@ impl Api {
             errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
         }
         let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
-        let bytes = |figure: &std::sync::atomic::AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
+        let bytes = |figure: &AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
         let response = StatusResponse {
             header: Some(self.header(self.shard.state().revision)),
             version: API_VERSION.to_owned(),
@@ -142,6 +142,7 @@ impl Api {
     /// answer; a client that takes too long is told so, that old pages can be reused again.
     pub(super) async fn snapshot(&self, _request: SnapshotRequest, responses: ResponseSink) -> Result<(), Status> {
         let began = boottime();
+        let _open = OpenSnapshot::begin(&self.shard.metrics().snapshots_open);
         tracing::info!("sending database snapshot to client");
         let pin = self.shard.pin();
         let state = state_of(&pin);
@@ -166,8 +167,25 @@ impl Api {
             }
         }
         send(&responses, &snapshot_message(Bytes::copy_from_slice(&digest.finalize()), 0)).await?;
+        self.shard.metrics().snapshots.record(boottime().saturating_sub(began));
         tracing::info!("successfully sent database snapshot to client");
         Ok(())
+    }
+}
+
+/// Counts a snapshot under way, whichever way it ends.
+struct OpenSnapshot<'a>(&'a AtomicU64);
+
+impl OpenSnapshot<'_> {
+    fn begin(open: &AtomicU64) -> OpenSnapshot<'_> {
+        open.fetch_add(1, Ordering::Relaxed);
+        OpenSnapshot(open)
+    }
+}
+
+impl Drop for OpenSnapshot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

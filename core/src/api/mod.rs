@@ -1,12 +1,13 @@
 //! etcd's services on a shard: decode, check, then propose or read. One file per service.
 
+mod clients;
 mod cluster;
 mod http;
 mod kv;
 mod lease;
 mod maintenance;
-mod metrics_text;
-mod slow;
+mod measure;
+mod metrics;
 mod watch;
 
 use std::future::Future;
@@ -17,12 +18,16 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use ringstone_net::{
-    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, RequestStream, ResponseSink, Status,
-    UnaryEnd, decode_request,
+    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, MethodKind, RequestStream,
+    ResponseSink, Status, UnaryEnd, decode_request,
 };
 use ringstone_proto::etcdserverpb::ResponseHeader;
 use ringstone_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
 use ringstone_proto::prost::Message;
+
+pub use clients::ClientRequests;
+
+use clients::Clients;
 
 use crate::error::Error;
 use crate::shard::Shard;
@@ -31,6 +36,7 @@ use crate::shard::stages::Trace;
 /// The handler of one shard's connections.
 pub struct Api {
     shard: Rc<Shard>,
+    clients: Clients,
 }
 
 impl From<Error> for Status {
@@ -55,7 +61,13 @@ impl Api {
     /// For the connections of `shard`.
     #[must_use]
     pub fn new(shard: Rc<Shard>) -> Api {
-        Api { shard }
+        Api { shard, clients: Clients::default() }
+    }
+
+    /// Calls so far by the version of their clients.
+    #[must_use]
+    pub fn client_requests(&self) -> Vec<ClientRequests> {
+        self.clients.snapshot()
     }
 
     /// A header with the ids and the term; the revision is the caller's.
@@ -115,9 +127,10 @@ impl Api {
 impl Handler for Api {
     type Notes = Trace;
 
-    fn admit(&self, _method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
+    fn admit(&self, method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
         // A lone member is never a learner, and auth is not built yet: what is left is the metadata.
-        if let Some(version) = call.metadata().get("client-api-version")
+        let version = call.metadata().get("client-api-version");
+        if let Some(version) = version
             && version.to_str().is_err()
             && std::str::from_utf8(version.as_bytes()).is_err()
         {
@@ -126,6 +139,7 @@ impl Handler for Api {
         if call.metadata_text("hasleader") == Some("true") && self.shard.shared.leader.load(Ordering::Relaxed) == 0 {
             return Err(Error::NoLeader.into());
         }
+        self.clients.count(version, method.kind() == MethodKind::Unary);
         Ok(())
     }
 
@@ -137,8 +151,7 @@ impl Handler for Api {
     }
 
     fn unary_ended(&self, method: Method, _call: &CallContext, trace: &Trace, end: UnaryEnd) {
-        let stages = trace.stages(end.client);
-        self.log_if_slow(method, trace, &stages, end);
+        self.measure(method, trace, end);
     }
 
     async fn stream(

@@ -1,8 +1,9 @@
 //! Applies committed entries: each exactly as every other member does, from the entry and the state alone.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 
-use ringstone_pager::api::{Direction, Fault, ReadTrees as _, WriteTrees as _};
+use ringstone_pager::api::{Access, Direction, Fault, ReadTrees as _, WriteTrees as _};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse, ResponseHeader};
 use ringstone_raft::EntryKind;
 use rkyv::rancor;
@@ -11,10 +12,11 @@ use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_M
 use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
 use crate::entry::{Entry, EntryError};
 use crate::error::{ApplyFault, Error};
+use crate::event::{Event, EventKind};
 use crate::lease::state as lease;
 use crate::lease::state::{GrantRefusal, LeaseTime};
 use crate::mvcc;
-use crate::trees::{ALARM, MEMBER};
+use crate::trees::{ALARM, LOG, MEMBER};
 
 type Outcome = Result<Reply, Error>;
 
@@ -65,14 +67,35 @@ impl Group {
         if !self.sweep_pending() || self.absent.is_some() {
             return Ok(false);
         }
-        match mvcc::compact_slice(&mut self.pager, &mut self.state, SWEEP_RECORDS_MAX) {
-            Ok(_) => Ok(true),
+        self.sweep_began.get_or_insert(self.now);
+        match self.sweep_slice() {
+            Ok(()) => Ok(true),
             Err(Fault::Absent(run)) => {
                 self.absent = Some(run);
                 Ok(true)
             }
             Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
         }
+    }
+
+    fn sweep_slice(&mut self) -> Access<()> {
+        let before = self.log_events()?;
+        mvcc::compact_slice(&mut self.pager, &mut self.state, SWEEP_RECORDS_MAX)?;
+        let removed = before.saturating_sub(self.log_events()?);
+        self.metrics().compacted_events.add(removed);
+        if !self.sweep_pending()
+            && let Some(began) = self.sweep_began.take()
+        {
+            // To a tick: what is shorter than one is in the first bucket anyway.
+            self.metrics().compaction.record(self.now.saturating_sub(began));
+            self.metrics().compaction_last_s.store(self.wall_ms / 1000, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Events that the log's tree holds: a sum over the children of its root.
+    fn log_events(&self) -> Access<u64> {
+        Ok(self.pager.aggregate(LOG, (Bound::Unbounded, Bound::Unbounded))?.count)
     }
 
     fn apply_entry(&mut self, entry: &ringstone_raft::Entry) -> Result<(), Stop> {
@@ -101,8 +124,7 @@ impl Group {
             return Ok(Err(Error::NotCapable));
         }
         if let Some(applied) = mvcc::apply(&mut self.pager, &mut self.state, command)? {
-            self.metrics().events.add(applied.events.len() as u64);
-            self.outputs.events.extend(applied.events);
+            self.note_events(applied.events);
             return Ok(applied.response.map(Reply::Store));
         }
         match command {
@@ -184,8 +206,16 @@ impl Group {
         let applied = mvcc::apply_lease_revoke(&mut self.pager, &mut self.state, id)?;
         self.lessor.revoked(id);
         self.metrics().leases_expired.add(u64::from(renewal.is_some()));
-        self.outputs.events.extend(applied.events);
+        self.note_events(applied.events);
         Ok(applied.response.map(Reply::Store))
+    }
+
+    fn note_events(&mut self, events: Vec<Event>) {
+        let put = |event: &&Event| event.kind == EventKind::Put;
+        let put_bytes: usize = events.iter().filter(put).map(|event| event.kv.key.len() + event.kv.value.len()).sum();
+        self.metrics().events.add(events.len() as u64);
+        self.metrics().put_bytes.add(put_bytes as u64);
+        self.outputs.events.extend(events);
     }
 
     fn apply_alarm(&mut self, activate: bool, member_id: u64, alarm: i32) -> Result<Outcome, ApplyFault> {

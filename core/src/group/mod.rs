@@ -163,6 +163,8 @@ pub struct Group {
     keep_alives_again: Vec<(u32, u64, i64)>,
     was_caught_up: bool,
     first: Option<(Command, Command)>,
+    /// When the sweep under way began, or went on after a restart.
+    sweep_began: Option<Duration>,
 }
 
 impl Group {

@@ -126,7 +126,9 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         shared,
     });
     let api = Rc::new(Api::new(Rc::clone(&shard)));
-    let server = Rc::new(Server::new(api, GlommioRuntime::new(boottime), limits(&shard)));
+    let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard));
+    let extensive = shard.shared.config.extensive_metrics;
+    let server = Rc::new(if extensive { server.counting_times() } else { server });
     let running = Rc::new(Running { shard, server, open: Cell::new(0) });
     Rc::clone(&running.shard).drive_watches();
     match placement {
@@ -193,12 +195,16 @@ impl Running {
         if let Ok(mut wire) = shared.wire[id].lock() {
             *wire = Some(self.server.metrics.snapshot());
         }
+        if let Ok(mut clients) = shared.clients[id].lock() {
+            *clients = self.server.handler.client_requests();
+        }
         let stats = self.shard.hub.borrow().stats();
         let watches = &shared.metrics[id].watches;
         watches.streams.store(stats.streams as u64, Ordering::Relaxed);
         watches.watchers.store(stats.watchers as u64, Ordering::Relaxed);
         watches.behind.store(stats.watchers_behind as u64, Ordering::Relaxed);
         watches.pending.store(stats.answers_pending as u64, Ordering::Relaxed);
+        watches.pending_bytes.store(stats.answers_pending_bytes as u64, Ordering::Relaxed);
     }
 
     /// Late requests are answered; returns when the member is told to stop and this shard's connections have ended.

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::boottime;
 use super::link::Stamps;
+use crate::metrics::SLOW_STAGES;
 
 /// What a request is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub enum Stage {
     /// A write that was given up before its answer came: how far it got is not known.
     Unanswered,
 }
+
+const _: () = assert!(Stage::ALL.len() == SLOW_STAGES, "each stage has its counter");
 
 impl Stage {
     /// All of them.
@@ -101,6 +104,16 @@ impl Trace {
     /// When it came in.
     pub fn began(&self) -> Duration {
         self.began.get()
+    }
+
+    /// Whether it is a write.
+    pub fn proposes(&self) -> bool {
+        self.proposes.get()
+    }
+
+    /// Whether the group has answered it.
+    pub fn is_answered(&self) -> bool {
+        self.group.get().is_some()
     }
 
     /// What it is about.

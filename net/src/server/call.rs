@@ -20,7 +20,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A reset earlier than this is one of an attack, not of a caller that gave up.
 const RAPID_RESET_AGE: Duration = Duration::from_secs(1);
@@ -50,11 +50,11 @@ pub(super) fn start<H: Handler>(
         send_trailers_only(&mut respond, &head.content_type, Some(&status));
         return None;
     }
-    let requests = RequestStream::new(body, head.encoding, shared);
+    let requests = RequestStream::new(head.method, body, head.encoding, shared);
     Some(match head.method.kind() {
         MethodKind::Unary => Either::Left(unary(handler.clone(), call, context, requests, respond, head.content_type)),
         MethodKind::ClientStream | MethodKind::ServerStream | MethodKind::BidiStream => {
-            let sink = SinkState::new(respond, head.content_type, shared);
+            let sink = SinkState::new(head.method, respond, head.content_type, shared);
             Either::Right(stream(handler.clone(), call, context, requests, sink))
         }
     })
@@ -144,11 +144,13 @@ fn answer(
             call.end(Code::Ok);
             let response_bytes = framed.message_bytes();
             // An error is a reset: nobody is left to be told.
-            let _ = hand_over(&call.shared, respond, content_type, framed);
+            let _ = hand_over(call, respond, content_type, framed);
             UnaryEnd { code: Code::Ok, response_bytes, client: Duration::ZERO }
         }
         Err(status) => {
             call.end(status.code);
+            // As grpc-go's interceptors count it.
+            call.shared.metrics.message_sent(call.method, 0);
             send_trailers_only(respond, content_type, Some(&status));
             UnaryEnd { code: status.code, response_bytes: 0, client: Duration::ZERO }
         }
@@ -156,12 +158,13 @@ fn answer(
 }
 
 fn hand_over(
-    shared: &Shared,
+    call: &Call,
     respond: &mut SendResponse<Outgoing>,
     content_type: &HeaderValue,
     framed: Framed,
 ) -> Result<(), h2::Error> {
-    shared.metrics.message_sent(framed.message_bytes());
+    let shared = &call.shared;
+    shared.metrics.message_sent(call.method, framed.message_bytes());
     let mut stream = respond.send_response(response_head(content_type), false)?;
     for piece in framed.into_pieces() {
         stream.send_data(Outgoing::new(piece, &shared.budget), false)?;
@@ -178,7 +181,7 @@ async fn answer_long(
 ) -> UnaryEnd {
     call.end(Code::Ok);
     let (since, response_bytes) = (call.shared.now.get(), framed.message_bytes());
-    let mut sink = SinkState::new(respond, content_type, &call.shared);
+    let mut sink = SinkState::new(call.method, respond, content_type, &call.shared);
     // A call that was reset meanwhile takes nothing, and poll_taken says so.
     let _ = sink.push(framed);
     let taken = poll_fn(|cx| sink.poll_taken(cx)).await;
@@ -239,6 +242,8 @@ struct Call {
     wait: DeadlineWait,
     shared: Rc<Shared>,
     ended: Cell<Code>,
+    /// Where the times of calls are counted: its start, and what its handler took.
+    timed: Option<(Instant, Cell<Option<Duration>>)>,
 }
 
 impl Call {
@@ -251,6 +256,7 @@ impl Call {
             wait: DeadlineWait::new(shared.clone()),
             shared: shared.clone(),
             ended: Cell::new(Code::Canceled),
+            timed: shared.metrics.counts_times().then(|| (Instant::now(), Cell::new(None))),
         }
     }
 
@@ -265,6 +271,9 @@ impl Call {
 
     fn end(&self, code: Code) {
         self.ended.set(code);
+        if let Some((began, took)) = &self.timed {
+            took.set(Some(began.elapsed()));
+        }
         let resets = &self.shared.rapid_resets;
         resets.set(resets.get().saturating_sub(1));
     }
@@ -281,5 +290,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.shared.metrics.call_handled(self.method, self.ended.get());
+        if let Some((began, took)) = &self.timed {
+            self.shared.metrics.call_took(self.method, took.get().unwrap_or_else(|| began.elapsed()));
+        }
     }
 }
