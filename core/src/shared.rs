@@ -11,10 +11,10 @@ use crate::error::Error;
 use crate::group::GroupError;
 use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
-use crate::state::State;
+use crate::state::Admission;
 use ringstone_net::MetricsSnapshot;
 
-/// etcd's alarm types as bits of [`State::alarms`].
+/// etcd's alarm types as bits of [`Admission::alarms`].
 const ALARM_NOSPACE: u32 = 1 << 1;
 const ALARM_CORRUPT: u32 = 1 << 2;
 
@@ -219,8 +219,8 @@ impl Shared {
 
     /// True while puts are refused for want of space: quota or disk.
     #[must_use]
-    pub fn is_full(&self, state: &State) -> bool {
-        self.config.quota_bytes.is_some_and(|quota| state.quota_bytes() >= quota)
+    pub fn is_full(&self, admission: Admission) -> bool {
+        self.config.quota_bytes.is_some_and(|quota| admission.quota_bytes >= quota)
             || self.disk_free.load(Ordering::Relaxed) == 0
     }
 
@@ -229,8 +229,8 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::NoSpace`].
-    pub fn check_space(&self, state: &State, cost: u64) -> Result<(), Error> {
-        let over = self.config.quota_bytes.is_some_and(|quota| state.quota_bytes().saturating_add(cost) > quota);
+    pub fn check_space(&self, admission: Admission, cost: u64) -> Result<(), Error> {
+        let over = self.config.quota_bytes.is_some_and(|quota| admission.quota_bytes.saturating_add(cost) > quota);
         if cost > 0 && (over || self.disk_free.load(Ordering::Relaxed) == 0) { Err(Error::NoSpace) } else { Ok(()) }
     }
 
@@ -239,11 +239,11 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::NoSpace`].
-    pub fn check_alarms(&self, state: &State, cost: u64) -> Result<(), Error> {
-        if state.alarms & ALARM_CORRUPT != 0 {
+    pub fn check_alarms(&self, admission: Admission, cost: u64) -> Result<(), Error> {
+        if admission.alarms & ALARM_CORRUPT != 0 {
             return Err(Error::Corrupt);
         }
-        if cost > 0 && state.alarms & ALARM_NOSPACE != 0 { Err(Error::NoSpace) } else { Ok(()) }
+        if cost > 0 && admission.alarms & ALARM_NOSPACE != 0 { Err(Error::NoSpace) } else { Ok(()) }
     }
 
     /// True when this member leads.

@@ -10,6 +10,7 @@ import (
 	"sort"
 	"time"
 
+	"ringstone.test/internal/probe"
 	"ringstone.test/internal/server"
 )
 
@@ -73,14 +74,15 @@ func run(command string, leases, keys int, ttl, bound time.Duration, check func(
 	if time.Until(first) < 0 {
 		return fmt.Errorf("granting took longer than the TTL of %v", ttl)
 	}
-	quiet := startLoad(child.Endpoint)
+	quiet := probe.Start(child.Endpoint)
 	time.Sleep(time.Until(first.Add(-100 * time.Millisecond)))
-	before := quiet.finish()
-	busy := startLoad(child.Endpoint)
+	putsBefore, getsBefore := quiet.Finish()
+	busy := probe.Start(child.Endpoint)
 	storm.observe(last.Add(bound + slack + 30*time.Second))
-	during := busy.finish()
+	puts, gets := busy.Finish()
 	report(storm, last, bound, check)
-	fmt.Printf("others' puts and gets, a pair at a time: before p50 %v p99 %v max %v, during p50 %v p99 %v max %v\n", before.at(50), before.at(99), before.at(100), during.at(50), during.at(99), during.at(100))
+	fmt.Printf("others' puts before %v, during %v\n", putsBefore, puts)
+	fmt.Printf("others' gets before %v, during %v\n", getsBefore, gets)
 	return nil
 }
 

@@ -12,8 +12,7 @@ use ringstone_proto::etcdserverpb::{AlarmType, RangeRequest};
 use super::Api;
 use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::error::Error;
-use crate::mvcc::{Progress, RangeScan};
-use crate::shard::read_budget;
+use crate::mvcc::RangeScan;
 use crate::shared::HealthCheck;
 
 const LIVEZ: &[HealthCheck] = &[HealthCheck::LiveSerializableRead];
@@ -119,12 +118,7 @@ impl Api {
         let request =
             RangeRequest { key: b"health".to_vec().into(), limit: 1, keys_only: true, ..RangeRequest::default() };
         let mut scan = RangeScan::new(&request);
-        self.shard
-            .read(|pin, state| {
-                let progress = scan.step(pin, state, &mut read_budget())?;
-                Ok((progress == Progress::Done).then_some(()))
-            })
-            .await
+        self.shard.scan(|pin, window, budget| scan.step(pin, window, budget)).await
     }
 
     async fn probe(&self, request: &HttpRequest, checks: &[HealthCheck]) -> HttpResponse {

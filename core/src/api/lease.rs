@@ -29,8 +29,9 @@ impl Api {
 
     pub(super) async fn lease_grant(&self, request: LeaseGrantRequest, trace: &Trace) -> Answered {
         let shared = &self.shard.shared;
-        shared.check_space(&self.shard.state(), GRANT_COST_BYTES)?;
-        shared.check_alarms(&self.shard.state(), GRANT_COST_BYTES)?;
+        let admission = self.shard.admission();
+        shared.check_space(admission, GRANT_COST_BYTES)?;
+        shared.check_alarms(admission, GRANT_COST_BYTES)?;
         if request.ttl > TTL_S_MAX {
             return Err(Error::LeaseTtlTooLarge.into());
         }
@@ -53,7 +54,7 @@ impl Api {
     }
 
     pub(super) async fn lease_revoke(&self, request: LeaseRevokeRequest, trace: &Trace) -> Answered {
-        self.shard.shared.check_alarms(&self.shard.state(), 0)?;
+        self.shard.shared.check_alarms(self.shard.admission(), 0)?;
         let command = Command::LeaseRevoke { id: request.id, expired_renewal: None };
         let mut response = match self.shard.propose(&command, trace).await? {
             Reply::Store(mvcc::Answer::LeaseRevoke(response)) => response,
@@ -68,7 +69,7 @@ impl Api {
         let clock = self.lease_clock();
         let (record, revision) = self
             .shard
-            .read(|pin, state| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, state.revision))))
+            .read(|pin, window| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, window.revision))))
             .await?;
         let mut response = LeaseTimeToLiveResponse {
             header: Some(self.header(revision)),
@@ -109,7 +110,7 @@ impl Api {
                 break;
             }
         }
-        let header = Some(self.header(self.shard.state().revision));
+        let header = Some(self.header(self.shard.window().revision));
         encode(trace, &LeaseLeasesResponse { header, leases: listed })
     }
 
@@ -122,7 +123,7 @@ impl Api {
         while let Some(message) = requests.next().await {
             let request: LeaseKeepAliveRequest = decode_request(message?)?;
             // The header is from before the renewal: a client never sees a revision at which its lease was gone.
-            let header = Some(self.header(self.shard.state().revision));
+            let header = Some(self.header(self.shard.window().revision));
             let ttl = self.shard.keep_alive(request.id).await?;
             self.shard.metrics().leases_renewed.add(u64::from(ttl > 0));
             send(&responses, &LeaseKeepAliveResponse { header, id: request.id, ttl }).await?;

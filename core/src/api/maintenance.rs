@@ -25,6 +25,7 @@ use crate::image::{ImageWriter, Step};
 use crate::mvcc::hash;
 use crate::shard::stages::Trace;
 use crate::shard::{boottime, state_of};
+use crate::state::Admission;
 use crate::trees::ALARM;
 
 /// A pin is not held longer than this.
@@ -36,7 +37,7 @@ impl Api {
         let shared = &self.shard.shared;
         let (mut alarms, full) = self
             .shard
-            .read(|pin, state| {
+            .read(|pin, _| {
                 let mut alarms = Vec::new();
                 pin.visit(ALARM, (Bound::Unbounded, Bound::Unbounded), Direction::Forward, false, &mut |key, _| {
                     if let (Some(id), Some(alarm)) = (key.first_chunk::<8>(), key.last_chunk::<4>()) {
@@ -46,7 +47,7 @@ impl Api {
                     ControlFlow::Continue(())
                 })
                 .map_err(ReadFault::from)?;
-                Ok(Some((alarms, shared.is_full(state))))
+                Ok(Some((alarms, shared.is_full(Admission::of_attributes(pin.attributes())))))
             })
             .await?;
         let own = AlarmMember { member_id: shared.identity.member_id, alarm: AlarmType::Nospace as i32 };
@@ -74,7 +75,7 @@ impl Api {
             // This ends etcd; here it is an error to its caller.
             Err(_) => return Err(Error::UnknownMethod.into()),
         };
-        let header = Some(self.header(self.shard.state().revision));
+        let header = Some(self.header(self.shard.window().revision));
         encode(trace, &AlarmResponse { header, alarms })
     }
 
@@ -92,7 +93,7 @@ impl Api {
         let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
         let bytes = |figure: &AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
         let response = StatusResponse {
-            header: Some(self.header(self.shard.state().revision)),
+            header: Some(self.header(self.shard.window().revision)),
             version: API_VERSION.to_owned(),
             db_size: bytes(&shared.file_bytes),
             leader,
@@ -117,7 +118,9 @@ impl Api {
     pub(super) async fn hash(&self, _request: HashRequest, trace: &Trace) -> Answered {
         let (hash, revision) = self
             .shard
-            .read(|pin, state| Ok(Some((hash::hash_all(pin, state).map_err(ReadFault::from)?, state.revision))))
+            .read(|pin, window| {
+                Ok(Some((hash::hash_all(pin, &state_of(pin)).map_err(ReadFault::from)?, window.revision)))
+            })
             .await?;
         encode(trace, &HashResponse { header: Some(self.header(revision)), hash })
     }
@@ -125,7 +128,7 @@ impl Api {
     pub(super) async fn hash_kv(&self, request: HashKvRequest, trace: &Trace) -> Answered {
         let (hash, revision) = self
             .shard
-            .read(|pin, state| Ok(Some((hash::hash_kv(pin, state, request.revision)?, state.revision))))
+            .read(|pin, window| Ok(Some((hash::hash_kv(pin, &state_of(pin), request.revision)?, window.revision))))
             .await?;
         encode(
             trace,

@@ -8,6 +8,7 @@ mod lease;
 mod maintenance;
 mod measure;
 mod metrics;
+mod pieces;
 mod watch;
 
 use std::future::Future;

@@ -15,7 +15,7 @@ use crate::error::{ApplyFault, Error};
 use crate::event::{Event, EventKind};
 use crate::lease::state as lease;
 use crate::lease::state::{GrantRefusal, LeaseTime};
-use crate::mvcc;
+use crate::mvcc::{self, Progress, Removal};
 use crate::trees::{ALARM, LOG, MEMBER};
 
 type Outcome = Result<Reply, Error>;
@@ -38,8 +38,12 @@ impl Group {
         let mut applied = 0;
         while applied < APPLY_ENTRIES_MAX {
             let Some(entry) = self.committed.pop_front() else { break };
-            match self.apply_entry(&entry) {
-                Ok(()) => {
+            match self.apply_entry(&entry, applied == 0) {
+                Ok(Progress::More) => {
+                    self.committed.push_front(entry);
+                    break;
+                }
+                Ok(Progress::Done) => {
                     self.state.applied_index = entry.index.0;
                     self.state.applied_term = entry.term.0;
                     applied += 1;
@@ -56,6 +60,9 @@ impl Group {
                 }
             }
         }
+        if self.removal.is_some() {
+            return Ok(());
+        }
         let swept = self.sweep()?;
         if applied > 0 || swept {
             self.publish();
@@ -68,14 +75,10 @@ impl Group {
             return Ok(false);
         }
         self.sweep_began.get_or_insert(self.now);
-        match self.sweep_slice() {
-            Ok(()) => Ok(true),
-            Err(Fault::Absent(run)) => {
-                self.absent = Some(run);
-                Ok(true)
-            }
-            Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
-        }
+        let slice = self.sweep_slice();
+        // A slice that met an absent page has done what was before it.
+        self.present(slice)?;
+        Ok(true)
     }
 
     fn sweep_slice(&mut self) -> Access<()> {
@@ -98,14 +101,15 @@ impl Group {
         Ok(self.pager.aggregate(LOG, (Bound::Unbounded, Bound::Unbounded))?.count)
     }
 
-    fn apply_entry(&mut self, entry: &ringstone_raft::Entry) -> Result<(), Stop> {
+    /// `is_first`: nothing that is not published was applied before it. More: apply it again, next turn.
+    fn apply_entry(&mut self, entry: &ringstone_raft::Entry, is_first: bool) -> Result<Progress, Stop> {
         // Configurations are raft's own; an empty payload is the first entry of a leader's term.
         if entry.kind == EntryKind::Configuration || entry.payload.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let read = Entry::read(&entry.payload)?;
         let clock = LeaseTime(read.envelope.lease_clock_ms.max(self.state.lease_clock));
-        let outcome = self.apply_command(clock, read.command)?;
+        let Some(outcome) = self.apply_command(clock, read.command, is_first)? else { return Ok(Progress::More) };
         self.state.lease_clock = clock.0;
         if entry.index.0 <= self.replayed_until {
             // Kept by a running member only, as in etcd: not by one that finds the compaction in its log.
@@ -116,13 +120,53 @@ impl Group {
             let (shard, request_id) = (read.envelope.shard, read.envelope.request_id);
             self.outputs.answers.push(Answer { shard, request_id, outcome });
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
-    fn apply_command(&mut self, clock: LeaseTime, command: &ArchivedCommand) -> Result<Outcome, ApplyFault> {
+    /// None: a large removal goes on, or has to wait until what was applied before it is published.
+    fn apply_command(
+        &mut self,
+        clock: LeaseTime,
+        command: &ArchivedCommand,
+        is_first: bool,
+    ) -> Result<Option<Outcome>, ApplyFault> {
         if self.state.cluster_id == 0 && !matches!(command, ArchivedCommand::Bootstrap(_)) {
-            return Ok(Err(Error::NotCapable));
+            return Ok(Some(Err(Error::NotCapable)));
         }
+        match command {
+            ArchivedCommand::DeleteRange(delete) => self.remove(is_first, || Removal::range(delete)),
+            ArchivedCommand::LeaseRevoke { id, expired_renewal } => {
+                let renewal = expired_renewal.as_ref().map(|renewal| renewal.to_native());
+                self.apply_revoke(clock, id.to_native(), renewal, is_first)
+            }
+            _ => self.apply_at_once(clock, command).map(Some),
+        }
+    }
+
+    fn remove(&mut self, is_first: bool, make: impl FnOnce() -> Removal) -> Result<Option<Outcome>, ApplyFault> {
+        let mut removal = self.removal.take().unwrap_or_else(make);
+        match removal.step(&mut self.pager, &mut self.state, is_first) {
+            Ok(Progress::Done) => {
+                let (applied, complete) = removal.finish(&mut self.state);
+                self.note_events(applied.events);
+                if !complete {
+                    self.outputs.events.clear();
+                    self.outputs.skipped_to = Some(self.state.revision);
+                }
+                Ok(Some(applied.response.map(Reply::Store)))
+            }
+            Ok(Progress::More) => {
+                self.removal = Some(removal).filter(Removal::has_begun);
+                Ok(None)
+            }
+            Err(fault) => {
+                self.removal = Some(removal).filter(Removal::has_begun);
+                Err(fault)
+            }
+        }
+    }
+
+    fn apply_at_once(&mut self, clock: LeaseTime, command: &ArchivedCommand) -> Result<Outcome, ApplyFault> {
         if let Some(applied) = mvcc::apply(&mut self.pager, &mut self.state, command)? {
             self.note_events(applied.events);
             return Ok(applied.response.map(Reply::Store));
@@ -130,10 +174,6 @@ impl Group {
         match command {
             ArchivedCommand::Bootstrap(bootstrap) => self.apply_bootstrap(bootstrap),
             ArchivedCommand::LeaseGrant { id, ttl_s } => self.apply_grant(clock, id.to_native(), ttl_s.to_native()),
-            ArchivedCommand::LeaseRevoke { id, expired_renewal } => {
-                let renewal = expired_renewal.as_ref().map(|renewal| renewal.to_native());
-                self.apply_revoke(clock, id.to_native(), renewal)
-            }
             ArchivedCommand::LeaseRenew { ids } => {
                 let ids: Vec<i64> = ids.iter().map(|id| id.to_native()).collect();
                 let renewed = lease::renew(&mut self.pager, clock, &ids).map_err(before)?;
@@ -196,18 +236,26 @@ impl Group {
         })
     }
 
-    fn apply_revoke(&mut self, clock: LeaseTime, id: i64, renewal: Option<u64>) -> Result<Outcome, ApplyFault> {
+    fn apply_revoke(
+        &mut self,
+        clock: LeaseTime,
+        id: i64,
+        renewal: Option<u64>,
+        is_first: bool,
+    ) -> Result<Option<Outcome>, ApplyFault> {
         if let Some(renewal) = renewal
+            && self.removal.is_none()
             && !lease::may_expire(&self.pager, clock, id, renewal).map_err(before)?
         {
             self.lessor.revoke_refused(id);
-            return Ok(Ok(Reply::Done));
+            return Ok(Some(Ok(Reply::Done)));
         }
-        let applied = mvcc::apply_lease_revoke(&mut self.pager, &mut self.state, id)?;
-        self.lessor.revoked(id);
-        self.metrics().leases_expired.add(u64::from(renewal.is_some()));
-        self.note_events(applied.events);
-        Ok(applied.response.map(Reply::Store))
+        let outcome = self.remove(is_first, || Removal::lease(id))?;
+        if outcome.is_some() {
+            self.lessor.revoked(id);
+            self.metrics().leases_expired.add(u64::from(renewal.is_some()));
+        }
+        Ok(outcome)
     }
 
     fn note_events(&mut self, events: Vec<Event>) {

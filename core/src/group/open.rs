@@ -331,6 +331,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         keep_alives_again: Vec::new(),
         was_caught_up: false,
         first: None,
+        removal: None,
         sweep_began: None,
     })
 }

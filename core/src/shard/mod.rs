@@ -19,7 +19,7 @@ mod run;
 pub mod stages;
 mod watches;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,9 +34,9 @@ use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
 use crate::group::{GROUP, Proposal, Reply};
 use crate::metrics::ShardMetrics;
-use crate::mvcc::Budget;
+use crate::mvcc::{Budget, Progress};
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::{Admission, State, Window};
 use crate::watch::{Hub, StreamId};
 use bring_in::PageReads;
 use link::{FromGroup, KeepAlive, Stamps, ToGroup, Told};
@@ -73,7 +73,6 @@ pub struct Shard {
     outbox_filled: Notify,
     hub_hungry: Notify,
     stream_waits: RefCell<AHashMap<StreamId, watches::StreamWaits>>,
-    connections: Cell<usize>,
     shutdown: Broadcast,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
@@ -159,13 +158,12 @@ impl Shard {
     /// What `step` says, and [`Error::Damaged`] for a page that fails its check when it comes in.
     pub async fn read<T>(
         &self,
-        mut step: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Result<Option<T>, ReadFault>,
+        mut step: impl FnMut(&ringstone_pager::Pin<'_>, Window) -> Result<Option<T>, ReadFault>,
     ) -> Result<T, Error> {
         loop {
             let result = {
                 let pin = self.reader.pin();
-                let state = state_of(&pin);
-                step(&pin, &state)
+                step(&pin, Window::of_attributes(pin.attributes()))
             };
             match result {
                 Ok(Some(value)) => return Ok(value),
@@ -190,9 +188,29 @@ impl Shard {
         self.pages.bring_in(&self.reader, run).await
     }
 
-    /// The published state.
-    pub fn state(&self) -> State {
-        state_of(&self.reader.pin())
+    /// Runs a scan to its end, a budget at a time.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
+    pub async fn scan(
+        &self,
+        mut step: impl FnMut(&ringstone_pager::Pin<'_>, Window, &mut Budget) -> Result<Progress, ReadFault>,
+    ) -> Result<(), Error> {
+        self.read(|pin, window| {
+            let progress = step(pin, window, &mut read_budget())?;
+            Ok((progress == Progress::Done).then_some(()))
+        })
+        .await
+    }
+
+    /// The revisions that the published state can be read at.
+    pub fn window(&self) -> Window {
+        Window::of_attributes(self.reader.pin().attributes())
+    }
+
+    /// What writes are let in by now.
+    pub fn admission(&self) -> Admission {
+        Admission::of_attributes(self.reader.pin().attributes())
     }
 
     /// Takes what the group sent: events first, so that a watch never lags behind the answer to a write.
@@ -214,11 +232,6 @@ impl Shard {
     /// Returns when the member is told to stop: calls that have no end of their own end then.
     pub async fn told_to_stop(&self) {
         self.shutdown.wait().await;
-    }
-
-    /// Connections open now.
-    pub fn connections(&self) -> usize {
-        self.connections.get()
     }
 }
 

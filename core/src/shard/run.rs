@@ -120,7 +120,6 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         outbox_filled: Notify::default(),
         hub_hungry: Notify::default(),
         stream_waits: RefCell::default(),
-        connections: Cell::new(0),
         shutdown: Broadcast::default(),
         group_wake: RefCell::new(None),
         shared,
@@ -177,12 +176,10 @@ impl Running {
             Err(_) => return self.shard.shared.connection_ended(self.shard.id),
         };
         self.open.set(self.open.get() + 1);
-        self.shard.connections.set(self.open.get());
         let running = Rc::clone(self);
         glommio::spawn_local(async move {
             serve_connection(stream, peer, &running.server, running.shard.told_to_stop()).await;
             running.open.set(running.open.get() - 1);
-            running.shard.connections.set(running.open.get());
             running.shard.shared.connection_ended(running.shard.id);
         })
         .detach();

@@ -19,6 +19,7 @@ use super::Api;
 use crate::error::{Error, ReadFault};
 use crate::lease::state as leases;
 use crate::metrics::{Counter, Exposition, Histogram, ShardMetrics};
+use crate::shard::state_of;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::trees::LIVE;
@@ -89,10 +90,10 @@ impl Api {
         let shared = &*self.shard.shared;
         let (state, keys, leases) = self
             .shard
-            .read(|pin, state| {
+            .read(|pin, _| {
                 let keys = pin.aggregate(LIVE, (Bound::Unbounded, Bound::Unbounded)).map_err(ReadFault::from)?.count;
                 let leases = leases::count(pin).map_err(ReadFault::from)?;
-                Ok(Some((state.clone(), keys, leases)))
+                Ok(Some((state_of(pin), keys, leases)))
             })
             .await?;
         let alarms = self.alarms(AlarmType::None).await?;
