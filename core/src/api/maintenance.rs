@@ -24,7 +24,7 @@ use crate::group::Reply;
 use crate::image::{ImageWriter, Step};
 use crate::mvcc::hash;
 use crate::shard::stages::Trace;
-use crate::shard::{boottime, state_of};
+use crate::shard::{boottime, read_budget, state_of};
 use crate::state::Admission;
 use crate::trees::ALARM;
 
@@ -126,9 +126,13 @@ impl Api {
     }
 
     pub(super) async fn hash_kv(&self, request: HashKvRequest, trace: &Trace) -> Answered {
+        let mut scan = hash::HashScan::new(request.revision);
         let (hash, revision) = self
             .shard
-            .read(|pin, window| Ok(Some((hash::hash_kv(pin, &state_of(pin), request.revision)?, window.revision))))
+            .read(|pin, window| {
+                let hash = scan.step(pin, &state_of(pin), &mut read_budget())?;
+                Ok(hash.map(|hash| (hash, window.revision)))
+            })
             .await?;
         encode(
             trace,
