@@ -257,6 +257,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
         heartbeat_interval: std::time::Duration::from_millis(heartbeat_ms),
         election_timeout: std::time::Duration::from_millis(election_ms),
         slow_request: settings.duration("warning-unary-request-duration"),
+        slow_apply: settings.duration("warning-apply-duration"),
         memory_limit_bytes: memory_limit,
         extensive_metrics: metrics == "extensive",
     })

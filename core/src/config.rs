@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub election_timeout: Duration,
     /// A slower unary request is logged.
     pub slow_request: Duration,
+    /// A request that is applied, or reads, for longer is logged.
+    pub slow_apply: Duration,
     /// Anonymous memory to stay within, in bytes.
     pub memory_limit_bytes: u64,
     /// Histograms of handling times on /metrics.

@@ -11,12 +11,80 @@ use crate::error::Error;
 use crate::group::GroupError;
 use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
-use crate::state::State;
+use crate::state::Admission;
 use ringstone_net::MetricsSnapshot;
 
-/// etcd's alarm types as bits of [`State::alarms`].
+/// etcd's alarm types as bits of [`Admission::alarms`].
 const ALARM_NOSPACE: u32 = 1 << 1;
 const ALARM_CORRUPT: u32 = 1 << 2;
+
+/// A check of /livez or /readyz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthCheck {
+    /// /livez: a read of what there is.
+    LiveSerializableRead,
+    /// /readyz: no CORRUPT alarm.
+    DataCorruption,
+    /// /readyz: a read of what there is.
+    SerializableRead,
+    /// /readyz: a read of the newest there is.
+    LinearizableRead,
+    /// /readyz: it votes.
+    NonLearner,
+}
+
+impl HealthCheck {
+    /// All of them.
+    pub const ALL: [HealthCheck; 5] = [
+        HealthCheck::LiveSerializableRead,
+        HealthCheck::DataCorruption,
+        HealthCheck::SerializableRead,
+        HealthCheck::LinearizableRead,
+        HealthCheck::NonLearner,
+    ];
+
+    /// Its name in paths and answers.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            HealthCheck::LiveSerializableRead | HealthCheck::SerializableRead => "serializable_read",
+            HealthCheck::DataCorruption => "data_corruption",
+            HealthCheck::LinearizableRead => "linearizable_read",
+            HealthCheck::NonLearner => "non_learner",
+        }
+    }
+
+    /// Its labels.
+    #[must_use]
+    pub fn labels(self) -> String {
+        let kind = if self == HealthCheck::LiveSerializableRead { "livez" } else { "readyz" };
+        format!("type=\"{kind}\",name=\"{}\"", self.name())
+    }
+}
+
+/// Answers to probes; the first of each pair counts failures.
+#[derive(Debug, Default)]
+pub struct HealthFigures {
+    /// Of /health.
+    pub answers: [AtomicU64; 2],
+    /// Of each check.
+    pub checks: [[AtomicU64; 2]; HealthCheck::ALL.len()],
+    /// The last answer of each check.
+    pub passed: [AtomicBool; HealthCheck::ALL.len()],
+}
+
+impl HealthFigures {
+    /// /health was answered.
+    pub fn answered(&self, healthy: bool) {
+        self.answers[usize::from(healthy)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A check was made.
+    pub fn checked(&self, check: HealthCheck, passed: bool) {
+        self.checks[check as usize][usize::from(passed)].fetch_add(1, Ordering::Relaxed);
+        self.passed[check as usize].store(passed, Ordering::Relaxed);
+    }
+}
 
 /// Shared by all shards of a member.
 pub struct Shared {
@@ -66,6 +134,11 @@ pub struct Shared {
     pub connections: Box<[AtomicUsize]>,
     /// Counters of each shard.
     pub metrics: Box<[ShardMetrics]>,
+    /// What probes were told.
+    pub health: HealthFigures,
+    /// Calls by the version of their clients, of each shard, as of its last tick.
+    #[cfg(feature = "glommio")]
+    pub clients: Box<[Mutex<Vec<crate::api::ClientRequests>>]>,
     /// Counters of each shard's wire, as of its last tick. Locked for a moment, never on a request's way.
     pub wire: Box<[Mutex<Option<MetricsSnapshot>>]>,
 }
@@ -100,6 +173,9 @@ impl Shared {
             failure: Mutex::new(None),
             connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            health: HealthFigures::default(),
+            #[cfg(feature = "glommio")]
+            clients: (0..shards).map(|_| Mutex::default()).collect(),
             wire: (0..shards).map(|_| Mutex::new(None)).collect(),
         }
     }
@@ -146,8 +222,8 @@ impl Shared {
 
     /// True while puts are refused for want of space: quota or disk.
     #[must_use]
-    pub fn is_full(&self, state: &State) -> bool {
-        self.config.quota_bytes.is_some_and(|quota| state.quota_bytes() >= quota)
+    pub fn is_full(&self, admission: Admission) -> bool {
+        self.config.quota_bytes.is_some_and(|quota| admission.quota_bytes >= quota)
             || self.disk_free.load(Ordering::Relaxed) == 0
     }
 
@@ -156,8 +232,8 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::NoSpace`].
-    pub fn check_space(&self, state: &State, cost: u64) -> Result<(), Error> {
-        let over = self.config.quota_bytes.is_some_and(|quota| state.quota_bytes().saturating_add(cost) > quota);
+    pub fn check_space(&self, admission: Admission, cost: u64) -> Result<(), Error> {
+        let over = self.config.quota_bytes.is_some_and(|quota| admission.quota_bytes.saturating_add(cost) > quota);
         if cost > 0 && (over || self.disk_free.load(Ordering::Relaxed) == 0) { Err(Error::NoSpace) } else { Ok(()) }
     }
 
@@ -166,11 +242,11 @@ impl Shared {
     ///
     /// # Errors
     /// [`Error::Corrupt`], [`Error::NoSpace`].
-    pub fn check_alarms(&self, state: &State, cost: u64) -> Result<(), Error> {
-        if state.alarms & ALARM_CORRUPT != 0 {
+    pub fn check_alarms(&self, admission: Admission, cost: u64) -> Result<(), Error> {
+        if admission.alarms & ALARM_CORRUPT != 0 {
             return Err(Error::Corrupt);
         }
-        if cost > 0 && state.alarms & ALARM_NOSPACE != 0 { Err(Error::NoSpace) } else { Ok(()) }
+        if cost > 0 && admission.alarms & ALARM_NOSPACE != 0 { Err(Error::NoSpace) } else { Ok(()) }
     }
 
     /// True when this member leads.

@@ -42,6 +42,85 @@ pub struct State {
     pub alarms: u32,
 }
 
+/// The revisions that a view can be read at: all that most reads need of a state, so they decode nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// [`State::revision`].
+    pub revision: i64,
+    /// [`State::compact_revision`].
+    pub compact_revision: i64,
+    /// [`State::swept_revision`].
+    pub swept_revision: i64,
+}
+
+/// What a write is let in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// [`State::quota_bytes`].
+    pub quota_bytes: u64,
+    /// [`State::alarms`].
+    pub alarms: u32,
+}
+
+// Offsets of attributes, as `to_attributes` writes them; the test ties the two.
+const ALARMS_AT: usize = 4;
+const REVISION_AT: usize = 24;
+const COMPACT_REVISION_AT: usize = 32;
+const SWEPT_REVISION_AT: usize = 40;
+const LOGICAL_BYTES_AT: usize = 104;
+const RETAINED_BYTES_AT: usize = 112;
+
+fn word_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(*bytes[at..].first_chunk().expect("a published root has the attributes of a whole state"))
+}
+
+impl Window {
+    /// Of a published root: its attributes were encoded here, or checked when the store was opened.
+    ///
+    /// # Panics
+    /// They are not those of a state.
+    #[must_use]
+    pub fn of_attributes(bytes: &[u8]) -> Window {
+        if bytes.is_empty() {
+            return Window::from(&State::default());
+        }
+        Window {
+            revision: word_at(bytes, REVISION_AT).cast_signed(),
+            compact_revision: word_at(bytes, COMPACT_REVISION_AT).cast_signed(),
+            swept_revision: word_at(bytes, SWEPT_REVISION_AT).cast_signed(),
+        }
+    }
+}
+
+impl From<&State> for Window {
+    fn from(state: &State) -> Window {
+        let State { revision, compact_revision, swept_revision, .. } = *state;
+        Window { revision, compact_revision, swept_revision }
+    }
+}
+
+impl Admission {
+    /// Of a published root, as [`Window::of_attributes`].
+    ///
+    /// # Panics
+    /// Its attributes are not those of a state.
+    #[must_use]
+    pub fn of_attributes(bytes: &[u8]) -> Admission {
+        if bytes.is_empty() {
+            return Admission::from(&State::default());
+        }
+        let alarms = word_at(bytes, ALARMS_AT) as u32;
+        let quota_bytes = word_at(bytes, LOGICAL_BYTES_AT).saturating_add(word_at(bytes, RETAINED_BYTES_AT));
+        Admission { quota_bytes, alarms }
+    }
+}
+
+impl From<&State> for Admission {
+    fn from(state: &State) -> Admission {
+        Admission { quota_bytes: state.quota_bytes(), alarms: state.alarms }
+    }
+}
+
 /// The hash of the store at a compaction, taken when it was applied (etcd keeps ten of them).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompactionHash {
@@ -298,9 +377,14 @@ mod tests {
             hash_key: [9; 16],
             compaction_hashes: vec![CompactionHash { revision: 30, previous: -1, hash: 5 }],
             alarms: 2,
+            logical_bytes: 1 << 40,
+            retained_bytes: 5,
             ..State::default()
         };
         let bytes = state.to_attributes();
+        assert_eq!(Window::of_attributes(&bytes), Window::from(&state));
+        assert_eq!(Admission::of_attributes(&bytes), Admission { quota_bytes: (1 << 40) + 5, alarms: 2 });
+        assert_eq!(Window::of_attributes(&[]), Window::from(&State::default()));
         assert_eq!(State::from_attributes(&bytes), Ok(state));
         // The offsets of docs/format-store.md.
         let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|byte| bytes[at + byte]));

@@ -21,11 +21,13 @@ struct Bare {
 }
 
 impl Handler for Bare {
+    type Notes = ();
+
     fn admit(&self, _: Method, _: Entry, _: &CallContext) -> Result<(), Status> {
         Ok(())
     }
 
-    async fn unary(&self, _: Method, _: &CallContext, message: Bytes) -> Result<Framed, Status> {
+    async fn unary(&self, _: Method, _: &CallContext, message: Bytes, (): &()) -> Result<Framed, Status> {
         let _request: RangeRequest = decode_request(message)?;
         Ok(Framed::encode(&self.response))
     }

@@ -31,12 +31,13 @@ pub struct CallContext {
     pub(crate) peer: Peer,
     pub(crate) metadata: Metadata,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) started_at: Duration,
 }
 
 impl CallContext {
     /// A context made by hand, for calls that come by another way (JSON, tests).
-    pub fn new(peer: Peer, metadata: Metadata, deadline: Option<Duration>) -> Self {
-        CallContext { peer, metadata, deadline }
+    pub fn new(peer: Peer, metadata: Metadata, started_at: Duration, deadline: Option<Duration>) -> Self {
+        CallContext { peer, metadata, deadline, started_at }
     }
 
     /// The other end of the connection.
@@ -52,6 +53,11 @@ impl CallContext {
     /// The first value of a header, if it is visible ASCII.
     pub fn metadata_text(&self, name: &str) -> Option<&str> {
         self.metadata.get(name)?.to_str().ok()
+    }
+
+    /// When the connection's turn began that met the call, on the clock of [`crate::Runtime::now`].
+    pub fn started_at(&self) -> Duration {
+        self.started_at
     }
 
     /// When the caller gives up, on the clock of [`crate::Runtime::now`]. The server drops the handler then.

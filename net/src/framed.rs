@@ -48,7 +48,7 @@ impl Framed {
     }
 
     /// `frames` messages that have their prefixes already, as pieces in order. A message may go over several pieces, a
-    /// piece may hold several messages; the last piece ends with one. For streams only.
+    /// piece may hold several messages; the last piece ends with one. More than one message is for streams only.
     pub fn from_pieces(pieces: impl IntoIterator<Item = Bytes>, frames: usize) -> Framed {
         let mut pieces = pieces.into_iter();
         let first = pieces.next().unwrap_or_default();
@@ -58,7 +58,7 @@ impl Framed {
     }
 
     /// What goes to the wire, in order; none is empty.
-    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Bytes> {
+    pub fn into_pieces(self) -> impl Iterator<Item = Bytes> {
         std::iter::once(self.first).chain(self.rest).filter(|piece| !piece.is_empty())
     }
 

@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -75,12 +75,13 @@ impl<S: futures_util::io::AsyncWrite + Unpin> AsyncWrite for GlommioStream<S> {
 /// The glommio executor of this thread.
 #[derive(Clone, Copy, Debug)]
 pub struct GlommioRuntime {
-    epoch: Instant,
+    clock: fn() -> Duration,
 }
 
-impl Default for GlommioRuntime {
-    fn default() -> Self {
-        GlommioRuntime { epoch: Instant::now() }
+impl GlommioRuntime {
+    /// With the clock that the server's own stamps are of: then they can be compared with a call's.
+    pub fn new(clock: fn() -> Duration) -> Self {
+        GlommioRuntime { clock }
     }
 }
 
@@ -94,6 +95,6 @@ impl Runtime for GlommioRuntime {
     }
 
     fn now(&self) -> Duration {
-        self.epoch.elapsed()
+        (self.clock)()
     }
 }

@@ -2,23 +2,35 @@ use crate::admission::Entry;
 use crate::context::{CallContext, Peer};
 use crate::framed::Framed;
 use crate::server::{RequestStream, ResponseSink};
-use crate::status::Status;
+use crate::status::{Code, Status};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header::HeaderName};
 use ringstone_proto::Method;
 use std::future::Future;
+use std::time::Duration;
 
 /// What a server does with the calls of its connections. Futures live on the connection's thread; one that waits is
 /// dropped when its caller resets the call, its deadline passes or the connection ends.
 pub trait Handler: 'static {
+    /// What a unary call notes down on its way; it lives from the call's start to the end of its answer.
+    type Notes: Default;
+
     /// Decides by identity and method alone whether a call goes on; nothing of the message is decoded yet. An error is
     /// the answer to the caller.
     fn admit(&self, method: Method, entry: Entry, call: &CallContext) -> Result<(), Status>;
 
     /// Answers a call of one request and one response. `message` is not decoded; see [`crate::decode_request`]. It may
     /// share a larger read buffer: copy what is kept for long.
-    fn unary(&self, method: Method, call: &CallContext, message: Bytes)
-    -> impl Future<Output = Result<Framed, Status>>;
+    fn unary(
+        &self,
+        method: Method,
+        call: &CallContext,
+        message: Bytes,
+        notes: &Self::Notes,
+    ) -> impl Future<Output = Result<Framed, Status>>;
+
+    /// A unary call has ended: answered, given up, or cancelled while [`Handler::unary`] was under way.
+    fn unary_ended(&self, _method: Method, _call: &CallContext, _notes: &Self::Notes, _end: UnaryEnd) {}
 
     /// Serves a call with a stream of requests or of responses. It ends when the future does, with all responses that
     /// were sent before.
@@ -32,6 +44,18 @@ pub trait Handler: 'static {
 
     /// Answers an HTTP/1.1 request.
     fn http(&self, request: HttpRequest) -> impl Future<Output = HttpResponse>;
+}
+
+/// How a unary call ended.
+#[derive(Clone, Copy, Debug)]
+pub struct UnaryEnd {
+    /// What its caller gets.
+    pub code: Code,
+    /// Bytes of the answer's message.
+    pub response_bytes: usize,
+    /// From the answer to the moment at which the connection had taken all of it: more than nothing where an answer that
+    /// is longer than [`crate::Limits::sink_bytes_max`] had to wait for its reader.
+    pub client: Duration,
 }
 
 /// An HTTP/1.1 request with its whole body.

@@ -1,6 +1,6 @@
 //! How long does a sync take here, and which way is the better one? Measured through the log's own code, so that the
 //! answer is the log's latency. What the file system can do is not enough to choose by: without FUA a direct write's flush
-//! may take many times what a linked fdatasync takes (docs/decisions/0008-way-to-sync.md).
+//! may take many times what a linked fdatasync takes (docs/decisions/0009-way-to-sync.md).
 
 use crate::disk::Disk;
 use crate::disk::ring::{RingDisk, SyncWay};

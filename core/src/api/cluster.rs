@@ -2,13 +2,13 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use ringstone_net::Framed;
 use ringstone_pager::api::{Direction, ReadTrees as _};
 use ringstone_proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse};
 
-use super::{Answered, Api};
+use super::{Answered, Api, encode};
 use crate::error::{Error, ReadFault};
 use crate::group::read_member;
+use crate::shard::stages::Trace;
 use crate::trees::MEMBER;
 
 impl Api {
@@ -34,9 +34,9 @@ impl Api {
             .await
     }
 
-    pub(super) async fn member_list(&self, _request: MemberListRequest) -> Answered {
+    pub(super) async fn member_list(&self, _request: MemberListRequest, trace: &Trace) -> Answered {
         let members = self.members().await?;
         // etcd's Cluster answers have no revision in their header.
-        Ok(Framed::encode(&MemberListResponse { header: Some(self.header(0)), members }))
+        encode(trace, &MemberListResponse { header: Some(self.header(0)), members })
     }
 }

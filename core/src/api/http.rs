@@ -12,31 +12,16 @@ use ringstone_proto::etcdserverpb::{AlarmType, RangeRequest};
 use super::Api;
 use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::error::Error;
-use crate::mvcc::{Progress, RangeScan};
-use crate::shard::read_budget;
+use crate::mvcc::RangeScan;
+use crate::shared::HealthCheck;
 
-/// One thing that a probe looks at.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Check {
-    DataCorruption,
-    SerializableRead,
-    LinearizableRead,
-    NonLearner,
-}
-
-impl Check {
-    fn name(self) -> &'static str {
-        match self {
-            Check::DataCorruption => "data_corruption",
-            Check::SerializableRead => "serializable_read",
-            Check::LinearizableRead => "linearizable_read",
-            Check::NonLearner => "non_learner",
-        }
-    }
-}
-
-const LIVEZ: &[Check] = &[Check::SerializableRead];
-const READYZ: &[Check] = &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
+const LIVEZ: &[HealthCheck] = &[HealthCheck::LiveSerializableRead];
+const READYZ: &[HealthCheck] = &[
+    HealthCheck::DataCorruption,
+    HealthCheck::SerializableRead,
+    HealthCheck::LinearizableRead,
+    HealthCheck::NonLearner,
+];
 
 /// The values of a query parameter.
 fn values<'a>(request: &'a HttpRequest, name: &'a str) -> impl Iterator<Item = &'a str> {
@@ -70,7 +55,10 @@ impl Api {
         }
         match path {
             "/version" => self.version(),
-            "/metrics" => typed("text/plain; version=0.0.4; charset=utf-8", self.metrics()),
+            "/metrics" => match self.metrics().await {
+                Ok(text) => typed("text/plain; version=0.0.4; charset=utf-8", text),
+                Err(error) => HttpResponse::text(500, format!("{error}\n")),
+            },
             "/health" => self.health(request).await,
             "/livez" => self.probe(request, LIVEZ).await,
             "/readyz" => self.probe(request, READYZ).await,
@@ -96,6 +84,7 @@ impl Api {
 
     async fn health(&self, request: &HttpRequest) -> HttpResponse {
         let reason = self.health_reason(request).await;
+        self.shard.shared.health.answered(reason.is_none());
         match reason {
             None => typed("text/plain; charset=utf-8", "{\"health\":\"true\",\"reason\":\"\"}"),
             Some(reason) => {
@@ -121,30 +110,27 @@ impl Api {
         if !serializable && shared.leader.load(Ordering::Relaxed) == 0 {
             return Some("RAFT NO LEADER".to_owned());
         }
-        self.look().await.err().map(|error| format!("RANGE ERROR:{error}"))
+        self.try_read().await.err().map(|error| format!("RANGE ERROR:{error}"))
     }
 
     /// The read that proves that reads work.
-    async fn look(&self) -> Result<(), Error> {
+    async fn try_read(&self) -> Result<(), Error> {
         let request =
             RangeRequest { key: b"health".to_vec().into(), limit: 1, keys_only: true, ..RangeRequest::default() };
         let mut scan = RangeScan::new(&request);
-        self.shard
-            .read(|pin, state| {
-                let progress = scan.step(pin, state, &mut read_budget())?;
-                Ok((progress == Progress::Done).then_some(()))
-            })
-            .await
+        self.shard.scan(|pin, window, budget| scan.step(pin, window, budget)).await
     }
 
-    async fn probe(&self, request: &HttpRequest, checks: &[Check]) -> HttpResponse {
+    async fn probe(&self, request: &HttpRequest, checks: &[HealthCheck]) -> HttpResponse {
         let mut report = String::new();
         let mut healthy = true;
         for check in checks {
             if values(request, "exclude").any(|excluded| excluded == check.name()) {
                 continue;
             }
-            let _ = match self.check(*check).await {
+            let outcome = self.check(*check).await;
+            self.shard.shared.health.checked(*check, outcome.is_ok());
+            let _ = match outcome {
                 Ok(()) => writeln!(report, "[+]{} ok", check.name()),
                 Err(why) => {
                     healthy = false;
@@ -159,24 +145,26 @@ impl Api {
         HttpResponse::text(200, body)
     }
 
-    async fn check(&self, check: Check) -> Result<(), String> {
+    async fn check(&self, check: HealthCheck) -> Result<(), String> {
         let shared = &self.shard.shared;
         match check {
-            Check::DataCorruption => {
+            HealthCheck::DataCorruption => {
                 let alarms = self.alarms(AlarmType::Corrupt).await.map_err(|error| error.to_string())?;
                 if alarms.is_empty() { Ok(()) } else { Err("alarm activated: CORRUPT".to_owned()) }
             }
-            Check::SerializableRead => self.look().await.map_err(|error| error.to_string()),
-            Check::LinearizableRead => {
+            HealthCheck::LiveSerializableRead | HealthCheck::SerializableRead => {
+                self.try_read().await.map_err(|error| error.to_string())
+            }
+            HealthCheck::LinearizableRead => {
                 if shared.stopping.load(Ordering::Relaxed) {
                     return Err(Error::Stopped.to_string());
                 }
                 if shared.leader.load(Ordering::Relaxed) == 0 || !shared.ready.load(Ordering::Relaxed) {
                     return Err(Error::NoLeader.to_string());
                 }
-                self.look().await.map_err(|error| error.to_string())
+                self.try_read().await.map_err(|error| error.to_string())
             }
-            Check::NonLearner => Ok(()),
+            HealthCheck::NonLearner => Ok(()),
         }
     }
 }

@@ -11,15 +11,21 @@ use ringstone_proto::etcdserverpb::{
     TxnRequest, TxnResponse,
 };
 
-use super::{Answered, Api};
+use super::pieces::{self, Pieces};
+use super::{Answered, Api, encode};
 use crate::command::Command;
 use crate::error::Error;
 use crate::group::Reply;
 use crate::mvcc::{self, Budget, Progress, RangeScan, ReadTxn, check, request};
 use crate::shard::read_budget;
+use crate::shard::stages::Trace;
 
 /// How often a physical compaction looks whether the sweep has passed.
 const PHYSICAL_POLL: Duration = Duration::from_millis(5);
+/// Longest answer in bytes: gRPC's bound is 2^31 - 1, header and count included.
+const ANSWER_BYTES_MAX: usize = i32::MAX as usize - 1024;
+/// How often a large range of the latest revision begins anew because a compaction overtook it.
+const RESTARTS_MAX: u32 = 8;
 /// First chunk of a RangeStream, in keys.
 const STREAM_CHUNK_FIRST: usize = 10;
 
@@ -29,90 +35,115 @@ impl Api {
         if bytes > self.shard.shared.config.max_request_bytes { Err(Error::RequestTooLarge) } else { Ok(()) }
     }
 
-    fn check_space(&self, cost: u64) -> Result<(), Error> {
-        self.shard.shared.check_space(&self.shard.state(), cost)
-    }
-
-    fn check_alarms(&self, cost: u64) -> Result<(), Error> {
-        self.shard.shared.check_alarms(&self.shard.state(), cost)
-    }
-
-    pub(super) async fn range(&self, request: RangeRequest) -> Answered {
+    pub(super) async fn range(&self, request: RangeRequest, trace: &Trace) -> Answered {
+        trace.about(&request.key, &request.range_end);
         check::check_range(&request)?;
         // A sole voter publishes before it answers: its published root is linearizable.
-        let mut scan = RangeScan::new(&request);
-        self.shard
-            .read(|pin, state| {
-                let progress = scan.step(pin, state, &mut read_budget())?;
-                Ok((progress == Progress::Done).then_some(()))
-            })
-            .await?;
-        let mut response = scan.finish();
+        let (mut response, mut pieces) = self.read_range(&request).await?;
         self.shard.metrics().ranges.add(1);
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        if response.kvs.len() > pieces::RECORDS {
+            // Sorted by something else than the keys: all is there, and none of it encoded.
+            let mut kvs = std::mem::take(&mut response.kvs).into_iter();
+            while kvs.len() > 0 {
+                pieces.push(kvs.by_ref().take(pieces::RECORDS).collect(), self.answer_bytes_max())?;
+                glommio::yield_if_needed().await;
+            }
+        }
+        if pieces.is_empty() {
+            return encode(trace, &response);
+        }
+        trace.worked();
+        Ok(pieces.finish(response))
     }
 
-    pub(super) async fn put(&self, message: Bytes) -> Answered {
+    /// One answer is at most half of the memory, and less than gRPC's own bound.
+    fn answer_bytes_max(&self) -> usize {
+        let half = self.shard.shared.config.memory_limit_bytes / 2;
+        usize::try_from(half).unwrap_or(usize::MAX).min(ANSWER_BYTES_MAX)
+    }
+
+    /// What is read, and in front of it what was encoded meanwhile: of a range in the order of its keys, each step's.
+    async fn read_range(&self, request: &RangeRequest) -> Result<(RangeResponse, Pieces), Status> {
+        let (mut scan, mut pieces, mut restarts) = (RangeScan::new(request), Pieces::default(), 0);
+        loop {
+            match self.shard.read(|pin, window| scan.step(pin, window, &mut read_budget()).map(Some)).await {
+                Ok(Progress::Done) => return Ok((scan.finish(), pieces)),
+                Ok(Progress::More) => {
+                    if scan.in_key_order() {
+                        let kvs = scan.drain();
+                        if !kvs.is_empty() {
+                            pieces.push(kvs, self.answer_bytes_max())?;
+                        }
+                    }
+                    glommio::yield_if_needed().await;
+                }
+                // A compaction has overtaken a range of the latest revision, and nobody has seen any of it.
+                Err(Error::Compacted) if request.revision <= 0 && !pieces.is_empty() && restarts < RESTARTS_MAX => {
+                    (scan, pieces, restarts) = (RangeScan::new(request), Pieces::default(), restarts + 1);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub(super) async fn put(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
         let put: PutRequest = decode_request(message)?;
-        let cost = request::put_cost(&put);
-        self.check_space(cost)?;
+        trace.about(&put.key, &[]);
+        let (cost, shared, admission) = (request::put_cost(&put), &self.shard.shared, self.shard.admission());
+        shared.check_space(admission, cost)?;
         check::check_put(&put)?;
         self.check_size(bytes)?;
-        self.check_alarms(cost)?;
-        match self.shard.propose(&Command::Put(put.into())).await? {
+        shared.check_alarms(admission, cost)?;
+        match self.shard.propose(&Command::Put(put.into()), trace).await? {
             Reply::Store(mvcc::Answer::Put(mut response)) => {
                 self.shard.metrics().puts.add(1);
                 self.fill(&mut response.header);
-                Ok(Framed::encode(&response))
+                encode(trace, &response)
             }
             other => unreachable!("a put is answered by a put, not {other:?}"),
         }
     }
 
-    pub(super) async fn delete_range(&self, message: Bytes) -> Answered {
+    pub(super) async fn delete_range(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
         let delete: DeleteRangeRequest = decode_request(message)?;
+        trace.about(&delete.key, &delete.range_end);
         check::check_delete(&delete)?;
         self.check_size(bytes)?;
-        self.check_alarms(0)?;
-        match self.shard.propose(&Command::DeleteRange(delete.into())).await? {
+        self.shard.shared.check_alarms(self.shard.admission(), 0)?;
+        match self.shard.propose(&Command::DeleteRange(delete.into()), trace).await? {
             Reply::Store(mvcc::Answer::DeleteRange(mut response)) => {
                 self.shard.metrics().deletes.add(1);
                 self.fill(&mut response.header);
-                Ok(Framed::encode(&response))
+                encode(trace, &response)
             }
             other => unreachable!("a delete is answered by a delete, not {other:?}"),
         }
     }
 
-    pub(super) async fn txn(&self, message: Bytes) -> Answered {
+    pub(super) async fn txn(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
         let txn: TxnRequest = decode_request(message)?;
-        let cost = request::txn_cost(&txn);
-        self.check_space(cost)?;
-        check::check_txn(&txn, self.shard.shared.config.max_txn_ops)?;
+        let (cost, shared, admission) = (request::txn_cost(&txn), &self.shard.shared, self.shard.admission());
+        shared.check_space(admission, cost)?;
+        check::check_txn(&txn, shared.config.max_txn_ops)?;
         let mut response = if request::is_read_only(&txn) {
             let mut read = ReadTxn::new(txn);
-            self.shard
-                .read(|pin, state| {
-                    let progress = read.step(pin, state, &mut read_budget())?;
-                    Ok((progress == Progress::Done).then_some(()))
-                })
-                .await?;
+            self.shard.scan(|pin, window, budget| read.step(pin, window, budget)).await?;
             read.finish()
         } else {
             self.check_size(bytes)?;
-            self.check_alarms(cost)?;
-            match self.shard.propose(&Command::try_from(txn)?).await? {
+            shared.check_alarms(admission, cost)?;
+            match self.shard.propose(&Command::try_from(txn)?, trace).await? {
                 Reply::Store(mvcc::Answer::Txn(response)) => response,
                 other => unreachable!("a txn is answered by a txn, not {other:?}"),
             }
         };
         self.count_operations(&response);
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
     /// etcd counts the operations of a transaction, and the transaction where it had more than one.
@@ -133,18 +164,18 @@ impl Api {
         metrics.txns.add(u64::from(operations > 1));
     }
 
-    pub(super) async fn compact(&self, compaction: CompactionRequest) -> Answered {
-        self.check_alarms(0)?;
+    pub(super) async fn compact(&self, compaction: CompactionRequest, trace: &Trace) -> Answered {
+        self.shard.shared.check_alarms(self.shard.admission(), 0)?;
         let command = Command::Compact { revision: compaction.revision };
-        let mut response = match self.shard.propose(&command).await? {
+        let mut response = match self.shard.propose(&command, trace).await? {
             Reply::Store(mvcc::Answer::Compact(response)) => response,
             other => unreachable!("a compaction is answered by a compaction, not {other:?}"),
         };
-        while compaction.physical && self.shard.state().swept_revision < compaction.revision {
+        while compaction.physical && self.shard.window().swept_revision < compaction.revision {
             glommio::timer::sleep(PHYSICAL_POLL).await;
         }
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
     /// Chunks in key order at one revision; the last one has header, count and more.
@@ -157,7 +188,7 @@ impl Api {
         let mut chunk_keys = STREAM_CHUNK_FIRST;
         loop {
             let mut budget = Budget { records: chunk_keys, bytes: target_bytes };
-            let progress = self.shard.read(|pin, state| scan.step(pin, state, &mut budget).map(Some)).await?;
+            let progress = self.shard.read(|pin, window| scan.step(pin, window, &mut budget).map(Some)).await?;
             if progress == Progress::Done {
                 break;
             }

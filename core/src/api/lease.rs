@@ -2,19 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
-use ringstone_net::{Framed, RequestStream, ResponseSink, Status, decode_request};
+use ringstone_net::{RequestStream, ResponseSink, Status, decode_request};
 use ringstone_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse,
     LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 
 use super::kv::send;
-use super::{Answered, Api};
+use super::{Answered, Api, encode};
 use crate::command::Command;
 use crate::error::{Error, ReadFault};
 use crate::group::Reply;
 use crate::lease::state::{self as leases, LeaseTime, TTL_S_MAX};
 use crate::mvcc;
+use crate::shard::stages::Trace;
 
 /// etcd charges a grant with this many bytes.
 const GRANT_COST_BYTES: u64 = 64;
@@ -26,21 +27,23 @@ impl Api {
         LeaseTime(self.shard.shared.lease_clock_ms.load(Ordering::Relaxed))
     }
 
-    pub(super) async fn lease_grant(&self, request: LeaseGrantRequest) -> Answered {
+    pub(super) async fn lease_grant(&self, request: LeaseGrantRequest, trace: &Trace) -> Answered {
         let shared = &self.shard.shared;
-        shared.check_space(&self.shard.state(), GRANT_COST_BYTES)?;
-        shared.check_alarms(&self.shard.state(), GRANT_COST_BYTES)?;
+        let admission = self.shard.admission();
+        shared.check_space(admission, GRANT_COST_BYTES)?;
+        shared.check_alarms(admission, GRANT_COST_BYTES)?;
         if request.ttl > TTL_S_MAX {
             return Err(Error::LeaseTtlTooLarge.into());
         }
         let ttl_s = request.ttl.max(shared.config.lease_ttl_min_s());
         loop {
             let id = if request.id == 0 { random_id() } else { request.id };
-            match self.shard.propose(&Command::LeaseGrant { id, ttl_s }).await {
+            match self.shard.propose(&Command::LeaseGrant { id, ttl_s }, trace).await {
                 Ok(Reply::LeaseGrant(mut response)) => {
                     self.shard.metrics().leases_granted.add(1);
+                    self.shard.metrics().lease_ttls.record_units(response.ttl.unsigned_abs());
                     self.fill(&mut response.header);
-                    return Ok(Framed::encode(&response));
+                    return encode(trace, &response);
                 }
                 Ok(other) => unreachable!("a grant is answered by a grant, not {other:?}"),
                 // A random id that is taken: one in 2^63.
@@ -50,23 +53,23 @@ impl Api {
         }
     }
 
-    pub(super) async fn lease_revoke(&self, request: LeaseRevokeRequest) -> Answered {
-        self.shard.shared.check_alarms(&self.shard.state(), 0)?;
+    pub(super) async fn lease_revoke(&self, request: LeaseRevokeRequest, trace: &Trace) -> Answered {
+        self.shard.shared.check_alarms(self.shard.admission(), 0)?;
         let command = Command::LeaseRevoke { id: request.id, expired_renewal: None };
-        let mut response = match self.shard.propose(&command).await? {
+        let mut response = match self.shard.propose(&command, trace).await? {
             Reply::Store(mvcc::Answer::LeaseRevoke(response)) => response,
             other => unreachable!("a revoke is answered by a revoke, not {other:?}"),
         };
         self.shard.metrics().leases_revoked.add(1);
         self.fill(&mut response.header);
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
-    pub(super) async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest) -> Answered {
+    pub(super) async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest, trace: &Trace) -> Answered {
         let clock = self.lease_clock();
         let (record, revision) = self
             .shard
-            .read(|pin, state| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, state.revision))))
+            .read(|pin, window| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, window.revision))))
             .await?;
         let mut response = LeaseTimeToLiveResponse {
             header: Some(self.header(revision)),
@@ -75,7 +78,7 @@ impl Api {
             granted_ttl: 0,
             keys: Vec::new(),
         };
-        let Some(record) = record else { return Ok(Framed::encode(&response)) };
+        let Some(record) = record else { return encode(trace, &response) };
         response.ttl = record.remaining_s(clock);
         response.granted_ttl = record.ttl_s;
         let mut more = request.keys;
@@ -90,10 +93,10 @@ impl Api {
             more = keys.len() == LIST_SLICE;
             response.keys.extend(keys);
         }
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
-    pub(super) async fn lease_leases(&self, _request: LeaseLeasesRequest) -> Answered {
+    pub(super) async fn lease_leases(&self, _request: LeaseLeasesRequest, trace: &Trace) -> Answered {
         let mut listed = Vec::new();
         let mut after = None;
         loop {
@@ -107,8 +110,8 @@ impl Api {
                 break;
             }
         }
-        let header = Some(self.header(self.shard.state().revision));
-        Ok(Framed::encode(&LeaseLeasesResponse { header, leases: listed }))
+        let header = Some(self.header(self.shard.window().revision));
+        encode(trace, &LeaseLeasesResponse { header, leases: listed })
     }
 
     /// One answer per request, in order. The client's half-close ends it.
@@ -120,7 +123,7 @@ impl Api {
         while let Some(message) = requests.next().await {
             let request: LeaseKeepAliveRequest = decode_request(message?)?;
             // The header is from before the renewal: a client never sees a revision at which its lease was gone.
-            let header = Some(self.header(self.shard.state().revision));
+            let header = Some(self.header(self.shard.window().revision));
             let ttl = self.shard.keep_alive(request.id).await?;
             self.shard.metrics().leases_renewed.add(u64::from(ttl > 0));
             send(&responses, &LeaseKeepAliveResponse { header, id: request.id, ttl }).await?;

@@ -1,11 +1,11 @@
 //! The Maintenance service.
 
 use std::ops::{Bound, ControlFlow};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringstone_net::{Code, Framed, ResponseSink, Status};
+use ringstone_net::{Code, ResponseSink, Status};
 use ringstone_pager::api::{Direction, ReadTrees as _};
 use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
@@ -16,14 +16,16 @@ use ringstone_proto::etcdserverpb::{
 use sha2::{Digest as _, Sha256};
 
 use super::kv::send;
-use super::{Answered, Api};
+use super::{Answered, Api, encode};
 use crate::command::Command;
 use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::error::{Error, ReadFault};
 use crate::group::Reply;
 use crate::image::{ImageWriter, Step};
 use crate::mvcc::hash;
-use crate::shard::{boottime, state_of};
+use crate::shard::stages::Trace;
+use crate::shard::{boottime, read_budget, state_of};
+use crate::state::Admission;
 use crate::trees::ALARM;
 
 /// A pin is not held longer than this.
@@ -35,7 +37,7 @@ impl Api {
         let shared = &self.shard.shared;
         let (mut alarms, full) = self
             .shard
-            .read(|pin, state| {
+            .read(|pin, _| {
                 let mut alarms = Vec::new();
                 pin.visit(ALARM, (Bound::Unbounded, Bound::Unbounded), Direction::Forward, false, &mut |key, _| {
                     if let (Some(id), Some(alarm)) = (key.first_chunk::<8>(), key.last_chunk::<4>()) {
@@ -45,7 +47,7 @@ impl Api {
                     ControlFlow::Continue(())
                 })
                 .map_err(ReadFault::from)?;
-                Ok(Some((alarms, shared.is_full(state))))
+                Ok(Some((alarms, shared.is_full(Admission::of_attributes(pin.attributes())))))
             })
             .await?;
         let own = AlarmMember { member_id: shared.identity.member_id, alarm: AlarmType::Nospace as i32 };
@@ -56,7 +58,7 @@ impl Api {
         Ok(alarms)
     }
 
-    pub(super) async fn alarm(&self, request: AlarmRequest) -> Answered {
+    pub(super) async fn alarm(&self, request: AlarmRequest, trace: &Trace) -> Answered {
         let alarms = match AlarmAction::try_from(request.action) {
             Ok(AlarmAction::Get) => self.alarms(AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None)).await?,
             Ok(action) => {
@@ -65,7 +67,7 @@ impl Api {
                     member_id: request.member_id,
                     alarm: request.alarm,
                 };
-                match self.shard.propose(&command).await? {
+                match self.shard.propose(&command, trace).await? {
                     Reply::Alarm(alarms) => alarms,
                     other => unreachable!("an alarm is answered by alarms, not {other:?}"),
                 }
@@ -73,11 +75,11 @@ impl Api {
             // This ends etcd; here it is an error to its caller.
             Err(_) => return Err(Error::UnknownMethod.into()),
         };
-        let header = Some(self.header(self.shard.state().revision));
-        Ok(Framed::encode(&AlarmResponse { header, alarms }))
+        let header = Some(self.header(self.shard.window().revision));
+        encode(trace, &AlarmResponse { header, alarms })
     }
 
-    pub(super) async fn status(&self, _request: StatusRequest) -> Answered {
+    pub(super) async fn status(&self, _request: StatusRequest, trace: &Trace) -> Answered {
         let shared = &self.shard.shared;
         let leader = shared.leader.load(Ordering::Relaxed);
         let mut errors = Vec::new();
@@ -89,9 +91,9 @@ impl Api {
             errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
         }
         let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
-        let bytes = |figure: &std::sync::atomic::AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
+        let bytes = |figure: &AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
         let response = StatusResponse {
-            header: Some(self.header(self.shard.state().revision)),
+            header: Some(self.header(self.shard.window().revision)),
             version: API_VERSION.to_owned(),
             db_size: bytes(&shared.file_bytes),
             leader,
@@ -105,39 +107,49 @@ impl Api {
             db_size_quota: quota,
             downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),
         };
-        Ok(Framed::encode(&response))
+        encode(trace, &response)
     }
 
     /// Free pages are reused in place and nothing ever stops for it: there is nothing to do.
-    pub(super) async fn defragment(&self, _request: DefragmentRequest) -> Answered {
-        Ok(Framed::encode(&DefragmentResponse { header: None }))
+    pub(super) async fn defragment(&self, _request: DefragmentRequest, trace: &Trace) -> Answered {
+        encode(trace, &DefragmentResponse { header: None })
     }
 
-    pub(super) async fn hash(&self, _request: HashRequest) -> Answered {
+    pub(super) async fn hash(&self, _request: HashRequest, trace: &Trace) -> Answered {
         let (hash, revision) = self
             .shard
-            .read(|pin, state| Ok(Some((hash::hash_all(pin, state).map_err(ReadFault::from)?, state.revision))))
+            .read(|pin, window| {
+                Ok(Some((hash::hash_all(pin, &state_of(pin)).map_err(ReadFault::from)?, window.revision)))
+            })
             .await?;
-        Ok(Framed::encode(&HashResponse { header: Some(self.header(revision)), hash }))
+        encode(trace, &HashResponse { header: Some(self.header(revision)), hash })
     }
 
-    pub(super) async fn hash_kv(&self, request: HashKvRequest) -> Answered {
+    pub(super) async fn hash_kv(&self, request: HashKvRequest, trace: &Trace) -> Answered {
+        let mut scan = hash::HashScan::new(request.revision);
         let (hash, revision) = self
             .shard
-            .read(|pin, state| Ok(Some((hash::hash_kv(pin, state, request.revision)?, state.revision))))
+            .read(|pin, window| {
+                let hash = scan.step(pin, &state_of(pin), &mut read_budget())?;
+                Ok(hash.map(|hash| (hash, window.revision)))
+            })
             .await?;
-        Ok(Framed::encode(&HashKvResponse {
-            header: Some(self.header(revision)),
-            hash: hash.hash,
-            compact_revision: hash.compact_revision,
-            hash_revision: hash.hash_revision,
-        }))
+        encode(
+            trace,
+            &HashKvResponse {
+                header: Some(self.header(revision)),
+                hash: hash.hash,
+                compact_revision: hash.compact_revision,
+                hash_revision: hash.hash_revision,
+            },
+        )
     }
 
     /// The image of the store as it is now, then its SHA-256 as a message of its own. One root stays pinned for the whole
     /// answer; a client that takes too long is told so, that old pages can be reused again.
     pub(super) async fn snapshot(&self, _request: SnapshotRequest, responses: ResponseSink) -> Result<(), Status> {
         let began = boottime();
+        let _open = OpenSnapshot::begin(&self.shard.metrics().snapshots_open);
         tracing::info!("sending database snapshot to client");
         let pin = self.shard.pin();
         let state = state_of(&pin);
@@ -162,8 +174,25 @@ impl Api {
             }
         }
         send(&responses, &snapshot_message(Bytes::copy_from_slice(&digest.finalize()), 0)).await?;
+        self.shard.metrics().snapshots.record(boottime().saturating_sub(began));
         tracing::info!("successfully sent database snapshot to client");
         Ok(())
+    }
+}
+
+/// Counts a snapshot under way, whichever way it ends.
+struct OpenSnapshot<'a>(&'a AtomicU64);
+
+impl OpenSnapshot<'_> {
+    fn begin(open: &AtomicU64) -> OpenSnapshot<'_> {
+        open.fetch_add(1, Ordering::Relaxed);
+        OpenSnapshot(open)
+    }
+}
+
+impl Drop for OpenSnapshot<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

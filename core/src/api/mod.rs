@@ -1,34 +1,43 @@
 //! etcd's services on a shard: decode, check, then propose or read. One file per service.
 
+mod clients;
 mod cluster;
 mod http;
 mod kv;
 mod lease;
 mod maintenance;
-mod metrics_text;
+mod measure;
+mod metrics;
+mod pieces;
 mod watch;
 
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use ringstone_net::{
-    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, RequestStream, ResponseSink, Status,
-    decode_request,
+    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, MethodKind, RequestStream,
+    ResponseSink, Status, UnaryEnd, decode_request,
 };
 use ringstone_proto::etcdserverpb::ResponseHeader;
 use ringstone_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
+use ringstone_proto::prost::Message;
+
+pub use clients::ClientRequests;
+
+use clients::Clients;
 
 use crate::error::Error;
-use crate::shard::{Shard, boottime};
+use crate::shard::Shard;
+use crate::shard::stages::Trace;
 
 /// The handler of one shard's connections.
 pub struct Api {
     shard: Rc<Shard>,
+    clients: Clients,
 }
 
 impl From<Error> for Status {
@@ -43,11 +52,23 @@ fn not_built(what: &str) -> Status {
 
 type Answered = Result<Framed, Status>;
 
+/// The last step of a call's work.
+fn encode(trace: &Trace, response: &impl Message) -> Answered {
+    trace.worked();
+    Ok(Framed::encode(response))
+}
+
 impl Api {
     /// For the connections of `shard`.
     #[must_use]
     pub fn new(shard: Rc<Shard>) -> Api {
-        Api { shard }
+        Api { shard, clients: Clients::default() }
+    }
+
+    /// Calls so far by the version of their clients.
+    #[must_use]
+    pub fn client_requests(&self) -> Vec<ClientRequests> {
+        self.clients.snapshot()
     }
 
     /// A header with the ids and the term; the revision is the caller's.
@@ -67,23 +88,23 @@ impl Api {
         *header = Some(self.header(revision));
     }
 
-    async fn dispatch(&self, method: Method, message: Bytes) -> Answered {
+    async fn dispatch(&self, method: Method, message: Bytes, trace: &Trace) -> Answered {
         match method {
-            Method::KvRange => self.range(decode_request(message)?).await,
-            Method::KvPut => self.put(message).await,
-            Method::KvDeleteRange => self.delete_range(message).await,
-            Method::KvTxn => self.txn(message).await,
-            Method::KvCompact => self.compact(decode_request(message)?).await,
-            Method::LeaseGrant => self.lease_grant(decode_request(message)?).await,
-            Method::LeaseRevoke => self.lease_revoke(decode_request(message)?).await,
-            Method::LeaseTimeToLive => self.lease_time_to_live(decode_request(message)?).await,
-            Method::LeaseLeases => self.lease_leases(decode_request(message)?).await,
-            Method::ClusterMemberList => self.member_list(decode_request(message)?).await,
-            Method::MaintenanceAlarm => self.alarm(decode_request(message)?).await,
-            Method::MaintenanceStatus => self.status(decode_request(message)?).await,
-            Method::MaintenanceDefragment => self.defragment(decode_request(message)?).await,
-            Method::MaintenanceHash => self.hash(decode_request(message)?).await,
-            Method::MaintenanceHashKV => self.hash_kv(decode_request(message)?).await,
+            Method::KvRange => self.range(decode_request(message)?, trace).await,
+            Method::KvPut => self.put(message, trace).await,
+            Method::KvDeleteRange => self.delete_range(message, trace).await,
+            Method::KvTxn => self.txn(message, trace).await,
+            Method::KvCompact => self.compact(decode_request(message)?, trace).await,
+            Method::LeaseGrant => self.lease_grant(decode_request(message)?, trace).await,
+            Method::LeaseRevoke => self.lease_revoke(decode_request(message)?, trace).await,
+            Method::LeaseTimeToLive => self.lease_time_to_live(decode_request(message)?, trace).await,
+            Method::LeaseLeases => self.lease_leases(decode_request(message)?, trace).await,
+            Method::ClusterMemberList => self.member_list(decode_request(message)?, trace).await,
+            Method::MaintenanceAlarm => self.alarm(decode_request(message)?, trace).await,
+            Method::MaintenanceStatus => self.status(decode_request(message)?, trace).await,
+            Method::MaintenanceDefragment => self.defragment(decode_request(message)?, trace).await,
+            Method::MaintenanceHash => self.hash(decode_request(message)?, trace).await,
+            Method::MaintenanceHashKV => self.hash_kv(decode_request(message)?, trace).await,
             Method::HealthCheck => Ok(Framed::encode(&HealthCheckResponse { status: ServingStatus::Serving as i32 })),
             Method::ClusterMemberAdd
             | Method::ClusterMemberRemove
@@ -102,43 +123,15 @@ impl Api {
             Either::Right(_) => Err(Error::Stopped.into()),
         }
     }
-
-    /// A slow request says which one it was, and where its time went.
-    fn log_if_slow(&self, method: Method, since: Duration, request_bytes: usize, outcome: &Answered) {
-        let took = boottime().saturating_sub(since);
-        if took < self.shard.shared.config.slow_request {
-            return;
-        }
-        self.shard.metrics().slow.add(1);
-        // What is not a write's waiting is reading and encoding, here on the shard.
-        let stages = self.shard.take_slow_stages().unwrap_or([
-            ("read", took),
-            ("", Duration::ZERO),
-            ("", Duration::ZERO),
-            ("", Duration::ZERO),
-        ]);
-        let slowest = stages.iter().max_by_key(|stage| stage.1).map_or("", |stage| stage.0);
-        let listed: Vec<String> = stages
-            .iter()
-            .filter(|stage| !stage.0.is_empty())
-            .map(|(name, took)| format!("{name} {:.1}ms", took.as_secs_f64() * 1e3))
-            .collect();
-        tracing::warn!(
-            method = method.path(),
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            slowest_stage = slowest,
-            stages = listed.join(", "),
-            request_bytes = request_bytes as u64,
-            error = outcome.as_ref().err().map_or("", |status| status.code.label()),
-            "apply request took too long"
-        );
-    }
 }
 
 impl Handler for Api {
-    fn admit(&self, _method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
+    type Notes = Trace;
+
+    fn admit(&self, method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
         // A lone member is never a learner, and auth is not built yet: what is left is the metadata.
-        if let Some(version) = call.metadata().get("client-api-version")
+        let version = call.metadata().get("client-api-version");
+        if let Some(version) = version
             && version.to_str().is_err()
             && std::str::from_utf8(version.as_bytes()).is_err()
         {
@@ -147,14 +140,19 @@ impl Handler for Api {
         if call.metadata_text("hasleader") == Some("true") && self.shard.shared.leader.load(Ordering::Relaxed) == 0 {
             return Err(Error::NoLeader.into());
         }
+        self.clients.count(version, method.kind() == MethodKind::Unary);
         Ok(())
     }
 
-    async fn unary(&self, method: Method, _call: &CallContext, message: Bytes) -> Answered {
-        let (since, request_bytes) = (boottime(), message.len());
-        let outcome = self.dispatch(method, message).await;
-        self.log_if_slow(method, since, request_bytes, &outcome);
+    async fn unary(&self, method: Method, call: &CallContext, message: Bytes, trace: &Trace) -> Answered {
+        trace.begin(call.started_at(), message.len());
+        let outcome = self.dispatch(method, message, trace).await;
+        trace.encoded();
         outcome
+    }
+
+    fn unary_ended(&self, method: Method, _call: &CallContext, trace: &Trace, end: UnaryEnd) {
+        self.measure(method, trace, end);
     }
 
     async fn stream(

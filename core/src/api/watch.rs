@@ -53,14 +53,14 @@ impl Api {
             self.shard.watch_requests_wanted(stream).await;
             let Some(message) = requests.next().await else { return Ok(()) };
             let request: WatchRequest = decode_request(message?)?;
-            let state = self.shard.state();
+            let window = self.shard.window();
             let mut hub = self.shard.hub.borrow_mut();
             match request.request_union {
                 Some(RequestUnion::CreateRequest(create)) => {
-                    hub.create(stream, create, state.revision, state.compact_revision);
+                    hub.create(stream, create, window.revision, window.compact_revision);
                 }
                 Some(RequestUnion::CancelRequest(cancel)) => hub.cancel(stream, cancel.watch_id),
-                Some(RequestUnion::ProgressRequest(_)) => hub.request_progress(stream, state.revision),
+                Some(RequestUnion::ProgressRequest(_)) => hub.request_progress(stream, window.revision),
                 None => {}
             }
             drop(hub);

@@ -1,8 +1,9 @@
 //! Applies committed entries: each exactly as every other member does, from the entry and the state alone.
 
 use std::ops::Bound;
+use std::sync::atomic::Ordering;
 
-use ringstone_pager::api::{Direction, Fault, ReadTrees as _, WriteTrees as _};
+use ringstone_pager::api::{Access, Direction, Fault, ReadTrees as _, WriteTrees as _};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse, ResponseHeader};
 use ringstone_raft::EntryKind;
 use rkyv::rancor;
@@ -12,10 +13,11 @@ use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_M
 use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
 use crate::entry::{Entry, EntryError};
 use crate::error::{ApplyFault, Error};
+use crate::event::{Event, EventKind};
 use crate::lease::state as lease;
 use crate::lease::state::{GrantRefusal, LeaseTime};
-use crate::mvcc;
-use crate::trees::{ALARM, MEMBER};
+use crate::mvcc::{self, Progress, Removal};
+use crate::trees::{ALARM, LOG, MEMBER};
 
 type Outcome = Result<Reply, Error>;
 
@@ -38,8 +40,12 @@ impl Group {
         let mut taken_in = 0;
         while applied < APPLY_ENTRIES_MAX && taken_in < CACHED_PAGES_A_TURN {
             let Some(entry) = self.committed.pop_front() else { break };
-            match self.apply_entry(&entry) {
-                Ok(()) => {
+            match self.apply_entry(&entry, applied == 0) {
+                Ok(Progress::More) => {
+                    self.committed.push_front(entry);
+                    break;
+                }
+                Ok(Progress::Done) => {
                     self.state.applied_index = entry.index.0;
                     self.state.applied_term = entry.term.0;
                     applied += 1;
@@ -61,6 +67,9 @@ impl Group {
                 }
             }
         }
+        if self.removal.is_some() {
+            return Ok(());
+        }
         let swept = self.sweep()?;
         if applied > 0 || swept {
             self.publish();
@@ -72,26 +81,47 @@ impl Group {
         if !self.sweep_pending() || self.absent.is_some() {
             return Ok(false);
         }
-        match mvcc::compact_slice(&mut self.pager, &mut self.state, SWEEP_RECORDS_MAX) {
-            Ok(_) => Ok(true),
-            Err(Fault::Absent(run)) => {
-                if !self.pager.bring_in_cached(run).map_err(GroupError::Damaged)? {
-                    self.absent = Some(run);
-                }
-                Ok(true)
-            }
-            Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
+        self.sweep_began.get_or_insert(self.now);
+        let slice = self.sweep_slice();
+        // A slice that met an absent page has done what was before it.
+        if let Err(Fault::Absent(run)) = slice
+            && self.pager.bring_in_cached(run).map_err(GroupError::Damaged)?
+        {
+            return Ok(true);
         }
+        self.present(slice)?;
+        Ok(true)
     }
 
-    fn apply_entry(&mut self, entry: &ringstone_raft::Entry) -> Result<(), Stop> {
+    fn sweep_slice(&mut self) -> Access<()> {
+        let before = self.log_events()?;
+        mvcc::compact_slice(&mut self.pager, &mut self.state, SWEEP_RECORDS_MAX)?;
+        let removed = before.saturating_sub(self.log_events()?);
+        self.metrics().compacted_events.add(removed);
+        if !self.sweep_pending()
+            && let Some(began) = self.sweep_began.take()
+        {
+            // To a tick: what is shorter than one is in the first bucket anyway.
+            self.metrics().compaction.record(self.now.saturating_sub(began));
+            self.metrics().compaction_last_s.store(self.wall_ms / 1000, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Events that the log's tree holds: a sum over the children of its root.
+    fn log_events(&self) -> Access<u64> {
+        Ok(self.pager.aggregate(LOG, (Bound::Unbounded, Bound::Unbounded))?.count)
+    }
+
+    /// `is_first`: nothing that is not published was applied before it. More: apply it again, next turn.
+    fn apply_entry(&mut self, entry: &ringstone_raft::Entry, is_first: bool) -> Result<Progress, Stop> {
         // Configurations are raft's own; an empty payload is the first entry of a leader's term.
         if entry.kind == EntryKind::Configuration || entry.payload.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let read = Entry::read(&entry.payload)?;
         let clock = LeaseTime(read.envelope.lease_clock_ms.max(self.state.lease_clock));
-        let outcome = self.apply_command(clock, read.command)?;
+        let Some(outcome) = self.apply_command(clock, read.command, is_first)? else { return Ok(Progress::More) };
         self.state.lease_clock = clock.0;
         if entry.index.0 <= self.replayed_until {
             // Kept by a running member only, as in etcd: not by one that finds the compaction in its log.
@@ -102,25 +132,60 @@ impl Group {
             let (shard, request_id) = (read.envelope.shard, read.envelope.request_id);
             self.outputs.answers.push(Answer { shard, request_id, outcome });
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
-    fn apply_command(&mut self, clock: LeaseTime, command: &ArchivedCommand) -> Result<Outcome, ApplyFault> {
+    /// None: a large removal goes on, or has to wait until what was applied before it is published.
+    fn apply_command(
+        &mut self,
+        clock: LeaseTime,
+        command: &ArchivedCommand,
+        is_first: bool,
+    ) -> Result<Option<Outcome>, ApplyFault> {
         if self.state.cluster_id == 0 && !matches!(command, ArchivedCommand::Bootstrap(_)) {
-            return Ok(Err(Error::NotCapable));
+            return Ok(Some(Err(Error::NotCapable)));
         }
+        match command {
+            ArchivedCommand::DeleteRange(delete) => self.remove(is_first, || Removal::range(delete)),
+            ArchivedCommand::LeaseRevoke { id, expired_renewal } => {
+                let renewal = expired_renewal.as_ref().map(|renewal| renewal.to_native());
+                self.apply_revoke(clock, id.to_native(), renewal, is_first)
+            }
+            _ => self.apply_at_once(clock, command).map(Some),
+        }
+    }
+
+    fn remove(&mut self, is_first: bool, make: impl FnOnce() -> Removal) -> Result<Option<Outcome>, ApplyFault> {
+        let mut removal = self.removal.take().unwrap_or_else(make);
+        match removal.step(&mut self.pager, &mut self.state, is_first) {
+            Ok(Progress::Done) => {
+                let (applied, complete) = removal.finish(&mut self.state);
+                self.note_events(applied.events);
+                if !complete {
+                    self.outputs.events.clear();
+                    self.outputs.skipped_to = Some(self.state.revision);
+                }
+                Ok(Some(applied.response.map(Reply::Store)))
+            }
+            Ok(Progress::More) => {
+                self.removal = Some(removal).filter(Removal::has_begun);
+                Ok(None)
+            }
+            Err(fault) => {
+                self.removal = Some(removal).filter(Removal::has_begun);
+                Err(fault)
+            }
+        }
+    }
+
+    fn apply_at_once(&mut self, clock: LeaseTime, command: &ArchivedCommand) -> Result<Outcome, ApplyFault> {
         if let Some(applied) = mvcc::apply(&mut self.pager, &mut self.state, command)? {
-            self.metrics().events.add(applied.events.len() as u64);
-            self.outputs.events.extend(applied.events);
+            self.note_events(applied.events);
             return Ok(applied.response.map(Reply::Store));
         }
         match command {
             ArchivedCommand::Bootstrap(bootstrap) => self.apply_bootstrap(bootstrap),
             ArchivedCommand::LeaseGrant { id, ttl_s } => self.apply_grant(clock, id.to_native(), ttl_s.to_native()),
-            ArchivedCommand::LeaseRevoke { id, expired_renewal } => {
-                let renewal = expired_renewal.as_ref().map(|renewal| renewal.to_native());
-                self.apply_revoke(clock, id.to_native(), renewal)
-            }
             ArchivedCommand::LeaseRenew { ids } => {
                 let ids: Vec<i64> = ids.iter().map(|id| id.to_native()).collect();
                 let renewed = lease::renew(&mut self.pager, clock, &ids).map_err(before)?;
@@ -183,18 +248,34 @@ impl Group {
         })
     }
 
-    fn apply_revoke(&mut self, clock: LeaseTime, id: i64, renewal: Option<u64>) -> Result<Outcome, ApplyFault> {
+    fn apply_revoke(
+        &mut self,
+        clock: LeaseTime,
+        id: i64,
+        renewal: Option<u64>,
+        is_first: bool,
+    ) -> Result<Option<Outcome>, ApplyFault> {
         if let Some(renewal) = renewal
+            && self.removal.is_none()
             && !lease::may_expire(&self.pager, clock, id, renewal).map_err(before)?
         {
             self.lessor.revoke_refused(id);
-            return Ok(Ok(Reply::Done));
+            return Ok(Some(Ok(Reply::Done)));
         }
-        let applied = mvcc::apply_lease_revoke(&mut self.pager, &mut self.state, id)?;
-        self.lessor.revoked(id);
-        self.metrics().leases_expired.add(u64::from(renewal.is_some()));
-        self.outputs.events.extend(applied.events);
-        Ok(applied.response.map(Reply::Store))
+        let outcome = self.remove(is_first, || Removal::lease(id))?;
+        if outcome.is_some() {
+            self.lessor.revoked(id);
+            self.metrics().leases_expired.add(u64::from(renewal.is_some()));
+        }
+        Ok(outcome)
+    }
+
+    fn note_events(&mut self, events: Vec<Event>) {
+        let put = |event: &&Event| event.kind == EventKind::Put;
+        let put_bytes: usize = events.iter().filter(put).map(|event| event.kv.key.len() + event.kv.value.len()).sum();
+        self.metrics().events.add(events.len() as u64);
+        self.metrics().put_bytes.add(put_bytes as u64);
+        self.outputs.events.extend(events);
     }
 
     fn apply_alarm(&mut self, activate: bool, member_id: u64, alarm: i32) -> Result<Outcome, ApplyFault> {

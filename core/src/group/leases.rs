@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ringstone_pager::api::Fault;
 use ringstone_pager::api::ReadTrees as _;
 use ringstone_raft::Role;
 
@@ -34,19 +33,16 @@ impl Group {
     /// [`GroupError::Damaged`].
     pub fn keep_alive(&mut self, now: Duration, shard: u32, request_id: u64, id: i64) -> Result<(), GroupError> {
         let token = self.next_keep_alive;
-        match self.lessor.keep_alive(&self.pager, now, KeepAliveToken(token), id) {
-            Ok(KeepAlive::Waits) => {
+        let answer = self.lessor.keep_alive(&self.pager, now, KeepAliveToken(token), id);
+        match self.present(answer)? {
+            Some(KeepAlive::Waits) => {
                 self.next_keep_alive += 1;
                 self.keep_alives.insert(token, (shard, request_id));
             }
-            Ok(answer) => {
+            Some(answer) => {
                 self.outputs.kept_alive.push(KeptAlive { shard, request_id, outcome: outcome_of(answer) });
             }
-            Err(Fault::Absent(run)) => {
-                self.absent.get_or_insert(run);
-                self.keep_alives_again.push((shard, request_id, id));
-            }
-            Err(Fault::Damaged(damage)) => return Err(GroupError::Damaged(damage)),
+            None => self.keep_alives_again.push((shard, request_id, id)),
         }
         Ok(())
     }
@@ -86,15 +82,9 @@ impl Group {
         }
         self.propose_first()?;
         for _ in 0..LESSOR_PROPOSALS_MAX {
-            match self.lessor.poll_proposal(&self.pager, self.now) {
-                Ok(Some(command)) => self.propose_command(&command),
-                Ok(None) => break,
-                Err(Fault::Absent(run)) => {
-                    self.absent = Some(run);
-                    break;
-                }
-                Err(Fault::Damaged(damage)) => return Err(GroupError::Damaged(damage)),
-            }
+            let proposal = self.lessor.poll_proposal(&self.pager, self.now);
+            let Some(Some(command)) = self.present(proposal)? else { break };
+            self.propose_command(&command);
         }
         Ok(())
     }
@@ -112,21 +102,16 @@ impl Group {
             return Ok(());
         }
         let Command::MemberAttributes { member_id, name, client_urls } = &attributes else { return Ok(()) };
-        match self.pager.get(MEMBER, &member_id.to_be_bytes()) {
-            Ok(found) => {
-                let known = found.and_then(read_member);
+        let known = self.pager.get(MEMBER, &member_id.to_be_bytes()).map(|found| found.and_then(read_member));
+        match self.present(known)? {
+            Some(known) => {
                 if known.is_none_or(|known| known.name != *name || known.client_urls != *client_urls) {
                     self.propose_command(&attributes);
                 }
-                Ok(())
             }
-            Err(Fault::Absent(run)) => {
-                self.absent = Some(run);
-                self.first = Some((bootstrap, attributes));
-                Ok(())
-            }
-            Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
+            None => self.first = Some((bootstrap, attributes)),
         }
+        Ok(())
     }
 
     /// Proposes what nobody on a shard waits for.

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use ahash::AHashMap;
 use bytes::Bytes;
-use ringstone_pager::api::{PageRun, WriteTrees as _};
+use ringstone_pager::api::{Access, Fault, PageRun, WriteTrees as _};
 use ringstone_pager::disk as pages;
 use ringstone_pager::{Pager, Reader};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
@@ -41,7 +41,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::lease::lessor::Lessor;
 use crate::metrics::ShardMetrics;
-use crate::mvcc;
+use crate::mvcc::{self, Removal};
 use crate::shared::Shared;
 use crate::state::State;
 
@@ -104,6 +104,8 @@ pub struct Outputs {
     pub kept_alive: Vec<KeptAlive>,
     /// The batch's events, in order, of whole revisions.
     pub events: Vec<Event>,
+    /// Events up to this revision stand in the log only: they were too many to hand out.
+    pub skipped_to: Option<i64>,
     /// A new root was published.
     pub published: bool,
 }
@@ -165,6 +167,10 @@ pub struct Group {
     keep_alives_again: Vec<(u32, u64, i64)>,
     was_caught_up: bool,
     first: Option<(Command, Command)>,
+    /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
+    removal: Option<Removal>,
+    /// When the sweep under way began, or went on after a restart.
+    sweep_began: Option<Duration>,
 }
 
 impl Group {
@@ -400,7 +406,20 @@ impl Group {
             && self.raft.positions().applied.0 == self.raft.positions().committed.0
     }
 
+    /// What was read; None where a page has to be brought in first, then it is read again.
+    fn present<T>(&mut self, read: Access<T>) -> Result<Option<T>, GroupError> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(Fault::Absent(run)) => {
+                self.absent.get_or_insert(run);
+                Ok(None)
+            }
+            Err(Fault::Damaged(damage)) => Err(GroupError::Damaged(damage)),
+        }
+    }
+
     fn publish(&mut self) {
+        assert!(self.removal.is_none(), "half a command is not published");
         self.pager.set_attributes(&self.state.to_attributes());
         self.pager.publish();
         self.raft.applied(Index(self.state.applied_index));

@@ -337,6 +337,8 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         keep_alives_again: Vec::new(),
         was_caught_up: false,
         first: None,
+        removal: None,
+        sweep_began: None,
     })
 }
 

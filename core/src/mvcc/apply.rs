@@ -32,7 +32,7 @@ use crate::state::{COMPACTION_HASHES_MAX, CompactionHash, State};
 use crate::trees::{BESIDE, LEASE_DEADLINE, LEASE_KEY, LIVE, LOG, VALUE};
 
 /// Keys that a delete reads ahead of its writes, and the bytes of them: bounds its memory.
-const DELETE_BATCH_KEYS: usize = 512;
+pub(super) const DELETE_BATCH_KEYS: usize = 512;
 const DELETE_BATCH_BYTES: usize = 1 << 20;
 
 /// Applies a Put.
@@ -143,7 +143,7 @@ pub(crate) struct Old {
 impl Old {
     /// The key's record, as far as it still counts: a tombstone that is compacted is nothing, whether or not the sweep
     /// has removed it yet (so that all members write the same next record).
-    fn load<V: ReadTrees>(view: &V, compact_revision: i64, bytes: &[u8]) -> Access<Option<Old>> {
+    pub(super) fn load<V: ReadTrees>(view: &V, compact_revision: i64, bytes: &[u8]) -> Access<Option<Old>> {
         let record = parse_live(LIVE, bytes)?;
         let meta = record.meta;
         if meta.tombstone && meta.revision.main <= compact_revision {
@@ -154,6 +154,14 @@ impl Old {
             stored => Bytes::copy_from_slice(value_of(view, meta.revision, stored)?),
         };
         Ok(Some(Old { meta, jump: record.jump, external: record.value.is_external(), value }))
+    }
+
+    pub(super) fn is_put(&self) -> bool {
+        !self.meta.tombstone
+    }
+
+    pub(super) fn lease(&self) -> i64 {
+        self.meta.lease
     }
 
     fn stored(&self) -> Stored<'_> {
@@ -196,8 +204,13 @@ impl Prepared {
         }
     }
 
-    fn lease(&self) -> i64 {
+    pub(super) fn lease(&self) -> i64 {
         self.old.as_ref().map_or(0, |old| old.meta.lease)
+    }
+
+    /// What the key had before.
+    pub(super) fn replaced(&self, key: &Bytes) -> Option<KeyValue> {
+        self.old.as_ref().and_then(|old| old.key_value(key))
     }
 }
 
@@ -220,7 +233,7 @@ pub(crate) fn prepare_put<V: ReadTrees>(view: &V, state: &State, put: &ArchivedP
 }
 
 /// The part that puts and deletes share.
-fn prepare<V: ReadTrees>(view: &V, state: &State, old: Option<Old>) -> Access<Prepared> {
+pub(super) fn prepare<V: ReadTrees>(view: &V, state: &State, old: Option<Old>) -> Access<Prepared> {
     touch_end(view, state, LOG)?;
     let Some(old) = old else { return Ok(Prepared { old: None, jump: None }) };
     if old.meta.revision.main <= state.compact_revision {
@@ -235,7 +248,7 @@ fn touch_end<V: ReadTrees>(view: &V, state: &State, tree: ringstone_pager::api::
     view.get(tree, &Revision { main: state.revision.saturating_add(1), sub: 0 }.to_key()).map(|_| ())
 }
 
-fn touch_lease<V: ReadTrees>(view: &V, id: i64, key: &[u8]) -> Access<()> {
+pub(super) fn touch_lease<V: ReadTrees>(view: &V, id: i64, key: &[u8]) -> Access<()> {
     if id == 0 {
         return Ok(());
     }
@@ -271,7 +284,7 @@ pub(crate) fn warm_delete<V: ReadTrees>(
 ) -> Access<()> {
     let mut after: Option<Bytes> = None;
     loop {
-        let batch = next_victims(view, state, key, range_end, after.as_deref())?;
+        let batch = next_victims(view, state, key, range_end, after.as_deref(), DELETE_BATCH_KEYS)?;
         let Some(last) = batch.last() else { return Ok(()) };
         after = Some(last.0.clone());
         for (key, old) in batch {
@@ -304,13 +317,14 @@ fn warm_lease_revoke<V: ReadTrees>(view: &V, state: &State, id: i64) -> Access<(
     }
 }
 
-/// The next live keys of a range, in order, a bounded number of them.
-fn next_victims<V: ReadTrees>(
+/// The next live keys of a range, in order: at most `keys_max` of them, and about a megabyte.
+pub(super) fn next_victims<V: ReadTrees>(
     view: &V,
     state: &State,
     key: &[u8],
     range_end: &[u8],
     after: Option<&[u8]>,
+    keys_max: usize,
 ) -> Access<Vec<(Bytes, Old)>> {
     let mut victims = Vec::new();
     if keys::is_empty(key, range_end) {
@@ -340,7 +354,7 @@ fn next_victims<V: ReadTrees>(
                 return ControlFlow::Break(());
             }
         }
-        let full = victims.len() >= DELETE_BATCH_KEYS || size >= DELETE_BATCH_BYTES;
+        let full = victims.len() >= keys_max || size >= DELETE_BATCH_BYTES;
         if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     match fault {
@@ -364,6 +378,22 @@ impl<'t, T: WriteTrees> Changes<'t, T> {
     pub(crate) fn begin(trees: &'t mut T, state: &'t mut State) -> Changes<'t, T> {
         let next = Revision { main: state.revision.saturating_add(1), sub: 0 };
         Changes { trees, state, next, events: Vec::new(), first_of: BTreeMap::new(), indexed: 0 }
+    }
+
+    /// Goes on where [`Changes::suspend`] stopped; None: from the beginning. Of deletes only: they change a key once.
+    pub(super) fn resume(
+        trees: &'t mut T,
+        state: &'t mut State,
+        next: Option<Revision>,
+        events: Vec<Event>,
+    ) -> Changes<'t, T> {
+        let begun = Changes::begin(trees, state);
+        Changes { next: next.unwrap_or(begun.next), events, ..begun }
+    }
+
+    /// What [`Changes::resume`] needs.
+    pub(super) fn suspend(self) -> (Revision, Vec<Event>) {
+        (self.next, self.events)
     }
 
     /// The revision that a response inside the command shows.
@@ -411,7 +441,8 @@ impl<'t, T: WriteTrees> Changes<'t, T> {
         // A deleted key no longer counts, but behind it the range goes on: each batch starts after the last.
         let mut after: Option<Bytes> = None;
         loop {
-            let batch = next_victims(self.trees, self.state, &delete.key, &delete.range_end, after.as_deref())?;
+            let (key, range_end) = (&delete.key, &delete.range_end);
+            let batch = next_victims(self.trees, self.state, key, range_end, after.as_deref(), DELETE_BATCH_KEYS)?;
             let Some(last) = batch.last() else { break };
             after = Some(last.0.clone());
             for (key, old) in batch {
@@ -419,7 +450,7 @@ impl<'t, T: WriteTrees> Changes<'t, T> {
                     response.prev_kvs.extend(old.key_value(&key));
                 }
                 response.deleted += 1;
-                self.delete(key, old)?;
+                self.delete_old(key, old)?;
             }
             if delete.range_end.is_empty() {
                 break;
@@ -441,19 +472,24 @@ impl<'t, T: WriteTrees> Changes<'t, T> {
                     None => None,
                 };
                 if let Some(old) = old.filter(|old| !old.meta.tombstone && old.meta.lease == id) {
-                    self.delete(key, old)?;
+                    self.delete_old(key, old)?;
                 }
             }
         }
         lease::revoke_record(self.trees, id)
     }
 
-    fn delete(&mut self, key: Bytes, old: Old) -> Access<()> {
-        let lease = old.meta.lease;
+    fn delete_old(&mut self, key: Bytes, old: Old) -> Access<()> {
         let jump = next_jump(self.trees, self.state.compact_revision, self.next.main, &old)?;
+        self.delete(key, Prepared { old: Some(old), jump })
+    }
+
+    /// Deletes a key that exists.
+    pub(super) fn delete(&mut self, key: Bytes, prepared: Prepared) -> Access<()> {
+        let lease = prepared.lease();
         let mut meta = Meta { revision: self.next, tombstone: true, ..Meta::default() };
         meta.hash = record_hash(&self.state.hash_key, &meta, &key, &[]);
-        self.write(&key, &Bytes::new(), meta, Prepared { old: Some(old), jump })?;
+        self.write(&key, &Bytes::new(), meta, prepared)?;
         if lease != 0 {
             lease::detach(self.trees, lease, &key)?;
         }

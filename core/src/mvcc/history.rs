@@ -9,13 +9,13 @@ use super::lookup::{key_value, previous_key_value, revision_keys};
 use super::range::{Budget, Progress};
 use super::record::{LogRecord, damaged, revision_of_key, value_of};
 use crate::event::{Event, EventKind, Revision};
-use crate::state::State;
+use crate::state::Window;
 use crate::trees::LOG;
 
 /// One event of the log, read in place: copies are made on demand.
 pub struct EventRef<'a> {
     view: &'a dyn ReadTrees,
-    state: &'a State,
+    window: Window,
     record: LogRecord<'a>,
 }
 
@@ -52,7 +52,7 @@ impl EventRef<'_> {
     /// # Errors
     /// `Fault`.
     pub fn previous(&self) -> Access<Option<KeyValue>> {
-        previous_key_value(self.view, self.state, &self.record)
+        previous_key_value(self.view, self.window, &self.record)
     }
 
     /// The whole event, `prev_kv` included if asked for.
@@ -69,19 +69,20 @@ impl EventRef<'_> {
 /// cursor behind each one that `on_event` has taken. A budget may end within one main revision; a step takes at least one
 /// event.
 ///
-/// `cursor` lies at or behind `state.compact_revision`: the caller cancels what is older. Events at the compacted revision
+/// `cursor` lies at or behind `window.compact_revision`: the caller cancels what is older. Events at the compacted revision
 /// itself are there, deletes too. Nothing is held when this returns.
 ///
 /// # Errors
 /// `Fault`, the callback's too: the cursor stands at the event that could not be shown.
 pub fn read_events<V: ReadTrees>(
     view: &V,
-    state: &State,
+    window: impl Into<Window>,
     cursor: &mut Revision,
     to: i64,
     budget: &mut Budget,
     on_event: &mut dyn FnMut(&EventRef<'_>) -> Access<()>,
 ) -> Access<Progress> {
+    let window = window.into();
     let (low, high) = (cursor.to_key(), revision_keys(0, to).1);
     if low > high {
         return Ok(Progress::Done);
@@ -100,7 +101,7 @@ pub fn read_events<V: ReadTrees>(
         let shown = revision_of_key(LOG, at).and_then(|revision| {
             let record = LogRecord::parse(revision, bytes);
             let record = record.ok_or_else(|| damaged(LOG, "a record can't be read"))?;
-            on_event(&EventRef { view, state, record })?;
+            on_event(&EventRef { view, window, record })?;
             Ok(Revision { main: revision.main, sub: revision.sub.saturating_add(1) })
         });
         match shown {

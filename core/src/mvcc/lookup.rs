@@ -8,7 +8,7 @@ use ringstone_proto::mvccpb::KeyValue;
 
 use super::record::{LiveRecord, LogRecord, Meta, Previous, Stored, damaged, event_at, parse_live, value_of};
 use crate::event::Revision;
-use crate::state::State;
+use crate::state::Window;
 use crate::trees::{BESIDE, LIVE};
 
 /// One version of a key, its value not fetched yet.
@@ -69,24 +69,24 @@ pub fn current<'a, V: ReadTrees + ?Sized>(view: &'a V, key: &[u8]) -> Access<Opt
     Ok((!record.meta.tombstone).then_some(Version { meta: record.meta, value: record.value }))
 }
 
-/// The key's version at `revision`, which lies in the window (`state.compact_revision` or later).
+/// The key's version at `revision`, which lies in the window (`window.compact_revision` or later).
 ///
 /// # Errors
 /// `Fault`.
 pub fn at_revision<'a, V: ReadTrees + ?Sized>(
     view: &'a V,
-    state: &State,
+    window: Window,
     key: &[u8],
     revision: i64,
 ) -> Access<Option<Version<'a>>> {
     let Some(bytes) = view.get(LIVE, key)? else { return Ok(None) };
-    version_at(view, state, &parse_live(LIVE, bytes)?, revision)
+    version_at(view, window, &parse_live(LIVE, bytes)?, revision)
 }
 
 /// [`at_revision`] where the key's live record is at hand.
 pub(crate) fn version_at<'a, V: ReadTrees + ?Sized>(
     view: &'a V,
-    state: &State,
+    window: Window,
     live: &LiveRecord<'a>,
     revision: i64,
 ) -> Access<Option<Version<'a>>> {
@@ -103,7 +103,7 @@ pub(crate) fn version_at<'a, V: ReadTrees + ?Sized>(
         }
         let Some(previous) = event.previous else { return Ok(None) };
         if previous.revision.main <= revision {
-            return version_before(view, state, &event, previous);
+            return version_before(view, window, &event, previous);
         }
         event = event_at(view, previous.revision)?;
     }
@@ -112,7 +112,7 @@ pub(crate) fn version_at<'a, V: ReadTrees + ?Sized>(
 /// The version that `event` replaced. `event` lies behind the compacted revision.
 pub(crate) fn version_before<'a, V: ReadTrees + ?Sized>(
     view: &'a V,
-    state: &State,
+    window: Window,
     event: &LogRecord<'a>,
     previous: Previous,
 ) -> Access<Option<Version<'a>>> {
@@ -120,7 +120,7 @@ pub(crate) fn version_before<'a, V: ReadTrees + ?Sized>(
         return Ok(None);
     }
     // The log reaches back to `swept_revision` at least; for what is older, the sweep or the writer kept a copy.
-    if previous.revision.main >= state.swept_revision {
+    if previous.revision.main >= window.swept_revision {
         let record = event_at(view, previous.revision)?;
         return Ok(Some(Version { meta: record.meta, value: record.value }));
     }
@@ -140,11 +140,11 @@ pub(crate) fn version_before<'a, V: ReadTrees + ?Sized>(
 /// `Fault`.
 pub fn previous_key_value<V: ReadTrees + ?Sized>(
     view: &V,
-    state: &State,
+    window: Window,
     event: &LogRecord<'_>,
 ) -> Access<Option<KeyValue>> {
     let main = event.meta.revision.main;
-    if main <= state.compact_revision || event.meta.create == main {
+    if main <= window.compact_revision || event.meta.create == main {
         return Ok(None);
     }
     let mut at = *event;
@@ -152,7 +152,7 @@ pub fn previous_key_value<V: ReadTrees + ?Sized>(
     loop {
         let Some(previous) = at.previous else { return Ok(None) };
         if previous.revision.main < main {
-            let Some(version) = version_before(view, state, &at, previous)? else { return Ok(None) };
+            let Some(version) = version_before(view, window, &at, previous)? else { return Ok(None) };
             return Ok(Some(version.to_key_value(view, event.key)?));
         }
         at = event_at(view, previous.revision)?;

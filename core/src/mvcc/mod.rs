@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! request --check--> --request--> command == log ==> apply, txn --> trees (live, log, beside, value) + State + events
+//!                                                    removal: large deletes, a batch at a time
 //!                                                    sweep: cleans up behind the compacted revision, in slices
 //! request --check--> range, read_txn, history, hash <-- any published view of the trees
 //! ```
@@ -19,13 +20,16 @@ pub mod lookup;
 pub mod range;
 pub mod read_txn;
 pub mod record;
+pub mod removal;
 pub mod request;
+mod sort;
 pub mod sweep;
 pub mod txn;
 
 pub use apply::{apply_compact, apply_delete_range, apply_lease_revoke, apply_put};
 pub use range::{Budget, Progress, RangeScan};
 pub use read_txn::ReadTxn;
+pub use removal::Removal;
 pub use sweep::compact_slice;
 pub use txn::apply_txn;
 

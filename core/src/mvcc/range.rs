@@ -5,7 +5,8 @@
 //! start: check the revision; count by the aggregate (latest revision)
 //!   -> Count: the count now, corrected by the events behind the revision     (cheaper than a scan of the range)
 //!   -> Scan:  collect; and count, where the range has to be walked to its end anyway
-//!   -> Done:  sort, cut to the limit
+//!   -> Sort:  by something else than the keys, in pieces too
+//!   -> Done:  cut to the limit
 //! ```
 
 use core::cmp::Ordering;
@@ -21,9 +22,10 @@ use super::apply::header;
 use super::keys;
 use super::lookup::{Version, at_revision, key_value, key_value_of, revision_keys, version_at};
 use super::record::{LogRecord, Meta, damaged, parse_live, revision_of_key};
+use super::sort::Sorting;
 use crate::command::ArchivedRange;
 use crate::error::{Error, ReadFault};
-use crate::state::State;
+use crate::state::Window;
 use crate::trees::{LIVE, LOG};
 
 /// What one step may cost: records visited, and bytes copied out. A step does at least one record.
@@ -158,6 +160,7 @@ pub struct RangeScan {
     taken: usize,
     more: bool,
     restarts: u32,
+    sorting: Option<Sorting>,
     /// Inside a transaction that writes: reads no page that depends on what the transaction has written so far.
     in_txn: bool,
 }
@@ -170,6 +173,7 @@ enum Phase {
         until: i64,
     },
     Scan,
+    Sort,
     Done,
 }
 
@@ -253,6 +257,7 @@ impl RangeScan {
             taken: 0,
             more: false,
             restarts: 0,
+            sorting: None,
             in_txn: false,
         }
     }
@@ -263,32 +268,33 @@ impl RangeScan {
         self.query.target == SortTarget::Key
     }
 
-    /// Goes on by at most `budget` in `view`, whose state is `state`.
+    /// Goes on by at most `budget` in `view`, whose window is `window`.
     ///
     /// # Errors
     /// [`ReadFault::Absent`]: call again. [`Error::Compacted`], [`Error::FutureRevision`]: the answer.
     pub fn step<V: ReadTrees + ?Sized>(
         &mut self,
         view: &V,
-        state: &State,
+        window: impl Into<Window>,
         budget: &mut Budget,
     ) -> Result<Progress, ReadFault> {
-        self.step_at(view, state, state.revision, budget)
+        let window = window.into();
+        self.step_at(view, window, window.revision, budget)
     }
 
     /// [`RangeScan::step`] where the latest revision is `latest`: inside a transaction it is ahead of the state's.
     pub(crate) fn step_at<V: ReadTrees + ?Sized>(
         &mut self,
         view: &V,
-        state: &State,
+        window: Window,
         latest: i64,
         budget: &mut Budget,
     ) -> Result<Progress, ReadFault> {
         if self.phase == Phase::Start {
-            self.start(view, state, latest)?;
-        } else if self.phase != Phase::Done && self.revision < state.compact_revision {
+            self.start(view, window, latest)?;
+        } else if !matches!(self.phase, Phase::Sort | Phase::Done) && self.revision < window.compact_revision {
             self.restart()?;
-            self.start(view, state, latest)?;
+            self.start(view, window, latest)?;
         }
         if let Phase::Count { until } = self.phase {
             if self.count_events(view, until, budget)? == Progress::More {
@@ -297,7 +303,10 @@ impl RangeScan {
             self.position = Position::default();
             self.phase = if self.query.count_only { Phase::Done } else { Phase::Scan };
         }
-        if self.phase == Phase::Scan && self.scan(view, state, latest, budget)? == Progress::Done {
+        if self.phase == Phase::Scan && self.scan(view, window, latest, budget)? == Progress::Done {
+            self.phase = if self.query.target == SortTarget::Key { Phase::Done } else { Phase::Sort };
+        }
+        if self.phase == Phase::Sort && self.sort(budget) == Progress::Done {
             self.phase = Phase::Done;
         }
         Ok(if self.phase == Phase::Done { Progress::Done } else { Progress::More })
@@ -318,8 +327,6 @@ impl RangeScan {
     #[must_use]
     pub fn finish(mut self) -> RangeResponse {
         if self.query.target != SortTarget::Key {
-            let query = &self.query;
-            self.kvs.sort_unstable_by(|left, right| compare(query, left, right));
             self.cut_to_limit();
         }
         if self.query.keys_only && self.query.wants_values() {
@@ -340,28 +347,28 @@ impl RangeScan {
         self.current = Some(revision);
     }
 
-    fn start<V: ReadTrees + ?Sized>(&mut self, view: &V, state: &State, latest: i64) -> Result<(), ReadFault> {
+    fn start<V: ReadTrees + ?Sized>(&mut self, view: &V, window: Window, latest: i64) -> Result<(), ReadFault> {
         let asked = self.query.revision;
         if asked > latest {
             return Err(Error::FutureRevision.into());
         }
         let revision = if asked <= 0 { latest } else { asked };
-        if revision < state.compact_revision {
+        if revision < window.compact_revision {
             return Err(Error::Compacted.into());
         }
         self.revision = revision;
-        self.phase = self.first_phase(view, state, latest)?;
+        self.phase = self.first_phase(view, window, latest)?;
         self.current.get_or_insert(latest);
         Ok(())
     }
 
     /// Decides how the range is counted.
-    fn first_phase<V: ReadTrees + ?Sized>(&mut self, view: &V, state: &State, latest: i64) -> Access<Phase> {
+    fn first_phase<V: ReadTrees + ?Sized>(&mut self, view: &V, window: Window, latest: i64) -> Access<Phase> {
         if keys::is_empty(&self.query.key, &self.query.range_end) {
             return Ok(Phase::Done);
         }
         if self.query.range_end.is_empty() {
-            self.single_key(view, state)?;
+            self.single_key(view, window)?;
             return Ok(Phase::Done);
         }
         let range = keys::bounds(&self.query.key, &self.query.range_end);
@@ -391,9 +398,9 @@ impl RangeScan {
         Ok(Phase::Scan)
     }
 
-    fn single_key<V: ReadTrees + ?Sized>(&mut self, view: &V, state: &State) -> Access<()> {
+    fn single_key<V: ReadTrees + ?Sized>(&mut self, view: &V, window: Window) -> Access<()> {
         let key = self.query.key.clone();
-        let Some(version) = at_revision(view, state, &key, self.revision)? else { return Ok(()) };
+        let Some(version) = at_revision(view, window, &key, self.revision)? else { return Ok(()) };
         if !self.query.count_only && self.query.passes(&version.meta) {
             let (meta, value) = self.shown(view, &version)?;
             self.kvs.push(key_value(&meta, &key, value));
@@ -460,7 +467,7 @@ impl RangeScan {
     fn scan<V: ReadTrees + ?Sized>(
         &mut self,
         view: &V,
-        state: &State,
+        window: Window,
         latest: i64,
         budget: &mut Budget,
     ) -> Access<Progress> {
@@ -472,7 +479,7 @@ impl RangeScan {
         self.position.set(&position.key, position.kind);
         let skip_uncounted = self.revision >= latest && !(self.in_txn && query.revision > 0);
         let mut walk =
-            Walk { scan: self, view, state, budget, arena: Arena::default(), fault: None, ended: true, first: true };
+            Walk { scan: self, view, window, budget, arena: Arena::default(), fault: None, ended: true, first: true };
         let visited = view.visit(LIVE, rest, direction, skip_uncounted, &mut |key, bytes| walk.visit(key, bytes));
         let Walk { arena, fault, ended, .. } = walk;
         arena.move_to(&mut self.kvs);
@@ -505,6 +512,26 @@ impl RangeScan {
         self.more = true;
     }
 
+    fn sort(&mut self, budget: &mut Budget) -> Progress {
+        let query = &self.query;
+        if self.sorting.is_none() {
+            self.sorting = Sorting::begin(self.kvs.len());
+        }
+        match &mut self.sorting {
+            None => self.kvs.sort_unstable_by(|left, right| compare(query, left, right)),
+            Some(sorting) => {
+                if budget.is_spent() {
+                    return Progress::More;
+                }
+                if !sorting.step(&mut self.kvs, budget.records, |left, right| compare(query, left, right)) {
+                    budget.records = 0;
+                    return Progress::More;
+                }
+            }
+        }
+        Progress::Done
+    }
+
     fn cut_to_limit(&mut self) {
         if let Some(limit) = self.query.limit
             && self.kvs.len() > limit
@@ -519,7 +546,7 @@ impl RangeScan {
 struct Walk<'s, V: ?Sized> {
     scan: &'s mut RangeScan,
     view: &'s V,
-    state: &'s State,
+    window: Window,
     budget: &'s mut Budget,
     arena: Arena,
     fault: Option<Fault>,
@@ -553,7 +580,7 @@ impl<V: ReadTrees + ?Sized> Walk<'_, V> {
     fn take(&mut self, key: &[u8], bytes: &[u8]) -> Access<ControlFlow<()>> {
         // The view outlives the visit, but the visitor's slices do not say so: only their copies leave this function.
         let live = parse_live(LIVE, bytes)?;
-        let Some(version) = version_at(self.view, self.state, &live, self.scan.revision)? else {
+        let Some(version) = version_at(self.view, self.window, &live, self.scan.revision)? else {
             return Ok(ControlFlow::Continue(()));
         };
         let scan = &mut *self.scan;

@@ -10,7 +10,7 @@ use super::range::{Budget, Progress, RangeScan};
 use super::txn::{CompareRef, check_range_revision, holds};
 use crate::command::Compare;
 use crate::error::{Error, ReadFault};
-use crate::state::State;
+use crate::state::Window;
 
 /// How often it begins anew because a compaction overtook it.
 const RESTARTS_MAX: u32 = 8;
@@ -39,7 +39,7 @@ impl ReadTxn {
         ReadTxn { request, compare, started: None, restarts: 0 }
     }
 
-    /// Goes on by at most `budget` in `view`, whose state is `state`; [`Progress::Done`] means that `finish` may be
+    /// Goes on by at most `budget` in `view`, whose window is `window`; [`Progress::Done`] means that `finish` may be
     /// called.
     ///
     /// # Errors
@@ -47,11 +47,12 @@ impl ReadTxn {
     pub fn step<V: ReadTrees + ?Sized>(
         &mut self,
         view: &V,
-        state: &State,
+        window: impl Into<Window>,
         budget: &mut Budget,
     ) -> Result<Progress, ReadFault> {
+        let window = window.into();
         loop {
-            let result = self.step_once(view, state, budget);
+            let result = self.step_once(view, window, budget);
             // Only a range of the latest revision may begin anew; one that names its revision has lost it.
             let overtaken = result == Err(ReadFault::Refused(Error::Compacted)) && self.started.is_some();
             if !overtaken || self.restarts >= RESTARTS_MAX {
@@ -65,15 +66,15 @@ impl ReadTxn {
     fn step_once<V: ReadTrees + ?Sized>(
         &mut self,
         view: &V,
-        state: &State,
+        window: Window,
         budget: &mut Budget,
     ) -> Result<Progress, ReadFault> {
         if self.started.is_none() {
-            self.started = Some(self.start(view, state)?);
+            self.started = Some(self.start(view, window)?);
         }
         let started = self.started.as_mut().expect("started above");
         while let Some(scan) = started.scans.last_mut() {
-            if scan.step(view, state, budget)? == Progress::More {
+            if scan.step(view, window, budget)? == Progress::More {
                 return Ok(Progress::More);
             }
             started.done.extend(started.scans.pop().map(RangeScan::finish));
@@ -84,7 +85,7 @@ impl ReadTxn {
         Ok(Progress::Done)
     }
 
-    fn start<V: ReadTrees + ?Sized>(&self, view: &V, state: &State) -> Result<Started, ReadFault> {
+    fn start<V: ReadTrees + ?Sized>(&self, view: &V, window: Window) -> Result<Started, ReadFault> {
         let mut succeeded = true;
         for compare in &self.compare {
             if !holds(view, &CompareRef::from(compare))? {
@@ -96,18 +97,18 @@ impl ReadTxn {
         let mut scans = Vec::with_capacity(ops.len());
         for op in ops {
             let Some(Request::RequestRange(range)) = &op.request else { return Err(Error::KeyNotFound.into()) };
-            check_range_revision(state, range.revision)?;
+            check_range_revision(window, range.revision)?;
             let mut range = range.clone();
             if range.revision <= 0 {
-                range.revision = state.revision;
+                range.revision = window.revision;
             }
             let mut scan = RangeScan::new(&range);
-            scan.set_header_revision(state.revision);
+            scan.set_header_revision(window.revision);
             scans.push(scan);
         }
         // They are taken from the end.
         scans.reverse();
-        Ok(Started { succeeded, revision: state.revision, scans, done: Vec::new() })
+        Ok(Started { succeeded, revision: window.revision, scans, done: Vec::new() })
     }
 
     /// The response.

@@ -27,7 +27,7 @@ use super::{Answer, Applied, keys};
 use crate::command::{ArchivedCompare, ArchivedOp, ArchivedOperand, ArchivedPut, ArchivedTxn, Compare, Operand};
 use crate::error::{ApplyFault, Error, ReadFault};
 use crate::lease::state as lease;
-use crate::state::State;
+use crate::state::{State, Window};
 use crate::trees::LIVE;
 
 /// Applies a Txn.
@@ -93,12 +93,13 @@ fn compare_path<V: ReadTrees>(view: &V, txn: &ArchivedTxn, path: &mut Vec<bool>)
 }
 
 /// etcd's check of a range's revision inside a transaction. (Stand-alone, a negative revision is the latest.)
-pub(crate) fn check_range_revision(state: &State, revision: i64) -> Result<(), Error> {
+pub(crate) fn check_range_revision(window: impl Into<Window>, revision: i64) -> Result<(), Error> {
+    let window = window.into();
     if revision == 0 {
         Ok(())
-    } else if revision > state.revision {
+    } else if revision > window.revision {
         Err(Error::FutureRevision)
-    } else if revision < state.compact_revision {
+    } else if revision < window.compact_revision {
         Err(Error::Compacted)
     } else {
         Ok(())
@@ -237,7 +238,7 @@ fn execute<T: WriteTrees>(
             ArchivedOp::Range(range) => {
                 let mut scan = RangeScan::archived(range);
                 let latest = changes.visible_revision();
-                scan.step_at(&*changes.trees, changes.state, latest, &mut Budget::UNBOUNDED.clone())?;
+                scan.step_at(&*changes.trees, Window::from(&*changes.state), latest, &mut Budget::UNBOUNDED.clone())?;
                 Response::ResponseRange(scan.finish())
             }
             ArchivedOp::Put(put) => {

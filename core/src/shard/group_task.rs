@@ -9,9 +9,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, RandomState};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ahash::AHashSet;
@@ -220,8 +222,9 @@ impl Driver {
                 return Ok(moved);
             }
             moved = true;
+            // A sole voter's synced entries are committed; the turn applies them.
+            self.stamps.committed = boottime();
             self.group.turn()?;
-            self.stamps.published = boottime();
         }
     }
 
@@ -235,7 +238,7 @@ impl Driver {
     fn note_log_completion(&mut self, token: ringstone_wal::disk::Token) {
         if let Some((_, began)) = self.log_write.take_if(|write| write.0 == token) {
             let now = boottime();
-            self.stamps = Stamps { proposed: began, synced: now, published: now };
+            self.stamps = Stamps { proposed: began, synced: now, ..self.stamps };
             self.local.metrics().wal_fsync.record_ns(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
         }
     }
@@ -376,8 +379,12 @@ impl Driver {
         let outputs = self.group.take_outputs();
         let revision = self.group.state().revision;
         let previous = std::mem::replace(&mut self.delivered, revision);
+        let previous = outputs.skipped_to.map_or(previous, |skipped| skipped.max(previous));
         let moved = outputs.published;
         let events: EventBatch = outputs.events.into();
+        if moved {
+            self.stamps.published = boottime();
+        }
         let stamps = self.stamps;
         let mut local = FromGroup { answers: Vec::new(), previous, events: events.clone(), revision, stamps };
         if moved {
@@ -484,9 +491,9 @@ async fn execute(file: &BufferedFile, io: pages::Io) -> pages::DiskResult {
     }
 }
 
-/// Randomness for raft's election timeout.
+/// Randomness for raft's election timeout: spread over members, not secret, so one seed of the kernel's does.
 fn fastrand() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
-    u64::from_le_bytes(bytes)
+    static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    SEED.hash_one(CALLS.fetch_add(1, Ordering::Relaxed))
 }

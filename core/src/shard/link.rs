@@ -53,13 +53,15 @@ pub enum Told {
     KeptAlive(i64),
 }
 
-/// When the group took the requests of a batch, had them synced, and published what they did; CLOCK_BOOTTIME.
+/// When the requests of a batch came how far; CLOCK_BOOTTIME.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stamps {
-    /// Put into the log's batch.
+    /// The write of their batch of the log began.
     pub proposed: Duration,
-    /// On disk.
+    /// It is on disk.
     pub synced: Duration,
+    /// Known to be committed: they may be applied.
+    pub committed: Duration,
     /// Applied and visible.
     pub published: Duration,
 }

@@ -17,9 +17,10 @@ mod notify;
 mod pending;
 pub mod pulse;
 mod run;
+pub mod stages;
 mod watches;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,14 +35,15 @@ use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
 use crate::group::{GROUP, Proposal, Reply};
 use crate::metrics::ShardMetrics;
-use crate::mvcc::Budget;
+use crate::mvcc::{Budget, Progress};
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::{Admission, State, Window};
 use crate::watch::{Hub, StreamId};
 use bring_in::PageReads;
 use link::{FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use notify::{Broadcast, Notify};
 use pending::Pending;
+use stages::Trace;
 
 pub use run::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, run};
 
@@ -54,6 +56,9 @@ pub fn read_budget() -> Budget {
 /// Requests of one shard that wait for the group at the same time.
 const PENDING_MAX: usize = 65_536;
 
+/// What a place gets: the group's answer, and how its batch came to it.
+type Answered = (Result<Told, Error>, Stamps);
+
 /// One shard. Lives on its executor's thread.
 pub struct Shard {
     /// Its number, from 0; the group's is 0.
@@ -64,14 +69,11 @@ pub struct Shard {
     pub hub: RefCell<Hub>,
     reader: Reader,
     pages: PageReads,
-    pending: Rc<Pending<Result<Told, Error>>>,
+    pending: Rc<Pending<Answered>>,
     outbox: RefCell<ToGroup>,
     outbox_filled: Notify,
     hub_hungry: Notify,
     stream_waits: RefCell<AHashMap<StreamId, watches::StreamWaits>>,
-    connections: Cell<usize>,
-    stamps: Cell<Stamps>,
-    slow_stages: Cell<Option<[(&'static str, Duration); 4]>>,
     shutdown: Broadcast,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
@@ -99,8 +101,9 @@ impl Shard {
     ///
     /// # Errors
     /// What apply says, or [`Error::Timeout`] (the outcome is then unknown), [`Error::Stopped`].
-    pub async fn propose(&self, command: &Command) -> Result<Reply, Error> {
-        let place = self.reserve()?;
+    pub async fn propose(&self, command: &Command, trace: &Trace) -> Result<Reply, Error> {
+        let place = self.reserve(trace.began())?;
+        trace.proposed();
         let envelope = Envelope {
             group: GROUP,
             proposer: self.shared.identity.member_id,
@@ -111,9 +114,8 @@ impl Shard {
         let draft = Draft::new(&envelope, command);
         self.outbox.borrow_mut().proposals.push(Proposal { draft, shard: self.id, request_id: place.id() });
         self.outbox_filled.notify();
-        let began = boottime();
-        let told = place.await;
-        self.note_stages(began);
+        let (told, stamps) = place.await;
+        trace.answered(stamps);
         match told? {
             Told::Reply(reply) => Ok(reply),
             Told::KeptAlive(_) => unreachable!("a proposal is answered by what apply says"),
@@ -125,33 +127,13 @@ impl Shard {
     /// # Errors
     /// [`Error::NotPrimaryLessor`], [`Error::Timeout`], [`Error::Stopped`].
     pub async fn keep_alive(&self, id: i64) -> Result<i64, Error> {
-        let place = self.reserve()?;
+        let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().keep_alives.push(KeepAlive { shard: self.id, request_id: place.id(), id });
         self.outbox_filled.notify();
-        match place.await? {
+        match place.await.0? {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
             Told::Reply(_) => unreachable!("a keep-alive is answered by the lessor"),
         }
-    }
-
-    /// Remembers where a slow request spent its time, for the line that is logged about it.
-    fn note_stages(&self, began: Duration) {
-        let now = boottime();
-        if now.saturating_sub(began) < self.shared.config.slow_request {
-            return;
-        }
-        let stamps = self.stamps.get();
-        self.slow_stages.set(Some([
-            ("queue", stamps.proposed.saturating_sub(began)),
-            ("wal", stamps.synced.saturating_sub(stamps.proposed)),
-            ("apply", stamps.published.saturating_sub(stamps.synced)),
-            ("answer", now.saturating_sub(stamps.published)),
-        ]));
-    }
-
-    /// The stages of the write that this task has just finished, if it was a slow one.
-    pub fn take_slow_stages(&self) -> Option<[(&'static str, Duration); 4]> {
-        self.slow_stages.take()
     }
 
     /// This shard's counters. Only its own thread adds to them.
@@ -159,14 +141,15 @@ impl Shard {
         &self.shared.metrics[self.id as usize]
     }
 
-    fn reserve(&self) -> Result<pending::Answer<Result<Told, Error>>, Error> {
+    /// A place for the answer to what was asked at `since`.
+    fn reserve(&self, since: Duration) -> Result<pending::Answer<Answered>, Error> {
         if self.shared.stopping.load(Ordering::Relaxed) && !self.shared.ready.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
         }
         if self.pending.len() >= PENDING_MAX {
             return Err(Error::TooManyRequests);
         }
-        Ok(self.pending.reserve(boottime()))
+        Ok(self.pending.reserve(since))
     }
 
     /// Runs `step` on pinned roots until it gives something. None means: call again, the budget is spent. Between two
@@ -176,13 +159,12 @@ impl Shard {
     /// What `step` says, and [`Error::Damaged`] for a page that fails its check when it comes in.
     pub async fn read<T>(
         &self,
-        mut step: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Result<Option<T>, ReadFault>,
+        mut step: impl FnMut(&ringstone_pager::Pin<'_>, Window) -> Result<Option<T>, ReadFault>,
     ) -> Result<T, Error> {
         let mut just_read = None;
         loop {
             let pin = self.reader.pin();
-            let state = state_of(&pin);
-            match step(&pin, &state) {
+            match step(&pin, Window::of_attributes(pin.attributes())) {
                 Ok(Some(value)) => return Ok(value),
                 Ok(None) => {
                     drop(pin);
@@ -227,18 +209,37 @@ impl Shard {
         Ok(())
     }
 
-    /// The published state.
-    pub fn state(&self) -> State {
-        state_of(&self.reader.pin())
+    /// Runs a scan to its end, a budget at a time.
+    ///
+    /// # Errors
+    /// As [`Shard::read`].
+    pub async fn scan(
+        &self,
+        mut step: impl FnMut(&ringstone_pager::Pin<'_>, Window, &mut Budget) -> Result<Progress, ReadFault>,
+    ) -> Result<(), Error> {
+        self.read(|pin, window| {
+            let progress = step(pin, window, &mut read_budget())?;
+            Ok((progress == Progress::Done).then_some(()))
+        })
+        .await
+    }
+
+    /// The revisions that the published state can be read at.
+    pub fn window(&self) -> Window {
+        Window::of_attributes(self.reader.pin().attributes())
+    }
+
+    /// What writes are let in by now.
+    pub fn admission(&self) -> Admission {
+        Admission::of_attributes(self.reader.pin().attributes())
     }
 
     /// Takes what the group sent: events first, so that a watch never lags behind the answer to a write.
     pub fn receive(&self, from: FromGroup) {
         self.hub.borrow_mut().deliver(from.previous, &from.events, from.revision);
         self.hub_moved();
-        self.stamps.set(from.stamps);
         for (request_id, told) in from.answers {
-            self.pending.resolve(request_id, told);
+            self.pending.resolve(request_id, (told, from.stamps));
         }
     }
 
@@ -252,11 +253,6 @@ impl Shard {
     /// Returns when the member is told to stop: calls that have no end of their own end then.
     pub async fn told_to_stop(&self) {
         self.shutdown.wait().await;
-    }
-
-    /// Connections open now.
-    pub fn connections(&self) -> usize {
-        self.connections.get()
     }
 }
 

@@ -20,7 +20,7 @@ use ringstone_wal::disk::ring::RingDisk;
 
 use super::bring_in::PageReads;
 use super::group_task::{Driver, Inbox, Remote};
-use super::link::{FromGroup, ToGroup};
+use super::link::{FromGroup, Stamps, ToGroup};
 use super::notify::{Broadcast, Notify};
 use super::pending::Pending;
 use super::pulse::Pulse;
@@ -124,15 +124,14 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         outbox_filled: Notify::default(),
         hub_hungry: Notify::default(),
         stream_waits: RefCell::default(),
-        connections: Cell::new(0),
-        stamps: Cell::default(),
-        slow_stages: Cell::default(),
         shutdown: Broadcast::default(),
         group_wake: RefCell::new(None),
         shared,
     });
     let api = Rc::new(Api::new(Rc::clone(&shard)));
-    let server = Rc::new(Server::new(api, GlommioRuntime::default(), limits(&shard)));
+    let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard));
+    let extensive = shard.shared.config.extensive_metrics;
+    let server = Rc::new(if extensive { server.counting_times() } else { server });
     let running = Rc::new(Running { shard, server, open: Cell::new(0) });
     Rc::clone(&running.shard).drive_watches();
     match placement {
@@ -181,12 +180,10 @@ impl Running {
             Err(_) => return self.shard.shared.connection_ended(self.shard.id),
         };
         self.open.set(self.open.get() + 1);
-        self.shard.connections.set(self.open.get());
         let running = Rc::clone(self);
         glommio::spawn_local(async move {
             serve_connection(stream, peer, &running.server, running.shard.told_to_stop()).await;
             running.open.set(running.open.get() - 1);
-            running.shard.connections.set(running.open.get());
             running.shard.shared.connection_ended(running.shard.id);
         })
         .detach();
@@ -199,12 +196,16 @@ impl Running {
         if let Ok(mut wire) = shared.wire[id].lock() {
             *wire = Some(self.server.metrics.snapshot());
         }
+        if let Ok(mut clients) = shared.clients[id].lock() {
+            *clients = self.server.handler.client_requests();
+        }
         let stats = self.shard.hub.borrow().stats();
         let watches = &shared.metrics[id].watches;
         watches.streams.store(stats.streams as u64, Ordering::Relaxed);
         watches.watchers.store(stats.watchers as u64, Ordering::Relaxed);
         watches.behind.store(stats.watchers_behind as u64, Ordering::Relaxed);
         watches.pending.store(stats.answers_pending as u64, Ordering::Relaxed);
+        watches.pending_bytes.store(stats.answers_pending_bytes as u64, Ordering::Relaxed);
     }
 
     /// Late requests are answered; returns when the member is told to stop and this shard's connections have ended.
@@ -215,7 +216,7 @@ impl Running {
             sleep(HOUSEKEEPING).await;
             let now = boottime();
             self.publish_figures();
-            self.shard.pending.expire(now.saturating_sub(timeout), || Err(Error::Timeout));
+            self.shard.pending.expire(now.saturating_sub(timeout), || (Err(Error::Timeout), Stamps::default()));
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {
                 continue;
             }

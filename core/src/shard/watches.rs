@@ -93,8 +93,8 @@ impl Shard {
     async fn catch_up(&self) {
         while self.hub.borrow().needs_catch_up() {
             let result = self
-                .read(|pin, state| {
-                    let history = LogHistory::new(pin, state);
+                .read(|pin, window| {
+                    let history = LogHistory::new(pin, window);
                     let result = self.hub.borrow_mut().catch_up(&history, CATCH_UP_EVENTS);
                     result.map(Some).map_err(ReadFault::from)
                 })

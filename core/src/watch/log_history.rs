@@ -8,7 +8,7 @@ use super::history::History;
 use crate::event::{Event, Revision};
 use crate::mvcc::history::read_events;
 use crate::mvcc::{Budget, Progress};
-use crate::state::State;
+use crate::state::Window;
 
 /// Events that are copied before the visitor sees them: a fault behind one that was shown is met on the next call.
 const CHUNK_EVENTS: usize = 64;
@@ -18,23 +18,23 @@ const CHUNK_BYTES: usize = 16 << 10;
 /// The window of events of one pinned view.
 pub struct LogHistory<'a, V> {
     view: &'a V,
-    state: &'a State,
+    window: Window,
 }
 
 impl<'a, V: ReadTrees> LogHistory<'a, V> {
-    /// `state` is the view's own.
-    pub fn new(view: &'a V, state: &'a State) -> LogHistory<'a, V> {
-        LogHistory { view, state }
+    /// `window` is the view's own.
+    pub fn new(view: &'a V, window: Window) -> LogHistory<'a, V> {
+        LogHistory { view, window }
     }
 }
 
 impl<V: ReadTrees> History for LogHistory<'_, V> {
     fn revision(&self) -> i64 {
-        self.state.revision
+        self.window.revision
     }
 
     fn compacted(&self) -> i64 {
-        self.state.compact_revision
+        self.window.compact_revision
     }
 
     fn visit_events(
@@ -48,7 +48,7 @@ impl<V: ReadTrees> History for LogHistory<'_, V> {
         loop {
             let mut chunk = Vec::with_capacity(CHUNK_EVENTS);
             let mut budget = Budget { records: CHUNK_EVENTS, bytes: CHUNK_BYTES };
-            let read = read_events(self.view, self.state, &mut cursor, to, &mut budget, &mut |event| {
+            let read = read_events(self.view, self.window, &mut cursor, to, &mut budget, &mut |event| {
                 chunk.push(event.to_event(prev_kv)?);
                 Ok(())
             });

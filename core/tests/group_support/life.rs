@@ -59,6 +59,7 @@ fn shared() -> Arc<Shared> {
         heartbeat_interval: TICK,
         election_timeout: Duration::from_secs(1),
         slow_request: Duration::from_secs(1),
+        slow_apply: Duration::from_secs(1),
         memory_limit_bytes: 1 << 30,
         extensive_metrics: false,
     };

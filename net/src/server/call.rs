@@ -8,7 +8,7 @@ use crate::admission::admission;
 use crate::budget::Outgoing;
 use crate::context::CallContext;
 use crate::framed::Framed;
-use crate::handler::Handler;
+use crate::handler::{Handler, UnaryEnd};
 use crate::status::{Code, Status};
 use futures_util::future::Either;
 use h2::RecvStream;
@@ -20,7 +20,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A reset earlier than this is one of an attack, not of a caller that gave up.
 const RAPID_RESET_AGE: Duration = Duration::from_secs(1);
@@ -43,18 +43,18 @@ pub(super) fn start<H: Handler>(
     };
     let started_at = shared.now.get();
     let deadline = head.timeout.map(|timeout| started_at.saturating_add(timeout));
-    let context = CallContext { peer: shared.peer, metadata: parts.headers, deadline };
+    let context = CallContext { peer: shared.peer, metadata: parts.headers, deadline, started_at };
     let call = Call::new(shared, head.method, started_at, deadline);
     if let Err(status) = admit(shared, &**handler, head.method, &context) {
         call.end(status.code);
         send_trailers_only(&mut respond, &head.content_type, Some(&status));
         return None;
     }
-    let requests = RequestStream::new(body, head.encoding, shared);
+    let requests = RequestStream::new(head.method, body, head.encoding, shared);
     Some(match head.method.kind() {
         MethodKind::Unary => Either::Left(unary(handler.clone(), call, context, requests, respond, head.content_type)),
         MethodKind::ClientStream | MethodKind::ServerStream | MethodKind::BidiStream => {
-            let sink = SinkState::new(respond, head.content_type, shared);
+            let sink = SinkState::new(head.method, respond, head.content_type, shared);
             Either::Right(stream(handler.clone(), call, context, requests, sink))
         }
     })
@@ -89,6 +89,7 @@ fn unary<H: Handler>(
 ) -> impl Future<Output = ()> + use<H> {
     async move {
         let method = call.method;
+        let notes = H::Notes::default();
         let outcome = {
             let mut work = pin!(async {
                 // A message cut short is Unknown here and Internal on a stream: grpc-go has it so.
@@ -96,7 +97,7 @@ fn unary<H: Handler>(
                     "unexpected EOF" => Status { code: Code::Unknown, ..status },
                     _ => status,
                 })?;
-                handler.unary(method, &context, message).await
+                handler.unary(method, &context, message, &notes).await
             });
             poll_fn(|cx| {
                 if let Poll::Ready(result) = work.as_mut().poll(cx) {
@@ -109,10 +110,19 @@ fn unary<H: Handler>(
             })
             .await
         };
-        match outcome {
-            Outcome::Reset => call.reset(),
-            Outcome::Done(result) => answer(&call, &mut respond, &content_type, result),
-        }
+        let end = match outcome {
+            Outcome::Reset => {
+                call.reset();
+                UnaryEnd { code: Code::Canceled, response_bytes: 0, client: Duration::ZERO }
+            }
+            Outcome::Done(result) => match result.and_then(|framed| framed.check().map(|()| framed)) {
+                Ok(framed) if framed.message_bytes() > call.shared.limits.sink_bytes_max => {
+                    answer_long(&call, respond, content_type, framed).await
+                }
+                result => answer(&call, &mut respond, &content_type, result),
+            },
+        };
+        handler.unary_ended(method, &context, &notes, end);
     }
 }
 
@@ -122,30 +132,64 @@ enum Outcome<T> {
     Reset,
 }
 
-/// Hands a whole answer to HTTP/2. Errors there are resets: nobody is left to be told.
+/// Hands a whole answer to HTTP/2 at once.
 fn answer(
     call: &Call,
     respond: &mut SendResponse<Outgoing>,
     content_type: &HeaderValue,
     result: Result<Framed, Status>,
-) {
-    let shared = &call.shared;
-    let framed = match result.and_then(|framed| framed.check().map(|()| framed)) {
-        Ok(framed) => framed,
+) -> UnaryEnd {
+    match result {
+        Ok(framed) => {
+            call.end(Code::Ok);
+            let response_bytes = framed.message_bytes();
+            // An error is a reset: nobody is left to be told.
+            let _ = hand_over(call, respond, content_type, framed);
+            UnaryEnd { code: Code::Ok, response_bytes, client: Duration::ZERO }
+        }
         Err(status) => {
             call.end(status.code);
-            return send_trailers_only(respond, content_type, Some(&status));
-        }
-    };
-    call.end(Code::Ok);
-    shared.metrics.message_sent(framed.message_bytes());
-    let Ok(mut stream) = respond.send_response(response_head(content_type), false) else { return };
-    for piece in framed.into_pieces() {
-        if stream.send_data(Outgoing::new(piece, &shared.budget), false).is_err() {
-            return;
+            // As grpc-go's interceptors count it.
+            call.shared.metrics.message_sent(call.method, 0);
+            send_trailers_only(respond, content_type, Some(&status));
+            UnaryEnd { code: status.code, response_bytes: 0, client: Duration::ZERO }
         }
     }
-    let _ = stream.send_trailers(trailers(None));
+}
+
+fn hand_over(
+    call: &Call,
+    respond: &mut SendResponse<Outgoing>,
+    content_type: &HeaderValue,
+    framed: Framed,
+) -> Result<(), h2::Error> {
+    let shared = &call.shared;
+    shared.metrics.message_sent(call.method, framed.message_bytes());
+    let mut stream = respond.send_response(response_head(content_type), false)?;
+    for piece in framed.into_pieces() {
+        stream.send_data(Outgoing::new(piece, &shared.budget), false)?;
+    }
+    stream.send_trailers(trailers(None))
+}
+
+/// Hands a long answer to HTTP/2 as its reader makes room for it.
+async fn answer_long(
+    call: &Call,
+    respond: SendResponse<Outgoing>,
+    content_type: HeaderValue,
+    framed: Framed,
+) -> UnaryEnd {
+    call.end(Code::Ok);
+    let (since, response_bytes) = (call.shared.now.get(), framed.message_bytes());
+    let mut sink = SinkState::new(call.method, respond, content_type, &call.shared);
+    // A call that was reset meanwhile takes nothing, and poll_taken says so.
+    let _ = sink.push(framed);
+    let taken = poll_fn(|cx| sink.poll_taken(cx)).await;
+    if taken {
+        sink.finish(Ok(()));
+    }
+    let client = call.shared.now.get().saturating_sub(since);
+    UnaryEnd { code: if taken { Code::Ok } else { Code::Canceled }, response_bytes, client }
 }
 
 /// The sink may outlive the call in other hands; it ends with the call, however the call ends.
@@ -198,6 +242,8 @@ struct Call {
     wait: DeadlineWait,
     shared: Rc<Shared>,
     ended: Cell<Code>,
+    /// Where the times of calls are counted: its start, and what its handler took.
+    timed: Option<(Instant, Cell<Option<Duration>>)>,
 }
 
 impl Call {
@@ -210,6 +256,7 @@ impl Call {
             wait: DeadlineWait::new(shared.clone()),
             shared: shared.clone(),
             ended: Cell::new(Code::Canceled),
+            timed: shared.metrics.counts_times().then(|| (Instant::now(), Cell::new(None))),
         }
     }
 
@@ -224,6 +271,9 @@ impl Call {
 
     fn end(&self, code: Code) {
         self.ended.set(code);
+        if let Some((began, took)) = &self.timed {
+            took.set(Some(began.elapsed()));
+        }
         let resets = &self.shared.rapid_resets;
         resets.set(resets.get().saturating_sub(1));
     }
@@ -240,5 +290,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.shared.metrics.call_handled(self.method, self.ended.get());
+        if let Some((began, took)) = &self.timed {
+            self.shared.metrics.call_took(self.method, took.get().unwrap_or_else(|| began.elapsed()));
+        }
     }
 }

@@ -55,6 +55,13 @@ impl<H: Handler, R: Runtime> Server<H, R> {
     pub fn new(handler: Rc<H>, runtime: R, limits: Limits) -> Self {
         Server { handler, runtime, limits: Rc::new(limits), metrics: Rc::default() }
     }
+
+    /// The same, and how long calls take is counted: etcd's `--metrics=extensive`.
+    #[must_use]
+    pub fn counting_times(mut self) -> Self {
+        self.metrics = Rc::new(WireMetrics::counting_times());
+        self
+    }
 }
 
 /// Why a connection ended.

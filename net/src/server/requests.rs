@@ -4,11 +4,13 @@ use crate::framed::{Assembler, Encoding};
 use crate::status::{Code, Status};
 use bytes::Bytes;
 use h2::RecvStream;
+use ringstone_proto::Method;
 use std::future::poll_fn;
 use std::rc::Rc;
 
 /// The request messages of a call. Messages that nobody asks for stay with the client, beyond one window.
 pub struct RequestStream {
+    method: Method,
     body: RecvStream,
     assembler: Assembler,
     share: IncomingShare,
@@ -17,8 +19,9 @@ pub struct RequestStream {
 }
 
 impl RequestStream {
-    pub(super) fn new(body: RecvStream, encoding: Encoding, shared: &Rc<Shared>) -> Self {
+    pub(super) fn new(method: Method, body: RecvStream, encoding: Encoding, shared: &Rc<Shared>) -> Self {
         RequestStream {
+            method,
             body,
             assembler: Assembler::new(encoding, shared.limits.message_bytes_max),
             share: IncomingShare::new(&shared.budget),
@@ -52,7 +55,7 @@ impl RequestStream {
             }
             if let Some(message) = self.assembler.next()? {
                 self.share.set(self.assembler.held_bytes());
-                self.shared.metrics.message_received(message.len());
+                self.shared.metrics.message_received(self.method, message.len());
                 return Ok(Some(message));
             }
             match poll_fn(|cx| self.body.poll_data(cx)).await {

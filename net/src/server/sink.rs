@@ -5,6 +5,7 @@ use crate::status::{Code, Status};
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Response};
+use ringstone_proto::Method;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -112,6 +113,7 @@ impl ResponseSink {
 
 /// The sending half of a call, shared by its handler and the call itself.
 pub(super) struct SinkState {
+    method: Method,
     /// None once the call has ended.
     io: Option<SinkIo>,
     queue: VecDeque<Outgoing>,
@@ -130,8 +132,14 @@ struct SinkIo {
 }
 
 impl SinkState {
-    pub(super) fn new(respond: SendResponse<Outgoing>, content_type: HeaderValue, shared: &Rc<Shared>) -> Self {
+    pub(super) fn new(
+        method: Method,
+        respond: SendResponse<Outgoing>,
+        content_type: HeaderValue,
+        shared: &Rc<Shared>,
+    ) -> Self {
         SinkState {
+            method,
             io: Some(SinkIo { respond, stream: None }),
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -146,12 +154,12 @@ impl SinkState {
         self.io.is_none() || self.queued_bytes < self.shared.limits.sink_bytes_max
     }
 
-    fn push(&mut self, message: Framed) -> Result<(), SinkError> {
+    pub(super) fn push(&mut self, message: Framed) -> Result<(), SinkError> {
         if self.io.is_none() {
             return Err(SinkError::Closed);
         }
         message.check().map_err(SinkError::TooLarge)?;
-        self.shared.metrics.message_sent(message.message_bytes());
+        self.shared.metrics.message_sent(self.method, message.message_bytes());
         for piece in message.into_pieces() {
             self.queued_bytes += piece.len();
             self.queue.push_back(Outgoing::new(piece, &self.shared.budget));
@@ -224,6 +232,14 @@ impl SinkState {
             None => io.respond.poll_reset(cx),
         };
         reset.map(|_| self.close())
+    }
+
+    /// Ready when HTTP/2 has all that was pushed (true), or the call was reset (false).
+    pub(super) fn poll_taken(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.poll_reset(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        if self.queue.is_empty() { Poll::Ready(self.io.is_some()) } else { Poll::Pending }
     }
 
     /// Ends the call with a status, behind all that was taken.

@@ -22,6 +22,7 @@ pub struct TestHandler {
     /// A sink that outlives its handler, or that others write to.
     pub sink: RefCell<Option<ResponseSink>>,
     pub flood_sent: Cell<usize>,
+    pub ended: RefCell<Vec<UnaryEnd>>,
 }
 
 /// Counts the handlers that wait.
@@ -46,6 +47,8 @@ pub fn value_response(bytes: usize) -> RangeResponse {
 }
 
 impl Handler for TestHandler {
+    type Notes = ();
+
     fn admit(&self, method: Method, _: Entry, call: &CallContext) -> Result<(), Status> {
         self.admitted.borrow_mut().push(method);
         match call.metadata_text("token") {
@@ -54,7 +57,7 @@ impl Handler for TestHandler {
         }
     }
 
-    async fn unary(&self, _: Method, _: &CallContext, message: Bytes) -> Result<Framed, Status> {
+    async fn unary(&self, _: Method, _: &CallContext, message: Bytes, (): &()) -> Result<Framed, Status> {
         let request: RangeRequest = decode_request(message)?;
         match &request.key[..] {
             b"wait" => {
@@ -73,6 +76,10 @@ impl Handler for TestHandler {
             }
             key => Ok(Framed::encode(&RangeResponse { count: key.len() as i64, ..Default::default() })),
         }
+    }
+
+    fn unary_ended(&self, _: Method, _: &CallContext, (): &(), end: UnaryEnd) {
+        self.ended.borrow_mut().push(end);
     }
 
     async fn stream(

@@ -9,11 +9,17 @@ use ringstone_net::*;
 use ringstone_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use std::future::{Future, pending};
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
     let builder = LocalExecutorBuilder::new(Placement::Unbound);
     builder.spawn(test).expect("an executor").join().expect("no panic");
+}
+
+fn clock() -> Duration {
+    static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+    EPOCH.elapsed()
 }
 
 async fn ask(client: &Client) {
@@ -32,7 +38,7 @@ async fn ask(client: &Client) {
 #[test]
 fn calls_over_tcp() {
     run(|| async {
-        let runtime = GlommioRuntime::default();
+        let runtime = GlommioRuntime::new(clock);
         let server = Server::new(Rc::<TestHandler>::default(), runtime, Limits::default());
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -52,7 +58,7 @@ fn calls_over_tcp() {
 #[test]
 fn calls_over_a_local_socket() {
     run(|| async {
-        let runtime = GlommioRuntime::default();
+        let runtime = GlommioRuntime::new(clock);
         let server = Server::new(Rc::<TestHandler>::default(), runtime, Limits::default());
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let served = glommio::spawn_local(async move {

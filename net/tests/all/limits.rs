@@ -3,6 +3,7 @@
 use crate::common::*;
 use proptest::prelude::*;
 use ringstone_net::*;
+use ringstone_proto::etcdserverpb::RangeRequest;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -84,6 +85,36 @@ fn pings_in_their_time_and_after_answers_are_fine() {
             pings.ping(h2::Ping::opaque()).await.expect("answered");
         }
         assert!(!harness.ended.is_finished());
+    });
+}
+
+/// A long answer waits for its reader, and the handler hears for how long.
+#[test]
+fn a_slow_reader_is_told_from_a_slow_handler() {
+    run(async {
+        let (harness, stream) = Harness::start(Limits::default());
+        let mut client = RawClient::connect(stream).await;
+        for pause in [Duration::ZERO, Duration::from_millis(50)] {
+            let big = prost::Message::encode_to_vec(&RangeRequest {
+                key: "big".into(),
+                limit: 3_000_000,
+                ..Default::default()
+            });
+            let mut send = client.send.clone().ready().await.expect("open");
+            let (response, mut stream) = send.send_request(request(RANGE, &[GRPC]), false).expect("sent");
+            stream.send_data(frame(0, &big).into(), true).expect("sent");
+            let body = response.await.expect("a response").into_body();
+            tokio::time::sleep(pause).await;
+            let (data, trailers) = read_all(body).await;
+            assert!(data.len() > 3_000_000 && trailers.is_some());
+            harness.settle().await;
+            let end = harness.handler.ended.borrow_mut().pop().expect("it has ended");
+            assert_eq!((end.code, end.response_bytes + 5), (Code::Ok, data.len()));
+            assert!(end.client >= pause, "{end:?} with a pause of {pause:?}");
+        }
+        assert_eq!(client.call(request(RANGE, &[GRPC]), &[&frame(0, &range("k"))]).await.status().0, 0);
+        harness.settle().await;
+        assert_eq!(harness.handler.ended.borrow()[0].client, Duration::ZERO, "a short answer is taken at once");
     });
 }
 

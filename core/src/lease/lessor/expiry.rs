@@ -18,6 +18,9 @@ const UNDER_WAY_MAX: usize = 512;
 /// A proposal that was not applied by then is made again (etcd's figure).
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(3);
 
+/// How often it is looked for such proposals: a tick. Every three seconds would make six of the three for some.
+const RETRY_LOOK: Duration = Duration::from_millis(100);
+
 #[derive(Default)]
 pub(super) struct Expiry {
     due: VecDeque<Expired>,
@@ -73,7 +76,7 @@ impl Expiry {
     }
 
     fn retry(&mut self, now: Duration) {
-        if now.saturating_sub(self.retried_at) < RETRY_AFTER {
+        if now.saturating_sub(self.retried_at) < RETRY_LOOK {
             return;
         }
         self.retried_at = now;

@@ -1,0 +1,121 @@
+//! Sorting a large answer in pieces: runs first, then merges of neighbours that double them, a bounded number of records a
+//! step. Of the records only their numbers move until the last pass.
+
+use core::cmp::Ordering;
+
+use ringstone_proto::mvccpb::KeyValue;
+
+/// Records of a run that is sorted at once.
+const RUN: usize = 512;
+/// Records merged a step for each that a scan's step visits: a comparison is that much cheaper than a visit.
+const MERGED_PER_VISIT: usize = 16;
+
+/// A sort under way.
+#[derive(Debug)]
+pub(super) struct Sorting {
+    order: Vec<u32>,
+    merged: Vec<u32>,
+    /// Length of the runs that are sorted; 0 while the first ones are.
+    width: usize,
+    /// Behind what of `order` this pass has taken, from the left and the right run of a pair.
+    left: usize,
+    right: usize,
+    sorted: Vec<KeyValue>,
+}
+
+impl Sorting {
+    /// None: few enough to be sorted at once.
+    pub fn begin(records: usize) -> Option<Sorting> {
+        let count = u32::try_from(records).ok().filter(|_| records > RUN)?;
+        let order = (0..count).collect();
+        Some(Sorting { order, merged: Vec::new(), width: 0, left: 0, right: 0, sorted: Vec::new() })
+    }
+
+    /// Goes on; true once `records` are in their order.
+    pub fn step(
+        &mut self,
+        records: &mut Vec<KeyValue>,
+        visits: usize,
+        compare: impl Fn(&KeyValue, &KeyValue) -> Ordering,
+    ) -> bool {
+        let mut left = visits.max(1).saturating_mul(MERGED_PER_VISIT);
+        let compare = |a: &u32, b: &u32| compare(&records[*a as usize], &records[*b as usize]);
+        while left > 0 && self.width == 0 {
+            let end = (self.left + RUN).min(self.order.len());
+            self.order[self.left..end].sort_unstable_by(compare);
+            left = left.saturating_sub(RUN * MERGED_PER_VISIT);
+            self.left = end;
+            if end == self.order.len() {
+                self.begin_pass(RUN);
+            }
+        }
+        while left > 0 && self.width > 0 && self.width < self.order.len() {
+            self.merge_one(&compare);
+            left -= 1;
+        }
+        if self.width < self.order.len() {
+            return false;
+        }
+        let from = self.sorted.len();
+        let taken = &self.order[from..from.saturating_add(left).min(self.order.len())];
+        self.sorted.extend(taken.iter().map(|number| core::mem::take(&mut records[*number as usize])));
+        let done = self.sorted.len() == self.order.len();
+        if done {
+            *records = core::mem::take(&mut self.sorted);
+        }
+        done
+    }
+
+    fn begin_pass(&mut self, width: usize) {
+        self.width = width;
+        self.merged.clear();
+        self.merged.reserve(self.order.len());
+        (self.left, self.right) = (0, width);
+    }
+
+    fn merge_one(&mut self, compare: &impl Fn(&u32, &u32) -> Ordering) {
+        let pair = self.merged.len() / (2 * self.width) * (2 * self.width);
+        let middle = (pair + self.width).min(self.order.len());
+        let end = (pair + 2 * self.width).min(self.order.len());
+        let take_left = self.left < middle
+            && (self.right >= end || compare(&self.order[self.left], &self.order[self.right]).is_le());
+        let from = if take_left { &mut self.left } else { &mut self.right };
+        self.merged.push(self.order[*from]);
+        *from += 1;
+        if self.merged.len() == end {
+            (self.left, self.right) = (end, end + self.width);
+        }
+        if self.merged.len() == self.order.len() {
+            core::mem::swap(&mut self.order, &mut self.merged);
+            self.begin_pass(self.width * 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn in_pieces_is_as_at_once() {
+        assert!(Sorting::begin(RUN).is_none(), "few are sorted at once");
+        for count in [RUN + 1, 2 * RUN, 2 * RUN + 1, 5 * RUN - 1, 9 * RUN + 7] {
+            let record = |number: usize| KeyValue {
+                version: (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).cast_signed() >> 40,
+                mod_revision: number as i64,
+                ..KeyValue::default()
+            };
+            let compare = |a: &KeyValue, b: &KeyValue| (a.version, a.mod_revision).cmp(&(b.version, b.mod_revision));
+            let mut records: Vec<KeyValue> = (0..count).map(record).collect();
+            let mut want = records.clone();
+            want.sort_by(compare);
+            let mut sorting = Sorting::begin(count).expect("many");
+            let mut steps = 1;
+            while !sorting.step(&mut records, 10, compare) {
+                steps += 1;
+            }
+            assert_eq!(records, want, "{count} records");
+            assert!(steps >= count * 2 / 160, "{count} records in {steps} steps");
+        }
+    }
+}
