@@ -96,7 +96,7 @@ impl Pager {
         Ok(Pager::assemble(file, Arc::new(shared), state, Checkpoints::new(freelist, FIRST_GENERATION, 0)))
     }
 
-    /// Opens a page file with the state of its last finished checkpoint. Writes nothing, but makes durable what it opens.
+    /// Opens a page file with the state of its last finished checkpoint. Writes nothing new, but makes durable what it opens.
     ///
     /// `logged_generation`: the last [`CheckpointDone`] that the owner has recorded elsewhere; 0 for none.
     ///
@@ -110,9 +110,6 @@ impl Pager {
         options: &FileOptions<'_>,
         logged_generation: u64,
     ) -> Result<(Pager, MetaOutcome), OpenError> {
-        // After a kill the newest meta may be in the page cache alone. The next checkpoint writes over what only the one
-        // before it needs: a power cut must not bring that back.
-        disk::run(disk, Io::Sync)?;
         let file_bytes = disk.length()?;
         let head_bytes = (HEAD_PAGES * PAGE_BYTES) as u64;
         let bytes = usize::try_from(file_bytes.min(head_bytes)).expect("three pages at most");
@@ -126,6 +123,7 @@ impl Pager {
             return Err(OpenError::ReadOnly);
         }
         let state = state_of(&opened.meta, options.trees)?;
+        make_durable(disk, &head, opened.slot)?;
         let file = opened.header.file;
         let file_pages = opened.meta.space.file_pages;
         let older = opened.older.map(|older| (older.generation, older.space));
@@ -135,6 +133,18 @@ impl Pager {
         let checkpoints = Checkpoints::new(freelist, generation, usize::from(opened.slot));
         Ok((Pager::assemble(file, Arc::new(shared), state, checkpoints), opened.outcome))
     }
+}
+
+/// After a kill the newest meta may be in the page cache alone. The next checkpoint writes over what only the one before it
+/// needs: a power cut must not bring that back. A sync is not enough: where the one that should have made it durable has
+/// failed, the kernel takes the page for clean, and the next sync has nothing to write. So the same bytes are written
+/// again. What the meta names was synced before it was first written.
+fn make_durable(disk: &mut dyn Disk, head: &[u8], slot: u8) -> Result<(), DiskError> {
+    let offset = META_PAGES[usize::from(slot)] as usize * PAGE_BYTES;
+    let meta = head[offset..offset + PAGE_BYTES].to_vec();
+    disk::run(disk, Io::Write { offset: offset as u64, buffers: vec![meta.into()] })?;
+    disk::run(disk, Io::Sync)?;
+    Ok(())
 }
 
 /// The meta of a state whose nodes are all in the file.

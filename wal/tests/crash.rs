@@ -202,7 +202,7 @@ impl History {
 }
 
 fn keeps(step: u64) -> [Keep; 5] {
-    [Keep::All, Keep::Nothing, Keep::Random(step), Keep::Random(step ^ 0xFFFF), Keep::Random(!step)]
+    [Keep::All, Keep::Nothing, Keep::Random(step), Keep::Torn(step), Keep::Torn(!step)]
 }
 
 fn enumerate(seed: u64) {
@@ -248,13 +248,14 @@ fn every_step_of_a_history_may_be_the_last_2() {
 
 #[test]
 fn every_operation_may_fail() {
-    for errno in [libc::EIO, libc::ENOSPC] {
+    for fault in [Fault::Errno(libc::EIO), Fault::Failed(libc::EIO), Fault::Errno(libc::ENOSPC)] {
         for submission in 0.. {
             let mut history = History::new(3);
-            history.disk.inject(submission, Fault::Errno(errno));
+            history.disk.inject(submission, fault);
             let result = history.run();
+            history.recover(history.disk.after_kill(), &format!("{fault:?} at submission {submission}, killed"));
             for keep in keeps(submission) {
-                let context = format!("errno {errno} at submission {submission}, {keep:?}");
+                let context = format!("{fault:?} at submission {submission}, {keep:?}");
                 history.recover(history.disk.after_crash(keep), &context);
             }
             // The last of them come too late to be met.

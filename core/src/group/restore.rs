@@ -74,6 +74,7 @@ pub struct Restore {
     disk: Box<dyn Disk + Send>,
     pager: Pager,
     identity: Identity,
+    dirty_bytes_max: u64,
 }
 
 fn is_wanted(tree: TreeId) -> bool {
@@ -104,7 +105,12 @@ impl Restore {
         let specs = tree_specs();
         let options = file_options(identity, &specs);
         let pager = Pager::create(&mut *disk, pages, &options).map_err(OpenError::from)?;
-        Ok(Restore { disk, pager, identity: *identity })
+        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max: DIRTY_BYTES_MAX })
+    }
+
+    /// Sets how many dirty bytes are written out before more are made.
+    pub fn set_dirty_bytes_max(&mut self, bytes: u64) {
+        self.dirty_bytes_max = bytes;
     }
 
     /// Takes the records that were pushed to `reader`. Writes them out when they become many.
@@ -119,7 +125,7 @@ impl Restore {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.pager.dirty_bytes() >= DIRTY_BYTES_MAX { self.checkpoint() } else { Ok(()) }
+        if self.pager.dirty_bytes() >= self.dirty_bytes_max { self.checkpoint() } else { Ok(()) }
     }
 
     fn bring_in(&mut self, run: PageRun) -> Result<(), RestoreError> {

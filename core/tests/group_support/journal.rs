@@ -1,6 +1,9 @@
 //! What was asked, what was answered, and a plain model of what must follow from it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use ringstone_core::command::{Command, DeleteRange, Op};
 use ringstone_core::event::{Event, EventKind, Revision};
@@ -12,22 +15,31 @@ use ringstone_proto::mvccpb::KeyValue;
 pub type Change = (Revision, EventKind, KeyValue);
 
 type Keys = BTreeMap<Vec<u8>, KeyValue>;
+/// What a command has made of some keys; none: deleted.
+type Draft = BTreeMap<Vec<u8>, Option<KeyValue>>;
 
+/// The driver writes it, and who stops the driver at an I/O copies it there.
+pub type SharedJournal = Rc<RefCell<Journal>>;
+
+/// A copy is cheap: it is made at each point that is tried.
 #[derive(Clone)]
 pub struct Journal {
     /// Request ids are places in here. Those that a crash has taken are cut off.
-    pub commands: Vec<Command>,
+    pub commands: Vec<Rc<Command>>,
     /// Those below have had their effect.
     applied_below: usize,
     /// Those below were answered.
     acked_below: usize,
-    /// Revision of the store after each of the applied.
-    revisions: Vec<i64>,
+    /// Revision of the store after each of the applied. One that changes no key may have come before or after the leases
+    /// that ended meanwhile.
+    revisions: Vec<RangeInclusive<i64>>,
+    /// Revision of the store after the last of the applied.
+    since: i64,
     /// All that had an effect, expiries among them, in their order.
-    pub in_order: Vec<Command>,
+    pub in_order: Vec<Rc<Command>>,
     pub keys: Keys,
     pub revision: i64,
-    pub history: BTreeMap<i64, Vec<Change>>,
+    pub history: BTreeMap<i64, Rc<Vec<Change>>>,
     pub leases: BTreeSet<i64>,
     pub expired: u64,
     compact_acked: i64,
@@ -36,6 +48,8 @@ pub struct Journal {
     alarms_from: usize,
     /// Answers to other lives' requests are nobody's.
     pub life: u32,
+    /// Takes no note of anything: the log was written by somebody else.
+    is_blind: bool,
 }
 
 pub fn changes_of(events: &[Event]) -> BTreeMap<i64, Vec<Change>> {
@@ -53,6 +67,7 @@ impl Journal {
             applied_below: 0,
             acked_below: 0,
             revisions: Vec::new(),
+            since: 1,
             in_order: Vec::new(),
             keys: Keys::new(),
             revision: 1,
@@ -63,25 +78,37 @@ impl Journal {
             alarms_before: 0,
             alarms_from: 0,
             life: 1,
+            is_blind: false,
         }
+    }
+
+    pub fn blind() -> Journal {
+        Journal { is_blind: true, ..Journal::new() }
+    }
+
+    pub fn shared(self) -> SharedJournal {
+        Rc::new(RefCell::new(self))
     }
 
     /// What the command would do now; empty where it changes no key.
     fn effect(&self, command: &Command) -> Vec<Change> {
-        let mut keys = self.keys.clone();
         let mut changes = Vec::new();
-        self.perform(command, &mut keys, &mut changes);
+        self.perform(command, &mut Draft::new(), &mut changes);
         changes
     }
 
-    fn perform(&self, command: &Command, keys: &mut Keys, changes: &mut Vec<Change>) {
+    fn get<'a>(&'a self, draft: &'a Draft, key: &[u8]) -> Option<&'a KeyValue> {
+        draft.get(key).map_or_else(|| self.keys.get(key), Option::as_ref)
+    }
+
+    fn perform(&self, command: &Command, draft: &mut Draft, changes: &mut Vec<Change>) {
         match command {
             Command::Put(put) => {
                 if put.lease != 0 && !self.leases.contains(&put.lease) {
                     return;
                 }
                 let revision = Revision { main: self.revision + 1, sub: changes.len() as i64 };
-                let before = keys.get(&put.key);
+                let before = self.get(draft, &put.key);
                 let kv = KeyValue {
                     key: put.key.clone().into(),
                     value: put.value.clone().into(),
@@ -90,52 +117,60 @@ impl Journal {
                     version: before.map_or(1, |before| before.version + 1),
                     lease: put.lease,
                 };
-                keys.insert(put.key.clone(), kv.clone());
+                draft.insert(put.key.clone(), Some(kv.clone()));
                 changes.push((revision, EventKind::Put, kv));
             }
             Command::DeleteRange(DeleteRange { key, range_end, .. }) => {
-                let gone: Vec<_> = if range_end.is_empty() {
-                    keys.keys().filter(|other| *other == key).cloned().collect()
-                } else {
-                    keys.range(key.clone()..range_end.clone()).map(|(key, _)| key.clone()).collect()
-                };
-                gone.into_iter().for_each(|key| self.delete(key, keys, changes));
+                let mut gone = BTreeSet::from([key.clone()]);
+                if !range_end.is_empty() {
+                    gone.extend(self.keys.range(key.clone()..range_end.clone()).map(|(key, _)| key.clone()));
+                    gone.extend(draft.range(key.clone()..range_end.clone()).map(|(key, _)| key.clone()));
+                }
+                gone.into_iter().for_each(|key| self.delete(key, draft, changes));
             }
             Command::Txn(txn) => {
                 assert!(txn.compare.is_empty(), "not in these histories");
                 for op in &txn.success {
                     match op {
-                        Op::Put(put) => self.perform(&Command::Put(put.clone()), keys, changes),
-                        Op::DeleteRange(delete) => self.perform(&Command::DeleteRange(delete.clone()), keys, changes),
+                        Op::Put(put) => self.perform(&Command::Put(put.clone()), draft, changes),
+                        Op::DeleteRange(delete) => self.perform(&Command::DeleteRange(delete.clone()), draft, changes),
                         other => panic!("not in these histories: {other:?}"),
                     }
                 }
             }
             Command::LeaseRevoke { id, .. } => {
-                let gone: Vec<_> = keys.iter().filter(|(_, kv)| kv.lease == *id).map(|(key, _)| key.clone()).collect();
-                gone.into_iter().for_each(|key| self.delete(key, keys, changes));
+                let gone = self.keys.iter().filter(|(_, kv)| kv.lease == *id);
+                let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
+                gone.into_iter().for_each(|key| self.delete(key, draft, changes));
             }
             _ => {}
         }
     }
 
-    fn delete(&self, key: Vec<u8>, keys: &mut Keys, changes: &mut Vec<Change>) {
+    fn delete(&self, key: Vec<u8>, draft: &mut Draft, changes: &mut Vec<Change>) {
+        if self.get(draft, &key).is_none() {
+            return;
+        }
         let revision = Revision { main: self.revision + 1, sub: changes.len() as i64 };
-        keys.remove(&key);
+        draft.insert(key.clone(), None);
         let kv = KeyValue { key: key.into(), mod_revision: revision.main, ..KeyValue::default() };
         changes.push((revision, EventKind::Delete, kv));
     }
 
-    fn commit(&mut self, command: &Command) {
-        let mut keys = std::mem::take(&mut self.keys);
-        let mut changes = Vec::new();
-        self.perform(command, &mut keys, &mut changes);
-        self.keys = keys;
+    fn commit(&mut self, command: &Rc<Command>) {
+        let (mut draft, mut changes) = (Draft::new(), Vec::new());
+        self.perform(command, &mut draft, &mut changes);
+        for (key, kv) in draft {
+            match kv {
+                Some(kv) => self.keys.insert(key, kv),
+                None => self.keys.remove(&key),
+            };
+        }
         if !changes.is_empty() {
             self.revision += 1;
-            self.history.insert(self.revision, changes);
+            self.history.insert(self.revision, Rc::new(changes));
         }
-        match command {
+        match &**command {
             Command::LeaseGrant { id, .. } => {
                 self.leases.insert(*id);
             }
@@ -144,14 +179,17 @@ impl Journal {
             }
             _ => {}
         }
-        self.in_order.push(command.clone());
+        self.in_order.push(Rc::clone(command));
     }
 
     fn commit_next(&mut self) {
         let command = self.commands[self.applied_below].clone();
+        let before = self.revision;
         self.commit(&command);
         self.applied_below += 1;
-        self.revisions.push(self.revision);
+        let earliest = if self.revision == before { self.since } else { self.revision };
+        self.revisions.push(earliest..=self.revision);
+        self.since = earliest;
     }
 
     /// Events that were seen, by main revision and without a hole: those known must be the same, those that are new must
@@ -159,7 +197,11 @@ impl Journal {
     pub fn walk(&mut self, groups: &BTreeMap<i64, Vec<Change>>) {
         for (revision, seen) in groups {
             if *revision <= self.revision {
-                assert_eq!(Some(seen), self.history.get(revision), "revision {revision} is not what it was");
+                assert_eq!(
+                    Some(seen),
+                    self.history.get(revision).map(|known| &**known),
+                    "revision {revision} is not what it was"
+                );
                 continue;
             }
             assert_eq!(*revision, self.revision + 1, "a hole in the history");
@@ -167,30 +209,38 @@ impl Journal {
         }
     }
 
+    /// The next command that changes a key. Leases that are granted on the way to it count.
+    fn next_with_effect(&mut self) -> Option<usize> {
+        (self.applied_below..self.commands.len()).find(|index| {
+            let command = Rc::clone(&self.commands[*index]);
+            if let Command::LeaseGrant { id, .. } = &*command {
+                self.leases.insert(*id);
+            }
+            !self.effect(&command).is_empty()
+        })
+    }
+
     fn walk_new(&mut self, seen: &Vec<Change>) {
-        while let Some(command) = self.commands.get(self.applied_below) {
-            let effect = self.effect(command);
-            if effect == *seen {
-                return self.commit_next();
-            }
-            if !effect.is_empty() {
-                break;
-            }
-            self.commit_next();
+        let next = self.next_with_effect();
+        if let Some(next) = next.filter(|next| self.effect(&self.commands[*next]) == *seen) {
+            return (self.applied_below..=next).for_each(|_| self.commit_next());
         }
         for id in self.leases.clone() {
-            let revoke = Command::LeaseRevoke { id, expired_renewal: None };
+            let revoke = Rc::new(Command::LeaseRevoke { id, expired_renewal: None });
             if self.effect(&revoke) == *seen {
                 self.expired += 1;
                 return self.commit(&revoke);
             }
         }
-        let next = self.commands.get(self.applied_below);
+        let next = next.map(|next| &self.commands[next]);
         panic!("nobody asked for this: {seen:?}; the next command is number {} {next:?}", self.applied_below);
     }
 
     /// What the group has told.
     pub fn observe(&mut self, outputs: &Outputs) {
+        if self.is_blind {
+            return;
+        }
         self.walk(&changes_of(&outputs.events));
         let life = self.life;
         for answer in outputs.answers.iter().filter(|answer| answer.shard == life) {
@@ -208,21 +258,20 @@ impl Journal {
             Ok(Reply::Store(mvcc::Answer::DeleteRange(delete))) => &delete.header,
             Ok(Reply::Store(mvcc::Answer::Txn(txn))) => &txn.header,
             Ok(Reply::Store(mvcc::Answer::Compact(_))) => {
-                let Command::Compact { revision } = self.commands[index] else { panic!("an answer of another kind") };
+                let Command::Compact { revision } = *self.commands[index] else { panic!("an answer of another kind") };
                 self.compact_acked = self.compact_acked.max(revision);
                 return;
             }
             Ok(_) => return,
             Err(error) => {
-                let before = if index == 0 { 1 } else { self.revisions[index - 1] };
-                assert!(self.revisions[index] >= before, "{error}");
-                let lost_lease = matches!(&self.commands[index], Command::Put(put) if put.lease != 0);
+                let lost_lease = matches!(&*self.commands[index], Command::Put(put) if put.lease != 0);
                 assert!(lost_lease, "{:?} is refused: {error}", self.commands[index]);
                 return;
             }
         };
         let shown = header.as_ref().expect("an answer has a header").revision;
-        assert_eq!(shown, self.revisions[index], "revision of the answer to {:?}", self.commands[index]);
+        let expected = &self.revisions[index];
+        assert!(expected.contains(&shown), "{shown} instead of {expected:?} in answer to {:?}", self.commands[index]);
     }
 
     /// An answered command that has had no effect yet must be one without any.
@@ -245,6 +294,10 @@ impl Journal {
         self.acked_below == self.commands.len()
     }
 
+    pub fn unanswered(&self) -> usize {
+        self.commands.len() - self.acked_below
+    }
+
     /// The compaction that is known to be done; -1: none.
     pub fn compacted(&self) -> i64 {
         self.compact_acked
@@ -253,7 +306,8 @@ impl Journal {
     /// Acknowledged or at least proposed, and never back.
     pub fn check_compaction(&mut self, found: i64) {
         assert!(found >= self.compact_acked, "compaction {} was acknowledged, {found} is there", self.compact_acked);
-        let proposed = |command: &Command| matches!(command, Command::Compact { revision } if *revision == found);
+        let proposed =
+            |command: &Rc<Command>| matches!(&**command, Command::Compact { revision } if *revision == found);
         assert!(
             found == self.compact_acked || self.commands.iter().any(proposed),
             "nobody asked for compaction {found}"
@@ -268,7 +322,7 @@ impl Journal {
             if index >= self.applied_below {
                 allowed.insert(bits);
             }
-            if let Command::Alarm { activate, alarm, .. } = command {
+            if let Command::Alarm { activate, alarm, .. } = &**command {
                 bits = if *activate { bits | 1 << alarm } else { bits & !(1 << alarm) };
             }
         }
@@ -279,7 +333,7 @@ impl Journal {
     /// All keys as they were at a revision.
     pub fn at(&self, revision: i64) -> Vec<KeyValue> {
         let mut keys = Keys::new();
-        for (_, kind, kv) in self.history.range(..=revision).flat_map(|(_, changes)| changes) {
+        for (_, kind, kv) in self.history.range(..=revision).flat_map(|(_, changes)| changes.iter()) {
             match kind {
                 EventKind::Put => keys.insert(kv.key.to_vec(), kv.clone()),
                 EventKind::Delete => keys.remove(&kv.key[..]),

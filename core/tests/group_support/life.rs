@@ -1,12 +1,13 @@
 //! One life of a member: the synchronous twin of the shard's task, and what is checked of the store it opens.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringstone_core::command::{ArchivedCommand, Bootstrap, Command, Member};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::entry::{Draft, Envelope};
-use ringstone_core::event::Revision;
+use ringstone_core::event::{Event, Revision};
 use ringstone_core::group::{self, Group, GroupError, OpenError, Proposal, Storage, tree_specs};
 use ringstone_core::identity::Identity;
 use ringstone_core::lease::state as lease;
@@ -15,9 +16,10 @@ use ringstone_core::mvcc::history::read_events;
 use ringstone_core::mvcc::{self, Budget, Progress, RangeScan};
 use ringstone_core::shared::Shared;
 use ringstone_core::state::State;
-use ringstone_pager::api::{Fault, PageRun, ReadTrees as _};
+use ringstone_pager::api::{Damage, Fault, PageRun, ReadTrees as _};
 use ringstone_pager::check::check;
-use ringstone_pager::disk::Disk as _;
+use ringstone_pager::disk::{Completion, Disk as _, Io, Token};
+use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::PageSource as _;
 use ringstone_pager::model::ModelTrees;
 use ringstone_pager::{Pin, Reader};
@@ -26,7 +28,7 @@ use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::sim::Random;
 
 use super::disks::{Disks, Fuse, FusedLog, FusedPages, random};
-use super::journal::{Journal, changes_of};
+use super::journal::{Journal, SharedJournal, changes_of};
 
 pub const IDENTITY: Identity = Identity { cluster_id: 0xcdf8, member_id: 0x8e9e, file_id: [7; 16] };
 const HASH_KEY: [u8; 16] = *b"sixteen key byte";
@@ -73,53 +75,66 @@ pub fn log_options() -> ringstone_wal::Options {
     options
 }
 
-pub fn storage<'a>(pages: &'a mut FusedPages, log_disk: &'a mut FusedLog) -> Storage<'a> {
-    let source = Arc::new(pages.disk.clone());
-    Storage { page_disk: pages, pages: source, log_disk, log_options: log_options() }
+/// Makes the files of a new member.
+pub fn create(disks: &Disks, fuse: &Fuse) -> Result<(), OpenError> {
+    let (mut pages, mut log_disk) = disks.fused(fuse);
+    let storage = Storage {
+        page_disk: &mut pages,
+        pages: Arc::new(disks.pages.clone()),
+        log_disk: &mut log_disk,
+        log_options: log_options(),
+    };
+    group::create_files_with(storage, &IDENTITY)
 }
+
+/// Of a read that brings a page in.
+const BRING_IN: Token = Token(u64::MAX - 7);
 
 pub struct Life {
     pub group: Group,
+    pub journal: SharedJournal,
+    disks: Disks,
     pages: FusedPages,
     log: FusedLog,
     random: Random,
     now: Duration,
     next_tick: Duration,
     pages_under_way: bool,
+    bringing_in: Option<PageRun>,
     reader: Reader,
 }
 
-/// Opens what is there; none where the fuse has blown meanwhile.
-pub fn open(disks: Disks, fuse: &Fuse, seed: u64) -> Result<Life, Box<(Disks, OpenError)>> {
+/// Opens what is there.
+pub fn open(disks: &Disks, fuse: &Fuse, journal: &SharedJournal, seed: u64) -> Result<Life, OpenError> {
     let (mut pages, mut log) = disks.fused(fuse);
     let mut random = random(seed);
     let now = Duration::from_secs(1000);
-    match group::open_with(shared(), storage(&mut pages, &mut log), random.below(u64::MAX), now) {
-        Ok(mut group) => {
-            group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
-            let bootstrap = Bootstrap { cluster_id: IDENTITY.cluster_id, hash_key: HASH_KEY, members: vec![member()] };
-            let attributes = Command::MemberAttributes {
-                member_id: IDENTITY.member_id,
-                name: "one".into(),
-                client_urls: vec!["http://localhost".into()],
-            };
-            group.say_first(Command::Bootstrap(bootstrap), attributes);
-            let reader = group.reader();
-            Ok(Life { group, pages, log, random, now, next_tick: now, pages_under_way: false, reader })
-        }
-        Err(error) => Err(Box::new((Disks { pages: pages.disk, log: log.disk }, error))),
-    }
+    let storage = Storage {
+        page_disk: &mut pages,
+        pages: Arc::new(disks.pages.clone()),
+        log_disk: &mut log,
+        log_options: log_options(),
+    };
+    let mut group = group::open_with(shared(), storage, random.below(u64::MAX), now)?;
+    group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
+    let bootstrap = Bootstrap { cluster_id: IDENTITY.cluster_id, hash_key: HASH_KEY, members: vec![member()] };
+    let attributes = Command::MemberAttributes {
+        member_id: IDENTITY.member_id,
+        name: "one".into(),
+        client_urls: vec!["http://localhost".into()],
+    };
+    group.say_first(Command::Bootstrap(bootstrap), attributes);
+    let reader = group.reader();
+    let (journal, disks) = (journal.clone(), disks.clone());
+    let (pages_under_way, bringing_in) = (false, None);
+    Ok(Life { group, journal, disks, pages, log, random, now, next_tick: now, pages_under_way, bringing_in, reader })
 }
 
 impl Life {
-    pub fn into_disks(self) -> Disks {
-        Disks { pages: self.pages.disk, log: self.log.disk }
-    }
-
     /// One turn of the task. True while something is under way.
-    pub fn step(&mut self, commands: &[Command], journal: &mut Journal) -> Result<bool, GroupError> {
+    pub fn step(&mut self, commands: &[Command]) -> Result<bool, GroupError> {
         self.now += Duration::from_millis(3);
-        let proposals: Vec<Proposal> = commands.iter().map(|command| propose(command, journal)).collect();
+        let proposals = commands.iter().map(|command| propose(command, &mut self.journal.borrow_mut())).collect();
         self.group.propose(self.now, proposals);
         if self.now >= self.next_tick {
             self.next_tick = self.now + TICK;
@@ -128,28 +143,44 @@ impl Life {
         let mut moved = self.take_page_completions()?;
         self.group.turn()?;
         moved |= self.log_io()?;
-        journal.observe(&self.group.take_outputs());
+        self.journal.borrow_mut().observe(&self.group.take_outputs());
         self.group.maybe_checkpoint(false)?;
         self.pages_io()?;
-        if let Some(run) = self.group.absent() {
-            self.group.brought_in(run)?;
-            moved = true;
-        }
+        self.bring_in();
         let _ = self.group.quiet(self.now);
         moved |= self.log_io()?;
-        let busy = moved || self.group.has_work() || self.pages_under_way || self.group.checkpoint_running();
-        Ok(busy || self.log.under_way > 0)
+        let pages = self.pages_under_way || self.bringing_in.is_some() || self.group.checkpoint_running();
+        Ok(moved || pages || self.group.has_work() || self.log.under_way > 0)
     }
 
     fn take_page_completions(&mut self) -> Result<bool, GroupError> {
         // A request may take several turns.
-        if !self.pages_under_way || self.random.below(3) == 0 {
+        if self.random.below(3) == 0 {
             return Ok(false);
         }
         let Some(completion) = self.pages.poll() else { return Ok(false) };
-        self.pages_under_way = false;
-        self.group.pages_completed(completion)?;
+        if completion.token == BRING_IN {
+            self.brought_in(completion)?;
+        } else {
+            self.pages_under_way = false;
+            self.group.pages_completed(completion)?;
+        }
         Ok(true)
+    }
+
+    /// As the shard's `read_run` does it.
+    fn bring_in(&mut self) {
+        let Some(run) = self.group.absent().filter(|_| self.bringing_in.is_none()) else { return };
+        let io = Io::Read { offset: run.first * PAGE_BYTES as u64, bytes: run.pages as usize * PAGE_BYTES };
+        self.pages.submit(BRING_IN, io);
+        self.bringing_in = Some(run);
+    }
+
+    fn brought_in(&mut self, completion: Completion) -> Result<(), GroupError> {
+        let run = self.bringing_in.take().expect("it was asked for");
+        let what = "the disk can't read this page (I/O error)";
+        completion.result.map_err(|_| GroupError::Damaged(Damage { page: run.first, tree: 0, what }))?;
+        self.group.brought_in(run)
     }
 
     fn pages_io(&mut self) -> Result<(), GroupError> {
@@ -181,32 +212,32 @@ impl Life {
     }
 
     /// Steps until nothing is under way.
-    pub fn settle(&mut self, journal: &mut Journal) -> Result<(), GroupError> {
+    pub fn settle(&mut self) -> Result<(), GroupError> {
         let mut quiet = 0;
         for _ in 0..100_000 {
-            quiet = if self.step(&[], journal)? { 0 } else { quiet + 1 };
-            if quiet > 4 && journal.all_answered() {
+            quiet = if self.step(&[])? { 0 } else { quiet + 1 };
+            if quiet > 4 && self.journal.borrow().all_answered() {
                 return Ok(());
             }
         }
         panic!("the group does not come to rest");
     }
 
-    pub fn until_ready(&mut self, journal: &mut Journal) -> Result<(), GroupError> {
+    pub fn until_ready(&mut self) -> Result<(), GroupError> {
         for _ in 0..100_000 {
             if self.group.is_ready() && self.group.is_drained() {
                 return Ok(());
             }
-            self.step(&[], journal)?;
+            self.step(&[])?;
         }
         panic!("the group does not become ready");
     }
 
-    pub fn wait(&mut self, time: Duration, journal: &mut Journal) -> Result<(), GroupError> {
+    pub fn wait(&mut self, time: Duration) -> Result<(), GroupError> {
         let until = self.now + time;
         while self.now < until {
             self.now += Duration::from_millis(40);
-            self.step(&[], journal)?;
+            self.step(&[])?;
         }
         Ok(())
     }
@@ -215,19 +246,19 @@ impl Life {
     pub fn evict(&mut self) {
         for _ in 0..40 {
             let first = self.random.below(400);
-            self.pages.disk.clear_resident(PageRun { first, pages: 1 });
+            self.disks.pages.clear_resident(PageRun { first, pages: 1 });
         }
     }
 
     /// A checkpoint of all there is, and the check of the whole file.
-    pub fn checkpoint(&mut self, journal: &mut Journal) -> Result<(), GroupError> {
-        self.settle(journal)?;
+    pub fn checkpoint(&mut self) -> Result<(), GroupError> {
+        self.settle()?;
         self.group.maybe_checkpoint(true)?;
-        self.settle(journal)
+        self.settle()
     }
 
     pub fn check_file(&self) {
-        let report = check(&mut self.pages.disk.fork(), &tree_specs()).expect("the file opens");
+        let report = check(&mut self.disks.pages.fork(), &tree_specs()).expect("the file opens");
         assert!(report.is_sound(), "{report}");
     }
 
@@ -258,9 +289,9 @@ impl Life {
         })
     }
 
-    /// Everything that was answered is there at its revision, and nothing that nobody asked for.
-    pub fn verify(&self, journal: &mut Journal) {
-        let (events, state) = self.read(|pin, state| {
+    /// All events that a compaction has left, and the state that they lead to.
+    pub fn events(&self) -> (Vec<Event>, State) {
+        self.read(|pin, state| {
             let mut events = Vec::new();
             let from = state.compact_revision.max(1) + 1;
             let mut cursor = Revision { main: from, sub: 0 };
@@ -270,7 +301,13 @@ impl Life {
                 Ok(())
             })?;
             Ok((events, state.clone()))
-        });
+        })
+    }
+
+    /// Everything that was answered is there at its revision, and nothing that nobody asked for.
+    pub fn verify(&self) {
+        let (events, state) = self.events();
+        let journal = &mut *self.journal.borrow_mut();
         let groups = changes_of(&events);
         let expected: Vec<i64> = (state.compact_revision.max(1) + 1..=state.revision).collect();
         assert_eq!(groups.keys().copied().collect::<Vec<_>>(), expected, "the window of events has a hole");
@@ -290,7 +327,7 @@ impl Life {
     }
 
     /// HashKV is that of a store that has done the same and was never stopped.
-    pub fn verify_hash(&self, journal: &Journal) {
+    pub fn verify_hash(&self) {
         let found = self.read(|pin, state| match hash_kv(pin, state, 0) {
             Ok(hash) => Ok((hash, state.compact_revision)),
             Err(ringstone_core::error::ReadFault::Absent(run)) => Err(Fault::Absent(run)),
@@ -298,8 +335,8 @@ impl Life {
         });
         let mut trees = ModelTrees::new(&tree_specs());
         let mut state = State { hash_key: HASH_KEY, cluster_id: IDENTITY.cluster_id, ..State::default() };
-        for command in &journal.in_order {
-            match command {
+        for command in &self.journal.borrow().in_order {
+            match &**command {
                 Command::LeaseGrant { id, ttl_s } => {
                     let granted = lease::grant(&mut trees, lease::LeaseTime(0), *id, *ttl_s).expect("no faults");
                     granted.expect("granted once");
@@ -325,7 +362,7 @@ impl Life {
 
 fn propose(command: &Command, journal: &mut Journal) -> Proposal {
     let request_id = journal.commands.len() as u64;
-    journal.commands.push(command.clone());
+    journal.commands.push(Rc::new(command.clone()));
     let shard = journal.life;
     let envelope = Envelope { proposer: IDENTITY.member_id, shard, request_id, ..Envelope::default() };
     Proposal { draft: Draft::new(&envelope, command), shard, request_id }

@@ -1,6 +1,7 @@
 //! The simulated medium: what is durable, and what a power cut may still take.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use crate::layout::PAGE_BYTES;
 
@@ -16,7 +17,8 @@ const NEVER: u64 = u64::MAX;
 /// A file with its unsynced changes. Changes are numbered in the order of their execution.
 #[derive(Clone, Default)]
 pub(super) struct Medium {
-    durable: HashMap<u64, Box<[u8]>>,
+    /// By page; shared with forks until either changes.
+    durable: HashMap<u64, Arc<Vec<u8>>>,
     durable_length: u64,
     unsynced: BTreeMap<u64, Vec<(u64, Sector)>>,
     lengths: Vec<(u64, u64)>,
@@ -77,7 +79,8 @@ impl Medium {
     }
 
     fn store(&mut self, sector: u64, content: &Sector) {
-        let page = self.durable.entry(sector / SECTORS_PER_PAGE).or_insert_with(|| vec![0; PAGE_BYTES].into());
+        let page = self.durable.entry(sector / SECTORS_PER_PAGE).or_insert_with(|| Arc::new(vec![0; PAGE_BYTES]));
+        let page = Arc::make_mut(page);
         let start = (sector % SECTORS_PER_PAGE) as usize * SECTOR_BYTES;
         page[start..start + SECTOR_BYTES].copy_from_slice(content);
     }
@@ -100,12 +103,10 @@ impl Medium {
         }
     }
 
-    /// A sync failed: the kernel has marked the pages clean, so that no later sync will write them.
+    /// A sync failed: the kernel has marked the pages clean, so that no later sync will write them. The length is not in a
+    /// page but in the file system's journal: a later sync has it, or the file system is gone.
     pub fn fail_sync(&mut self, covered: u64) {
         for (change, _) in self.unsynced.values_mut().flatten().filter(|(change, _)| *change < covered) {
-            *change = NEVER;
-        }
-        for (change, _) in self.lengths.iter_mut().filter(|(change, _)| *change < covered) {
             *change = NEVER;
         }
     }
@@ -124,6 +125,30 @@ impl Medium {
         self.cut_behind_the_end();
     }
 
+    /// Tears the writes that a power cut takes: of each all, nothing, the first sectors, the last ones or some; of the
+    /// newest some and never all. What is left reaches the medium in any order.
+    pub fn tear(&mut self, mut below: impl FnMut(u64) -> u64) {
+        let mut writes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for (sector, versions) in &self.unsynced {
+            versions.iter().for_each(|(change, _)| writes.entry(*change).or_default().push(*sector));
+        }
+        let newest = writes.last_key_value().map(|(change, _)| *change);
+        for (change, sectors) in writes {
+            let whole = Some(change) != newest && below(2) == 0;
+            for (sector, kept) in sectors.iter().zip(torn(sectors.len(), whole, &mut below)) {
+                if !kept && let Some(versions) = self.unsynced.get_mut(sector) {
+                    versions.retain(|(other, _)| *other != change);
+                }
+            }
+        }
+        self.unsynced.retain(|_, versions| !versions.is_empty());
+        for versions in self.unsynced.values_mut() {
+            let last = below(versions.len() as u64) as usize;
+            versions.truncate(last + 1);
+        }
+        self.lengths.retain(|_| below(2) == 0);
+    }
+
     /// Makes the file shorter at once and durably, as an operator's mistake would.
     pub fn truncate(&mut self, length: u64) {
         self.sync(self.changes);
@@ -135,8 +160,22 @@ impl Medium {
         let length = self.durable_length;
         self.durable.retain(|page, bytes| {
             let kept = length.saturating_sub(page * PAGE_BYTES as u64).min(PAGE_BYTES as u64);
-            bytes[kept as usize..].fill(0);
+            if kept > 0 && kept < PAGE_BYTES as u64 {
+                Arc::make_mut(bytes)[kept as usize..].fill(0);
+            }
             kept > 0
         });
+    }
+}
+
+/// Which of a write's sectors are kept. Whole: all or none; else a beginning, an end, or any but all.
+fn torn(sectors: usize, whole: bool, below: &mut impl FnMut(u64) -> u64) -> Vec<bool> {
+    let cut = below(sectors as u64) as usize;
+    let all = below(2) == 0;
+    match below(3) {
+        _ if whole => vec![all; sectors],
+        0 => (0..sectors).map(|at| at < cut).collect(),
+        1 => (0..sectors).map(|at| at > cut).collect(),
+        _ => (0..sectors).map(|at| at != cut && below(2) == 0).collect(),
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Requests are executed when they are polled (in order, or shuffled by a seed), so a sync that was submitted too early
 //! covers too little, as on a real disk. Writes are kept by 512-byte sector until a sync covers them; a crash keeps any
-//! of the versions of each. It reads like the mapping does ([`PageSource`]), with every page absent until it was brought
-//! in. It does *not* model: torn sectors, devices that lie about a sync, and directory entries.
+//! of the versions of each, or tears write by write. It reads like the mapping does ([`PageSource`]), with every page
+//! absent until it was brought in. It does *not* model: a sector torn within, devices that lie about a sync, and
+//! directory entries.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -23,6 +24,8 @@ pub enum Crash {
     KeepNone,
     /// For each sector and the length any of its versions, drawn from this seed.
     Random(u64),
+    /// Of each write all, nothing, the first sectors, the last ones or some; of the newest some and never all; in any order.
+    Torn(u64),
 }
 
 /// What shall go wrong with a request.
@@ -134,6 +137,10 @@ impl SimDisk {
         match crash {
             Crash::KeepAll => state.medium.crash(|choices| choices - 1),
             Crash::KeepNone => state.medium.crash(|_| 0),
+            Crash::Torn(mut seed) => {
+                state.medium.tear(|bound| random(&mut seed) % bound);
+                state.medium.crash(|choices| choices - 1);
+            }
             Crash::Random(mut seed) => state.medium.crash(|choices| (random(&mut seed) % choices as u64) as usize),
         }
         state.resident.clear();

@@ -93,7 +93,29 @@ fn a_failed_sync_is_final_for_what_it_covered() {
     run_ok(&mut disk, Io::Sync);
     assert_eq!(disk.peek(0, 1), [1], "the page cache still shows it");
     disk.crash(Crash::KeepNone);
-    assert_eq!(disk.length(), Ok(0));
+    assert_eq!(disk.length(), Ok(512), "the length is the file system's");
+    assert_eq!(disk.peek(0, 1), [0], "the second sync had nothing to write");
+}
+
+/// A torn end keeps sectors as they were written, never all of the newest write, and each kind of a piece at times.
+#[test]
+fn a_torn_end_keeps_some_of_the_newest_write() {
+    let (mut first_only, mut last_only, mut older_whole) = (0, 0, 0);
+    for seed in 0..200 {
+        let mut disk = SimDisk::new();
+        run_ok(&mut disk, Io::SetLength(16_384));
+        run_ok(&mut disk, Io::Sync);
+        run_ok(&mut disk, write(8192, 1, 4096));
+        run_ok(&mut disk, write(0, 2, 4096));
+        disk.crash(Crash::Torn(seed));
+        let newest: Vec<u8> = disk.peek(0, 4096).chunks(512).map(|sector| sector[0]).collect();
+        assert!(disk.peek(0, 4096).chunks(512).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+        assert!(newest.contains(&0), "seed {seed}");
+        first_only += u32::from(newest[0] == 2 && newest[7] == 0);
+        last_only += u32::from(newest[0] == 0 && newest[7] == 2);
+        older_whole += u32::from(disk.peek(8192, 4096) == [1; 4096]);
+    }
+    assert!(first_only > 20 && last_only > 20 && older_whole > 20, "{first_only} {last_only} {older_whole}");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! A disk in memory that forgets what was not synced.
 //!
 //! Every file has durable bytes and, in front of them, writes that no sync has covered. A crash keeps all of these, none,
-//! or a random subset of their 512-byte sectors, applied in random order; file sizes and directory changes likewise.
-//! What it does not model: a sector torn within, a sync that lies, bytes that rot by themselves (tests flip those).
+//! a random subset of their 512-byte sectors, or tears them one by one, applied in random order; file sizes and directory
+//! changes likewise. What it does not model: a sector torn within, a sync that lies, bytes that rot by themselves (tests
+//! flip those).
 
 use crate::buffer::AlignedBuffer;
 use crate::disk::{Completion, Disk, DiskError, FileEntry, FileName, Io, Token};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -19,6 +21,18 @@ pub enum Keep {
     Nothing,
     /// A random subset of sectors and directory changes, in random order.
     Random(u64),
+    /// Of each write all, nothing, the first sectors, the last ones or some; of the newest some and never all. Writes in
+    /// random order, a random subset of directory changes.
+    Torn(u64),
+}
+
+impl Keep {
+    fn seed(self) -> u64 {
+        match self {
+            Keep::All | Keep::Nothing => 0,
+            Keep::Random(seed) | Keep::Torn(seed) => seed,
+        }
+    }
 }
 
 /// A failure to inject.
@@ -26,43 +40,73 @@ pub enum Keep {
 pub enum Fault {
     /// The operation fails with this error number and does nothing.
     Errno(i32),
+    /// The operation fails with this error number. Of a write half is done; what a failed sync, or a write with one, should
+    /// have made durable is in the cache only, and no later sync covers it.
+    Failed(i32),
     /// A write stops after this many bytes, unsynced. No fault for what is no longer write.
     Short(usize),
+}
+
+/// One sector of a write, or less at its end, that no sync has covered.
+#[derive(Clone)]
+struct Unsynced {
+    offset: usize,
+    bytes: Arc<[u8]>,
+    /// The write that it is a part of.
+    write: u64,
+    /// Its sync has failed: no later one will cover it.
+    lost: bool,
 }
 
 #[derive(Clone, Default)]
 struct File {
     durable: Vec<u8>,
+    /// What a reader sees: the durable bytes, and over them all that is unsynced.
     current: Vec<u8>,
-    /// Offset and bytes of what no sync has covered, one sector at most each.
-    unsynced: Vec<(usize, Vec<u8>)>,
+    unsynced: Vec<Unsynced>,
+}
+
+fn store(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[offset..end].copy_from_slice(bytes);
 }
 
 impl File {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        if self.current.len() < end {
-            self.current.resize(end, 0);
-        }
-        self.current[offset..end].copy_from_slice(bytes);
+    fn write(&mut self, offset: usize, bytes: &[u8], write: u64) {
+        store(&mut self.current, offset, bytes);
         for (at, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
-            self.unsynced.push((offset + at * SECTOR_BYTES, sector.to_vec()));
+            let offset = offset + at * SECTOR_BYTES;
+            self.unsynced.push(Unsynced { offset, bytes: sector.into(), write, lost: false });
         }
     }
 
     fn sync(&mut self) {
-        self.durable.clone_from(&self.current);
-        self.unsynced.clear();
+        self.sync_range(0, usize::MAX);
     }
 
-    /// Makes one write durable and leaves the others of the file as they are.
+    /// Makes what was written in this range durable and leaves the rest of the file as it is.
     fn sync_range(&mut self, offset: usize, length: usize) {
-        let end = offset + length;
-        if self.durable.len() < end {
-            self.durable.resize(end, 0);
+        let end = offset.saturating_add(length);
+        let mut left: Vec<Unsynced> = Vec::new();
+        for sector in core::mem::take(&mut self.unsynced) {
+            if sector.lost || sector.offset < offset || sector.offset + sector.bytes.len() > end {
+                left.push(sector);
+                continue;
+            }
+            store(&mut self.durable, sector.offset, &sector.bytes);
+            // Older bytes of the same place are history.
+            left.retain(|other| !other.lost || other.offset != sector.offset);
         }
-        self.durable[offset..end].copy_from_slice(&self.current[offset..end]);
-        self.unsynced.retain(|(at, sector)| *at < offset || at + sector.len() > end);
+        self.unsynced = left;
+    }
+
+    fn fail_sync(&mut self, offset: usize, length: usize) {
+        let end = offset.saturating_add(length);
+        let within = |sector: &&mut Unsynced| sector.offset >= offset && sector.offset < end;
+        self.unsynced.iter_mut().filter(within).for_each(|sector| sector.lost = true);
     }
 
     fn crash(&mut self, keep: Keep, random: &mut Random) {
@@ -74,12 +118,59 @@ impl File {
                 random.shuffle(&mut unsynced);
                 unsynced.retain(|_| random.below(2) == 0);
             }
+            Keep::Torn(_) => unsynced = torn(unsynced, random),
+        }
+        for sector in unsynced {
+            store(&mut self.durable, sector.offset, &sector.bytes);
         }
         self.current.clone_from(&self.durable);
-        for (offset, sector) in unsynced {
-            self.write(offset, &sector);
+    }
+
+    /// The process has ended, the machine has not. What a failed sync has lost is on the medium or it is not: who reads
+    /// past the cache sees which.
+    fn settle_lost(&mut self, random: &mut Random) {
+        if !self.unsynced.iter().any(|sector| sector.lost) {
+            return;
         }
-        self.sync();
+        self.current.clone_from(&self.durable);
+        for sector in core::mem::take(&mut self.unsynced) {
+            if !sector.lost {
+                store(&mut self.current, sector.offset, &sector.bytes);
+                self.unsynced.push(sector);
+            } else if random.below(2) == 0 {
+                store(&mut self.durable, sector.offset, &sector.bytes);
+                store(&mut self.current, sector.offset, &sector.bytes);
+            }
+        }
+    }
+}
+
+/// What is left of each write, the writes in random order.
+fn torn(unsynced: Vec<Unsynced>, random: &mut Random) -> Vec<Unsynced> {
+    let newest = unsynced.last().map(|sector| sector.write);
+    let mut writes: BTreeMap<u64, Vec<Unsynced>> = BTreeMap::new();
+    for sector in unsynced {
+        writes.entry(sector.write).or_default().push(sector);
+    }
+    let mut kept: Vec<Vec<Unsynced>> = Vec::new();
+    for (write, sectors) in writes {
+        let whole = Some(write) != newest && random.below(2) == 0;
+        let mut kept_sectors = tear(sectors.len(), whole, random).into_iter();
+        kept.push(sectors.into_iter().filter(|_| kept_sectors.next() == Some(true)).collect());
+    }
+    random.shuffle(&mut kept);
+    kept.into_iter().flatten().collect()
+}
+
+/// Which of a write's sectors are kept. Whole: all or none; else a beginning, an end, or any but all.
+fn tear(sectors: usize, whole: bool, random: &mut Random) -> Vec<bool> {
+    let cut = random.below(sectors as u64) as usize;
+    let first_kept = random.below(2) == 0;
+    match random.below(3) {
+        _ if whole => vec![first_kept; sectors],
+        0 => (0..sectors).map(|at| at < cut).collect(),
+        1 => (0..sectors).map(|at| at > cut).collect(),
+        _ => (0..sectors).map(|at| at != cut && random.below(2) == 0).collect(),
     }
 }
 
@@ -144,7 +235,8 @@ struct Pending {
 /// The simulated disk. Its steps (an operation submitted, an operation completed) are counted, so that a test can stop at
 /// every one of them.
 pub struct SimDisk {
-    files: Vec<File>,
+    /// Shared with the disks that were made from this one, until either changes.
+    files: Vec<Arc<File>>,
     directory: BTreeMap<FileName, usize>,
     durable_directory: BTreeMap<FileName, usize>,
     directory_changes: Vec<DirectoryChange>,
@@ -214,21 +306,23 @@ impl SimDisk {
     /// The disk after a power cut now.
     #[must_use]
     pub fn after_crash(&self, keep: Keep) -> SimDisk {
-        let seed = if let Keep::Random(seed) = keep { seed } else { 0 };
+        let seed = keep.seed();
         let mut random = Random(seed);
         let mut directory = self.durable_directory.clone();
         for change in &self.directory_changes {
             let kept = match keep {
                 Keep::All => true,
                 Keep::Nothing => false,
-                Keep::Random(_) => random.below(2) == 0,
+                Keep::Random(_) | Keep::Torn(_) => random.below(2) == 0,
             };
             if kept {
                 apply(&mut directory, change);
             }
         }
         let mut files = self.files.clone();
-        files.iter_mut().for_each(|file| file.crash(keep, &mut random));
+        for file in files.iter_mut().filter(|file| !file.unsynced.is_empty()) {
+            Arc::make_mut(file).crash(keep, &mut random);
+        }
         let fresh = SimDisk::new(seed);
         SimDisk { files, durable_directory: directory.clone(), directory, space_bytes: self.space_bytes, ..fresh }
     }
@@ -236,8 +330,12 @@ impl SimDisk {
     /// The disk after the process alone was killed: what was submitted is there to read, and a power cut may still take it.
     #[must_use]
     pub fn after_kill(&self) -> SimDisk {
+        let (mut files, mut random) = (self.files.clone(), Random(self.steps));
+        for file in files.iter_mut().filter(|file| !file.unsynced.is_empty()) {
+            Arc::make_mut(file).settle_lost(&mut random);
+        }
         SimDisk {
-            files: self.files.clone(),
+            files,
             directory: self.directory.clone(),
             durable_directory: self.durable_directory.clone(),
             directory_changes: self.directory_changes.clone(),
@@ -255,12 +353,14 @@ impl SimDisk {
     /// Changes a file behind the log's back, durably; creates it if it is not there.
     pub fn tamper(&mut self, name: FileName, change: impl FnOnce(&mut Vec<u8>)) {
         let file = *self.directory.entry(name).or_insert_with(|| {
-            self.files.push(File::default());
+            self.files.push(Arc::default());
             self.files.len() - 1
         });
         self.durable_directory.insert(name, file);
-        change(&mut self.files[file].current);
-        self.files[file].sync();
+        let file = Arc::make_mut(&mut self.files[file]);
+        change(&mut file.current);
+        file.durable.clone_from(&file.current);
+        file.unsynced.clear();
     }
 
     /// Removes a file behind the log's back, durably.
@@ -286,21 +386,28 @@ impl SimDisk {
     fn file(&mut self, name: FileName, operation: &'static str) -> Result<&mut File, DiskError> {
         let error = DiskError { operation, file: Some(name), errno: libc::ENOENT };
         let file = *self.directory.get(&name).ok_or(error)?;
-        Ok(&mut self.files[file])
+        Ok(Arc::make_mut(&mut self.files[file]))
     }
 
     /// What the operation does before it completes: everything but its durability. The result is the error number if it
     /// can do nothing.
     fn begin(&mut self, io: &Io, fault: Option<Fault>) -> Option<i32> {
-        if let Some(Fault::Errno(errno)) = fault {
-            return Some(errno);
+        match (fault, io) {
+            (Some(Fault::Errno(errno)), _) => return Some(errno),
+            (Some(Fault::Failed(errno)), io) if !matches!(io, Io::Write { .. }) => return Some(errno),
+            _ => {}
         }
         match io {
             Io::Write { file, offset, buffer, .. } => {
-                let length = if let Some(Fault::Short(bytes)) = fault { bytes.min(buffer.len()) } else { buffer.len() };
+                let length = match fault {
+                    Some(Fault::Short(bytes)) => bytes.min(buffer.len()),
+                    Some(Fault::Failed(_)) => buffer.len() / 2,
+                    _ => buffer.len(),
+                };
                 self.writes += 1;
+                let write = self.writes;
                 match self.file(*file, "write to") {
-                    Ok(file) => file.write(*offset as usize, &buffer[..length]),
+                    Ok(file) => file.write(*offset as usize, &buffer[..length], write),
                     Err(error) => return Some(error.errno),
                 }
             }
@@ -315,7 +422,7 @@ impl SimDisk {
                 if used.saturating_add(*bytes) > self.space_bytes {
                     return Some(libc::ENOSPC);
                 }
-                self.files.push(File::default());
+                self.files.push(Arc::default());
                 self.change(DirectoryChange::Link(*file, self.files.len() - 1));
             }
             Io::Sync { .. } | Io::SyncDirectory => {}
@@ -328,8 +435,23 @@ impl SimDisk {
         self.directory_changes.push(change);
     }
 
+    /// A sync, or a write with one, has failed.
+    fn fail_sync(&mut self, io: &Io) {
+        let (file, offset, length) = match io {
+            Io::Sync { file } => (*file, 0, usize::MAX),
+            Io::Write { file, offset, buffer, sync: true } => (*file, *offset as usize, buffer.len()),
+            _ => return,
+        };
+        if let Ok(file) = self.file(file, "sync") {
+            file.fail_sync(offset, length);
+        }
+    }
+
     fn end(&mut self, io: &Io, fault: Option<Fault>) -> Result<u64, DiskError> {
-        if let Some(Fault::Errno(errno)) = fault {
+        if let Some(Fault::Failed(_)) = fault {
+            self.fail_sync(io);
+        }
+        if let Some(Fault::Errno(errno) | Fault::Failed(errno)) = fault {
             let file = match io {
                 Io::Write { file, .. } | Io::Create { file, .. } | Io::Sync { file } | Io::Delete { file } => {
                     Some(*file)
@@ -373,7 +495,7 @@ impl Disk for SimDisk {
         let short = |fault: &Fault| match (fault, &io) {
             (Fault::Short(bytes), Io::Write { buffer, .. }) => *bytes < buffer.len(),
             (Fault::Short(_), _) => false,
-            (Fault::Errno(_), _) => true,
+            (Fault::Errno(_) | Fault::Failed(_), _) => true,
         };
         let fault = fault.filter(short);
         let refused = if self.step() { self.begin(&io, fault) } else { None };
@@ -390,7 +512,10 @@ impl Disk for SimDisk {
         }
         let at = self.random.below(self.pending.len() as u64) as usize;
         let Pending { token, io, fault, refused } = self.pending.remove(at).expect("the index is below the length");
-        let fault = refused.map(Fault::Errno).or(fault);
+        let fault = match fault {
+            Some(Fault::Failed(_)) => fault,
+            fault => refused.map(Fault::Errno).or(fault),
+        };
         let result = self.end(&io, fault);
         let buffer = if let Io::Write { buffer, .. } = io { Some(buffer) } else { None };
         Some(Completion { token, result, buffer })
