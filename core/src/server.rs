@@ -25,6 +25,9 @@ use crate::space::Space;
 
 /// Batches between the group and a shard that may wait in one direction.
 const QUEUE_BATCHES: usize = 1024;
+/// How long a shard may take to run its first task. One that glommio parks before that can't be woken (see
+/// [`crate::shard::pulse`]), and nothing is lost by another start.
+const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the main thread looks at the disks' free space: once in so many of its rounds.
 const SPACE_ROUNDS: u32 = 5;
 /// How long an address may be in use at a start.
@@ -82,6 +85,15 @@ pub enum ServerError {
         /// What is needed.
         needed: u64,
     },
+    /// An executor has not run anything yet.
+    #[error(
+        "shard {shard} has not begun to run within {} s: the machine may have far too little CPU for it. Start it again",
+        START_PATIENCE.as_secs()
+    )]
+    Asleep {
+        /// Which.
+        shard: usize,
+    },
     /// An executor could not start.
     #[error(
         "shard {shard} can't start: {error}. It needs io_uring and locked memory: see ulimit -l (LimitMEMLOCK=) and /proc/sys/kernel/io_uring_disabled; containers need a seccomp profile that allows io_uring"
@@ -118,6 +130,7 @@ impl ServerError {
             ServerError::Descriptors { .. } => Cause::Limits,
             ServerError::Executor { error, .. } if error.contains("Cannot allocate memory") => Cause::Limits,
             ServerError::Executor { .. } => Cause::IoUring,
+            ServerError::Asleep { .. } => Cause::Limits,
         }
     }
 }
@@ -379,12 +392,18 @@ fn wait_for_end(
     handles: Vec<ShardHandle>,
     mut space: Space,
 ) -> Result<(), ServerError> {
-    let mut round = 0;
+    let mut round = 0u32;
+    let began = boottime();
     while !shared.has_ended() {
         if round % SPACE_ROUNDS == 0 {
             space.look(shared);
         }
         round = round.wrapping_add(1);
+        if let Some(shard) = handles.iter().position(|handle| !handle.pulse.has_begun())
+            && boottime() - began > START_PATIENCE
+        {
+            return Err(ServerError::Asleep { shard });
+        }
         let woken = handles.iter().filter(|handle| handle.pulse.feel()).count();
         shared.shard_wakes.fetch_add(woken as u64, Ordering::Relaxed);
         if let Some(signal) = signals.wait(FEEL_INTERVAL) {

@@ -10,7 +10,7 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -41,12 +41,34 @@ impl Pulse {
             }
         })
         .detach();
-        // Never ends, and does nothing: being woken is its use.
-        glommio::spawn_local(poll_fn(move |context| {
-            *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(context.waker().clone());
-            Poll::<()>::Pending
-        }))
+        glommio::spawn_local(async move {
+            loop {
+                self.woken().await;
+            }
+        })
         .detach();
+    }
+
+    /// Returns when the main thread has woken the shard. Nothing is to be done then: the executor looks again.
+    async fn woken(&self) {
+        let mut was_polled = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut was_polled, true) {
+                return Poll::Ready(());
+            }
+            *self.waker() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shard has run at all: before that it can't be woken.
+    pub fn has_begun(&self) -> bool {
+        self.beats.load(Ordering::Relaxed) > 0 || self.waker().is_some()
     }
 
     /// Wakes the shard if it has not beaten since the last call, and says so. Called by the main thread, each
@@ -56,7 +78,7 @@ impl Pulse {
         if self.felt.swap(beats, Ordering::Relaxed) != beats {
             return false;
         }
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let waker = self.waker().clone();
         waker.is_some_and(|waker| {
             waker.wake();
             true
@@ -66,53 +88,36 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
     use std::thread;
 
-    use glommio::{LocalExecutorBuilder, Placement};
+    use glommio::LocalExecutorBuilder;
 
     use super::*;
 
-    /// An executor whose only task has spun past its preempt timer sleeps with the task runnable; the story is above. Here
-    /// threads that spin on the same core take it away again and again.
+    /// No timer, no I/O: nothing but the wake from outside ends this sleep.
     #[test]
-    fn a_shard_that_sleeps_with_work_to_do_is_woken() {
-        let hogs_end = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let hogs: Vec<_> = (0..3)
-            .map(|_| {
-                let end = Arc::clone(&hogs_end);
-                LocalExecutorBuilder::new(Placement::Fixed(0))
-                    .spawn(move || async move {
-                        while !end.load(Ordering::Relaxed) {
-                            std::hint::spin_loop();
-                        }
-                    })
-                    .expect("a thread")
-            })
-            .collect();
+    fn a_shard_that_does_not_beat_is_woken() {
         let pulse = Arc::new(Pulse::default());
-        let (tell, told) = mpsc::channel();
-        let beating = Arc::clone(&pulse);
-        let shard = LocalExecutorBuilder::new(Placement::Fixed(0))
-            .preempt_timer(Duration::from_micros(20))
-            .spawn(move || async move {
-                beating.begin();
-                for _ in 0..300 {
-                    sleep(Duration::from_millis(1)).await;
-                }
-                let _ = tell.send(());
-            })
-            .expect("a thread");
-        let mut woken = 0;
-        let done = (0..1200).any(|_| {
-            thread::sleep(FEEL_INTERVAL);
-            woken += u32::from(pulse.feel());
-            told.try_recv().is_ok()
-        });
-        hogs_end.store(true, Ordering::Relaxed);
-        println!("woken {woken} times");
-        assert!(done, "the shard sleeps on, woken {woken} times");
-        shard.join().expect("ends");
-        hogs.into_iter().for_each(|hog| hog.join().expect("ends"));
+        let sleeping = Arc::clone(&pulse);
+        let shard = LocalExecutorBuilder::default().spawn(move || async move { sleeping.woken().await });
+        let shard = shard.expect("a thread");
+        while !pulse.has_begun() {
+            thread::yield_now();
+        }
+        // It has surely parked by then; were it still awake, it would end all the same.
+        thread::sleep(FEEL_INTERVAL);
+        assert!(pulse.feel(), "it has not beaten");
+        shard.join().expect("it has ended");
+    }
+
+    #[test]
+    fn a_shard_that_beats_is_left_alone() {
+        let pulse = Pulse::default();
+        *pulse.waker() = Some(Waker::noop().clone());
+        for beats in 1..5 {
+            pulse.beats.store(beats, Ordering::Relaxed);
+            assert!(!pulse.feel());
+        }
+        assert!(pulse.feel());
     }
 }
