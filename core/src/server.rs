@@ -29,7 +29,7 @@ const QUEUE_BATCHES: usize = 1024;
 /// [`crate::shard::pulse`]), and nothing is lost by another start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How often the main thread looks at the disks' free space: once in so many of its rounds.
-const SPACE_ROUNDS: u32 = 5;
+const SPACE_ROUNDS: u32 = 2;
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that a member needs besides connections: log, pages, rings, events.

@@ -90,13 +90,12 @@ func (s *store) fill() error {
 
 // killUnderLoad ends the server in the middle of puts to random keys, and starts it again.
 func (s *store) killUnderLoad(kill int, pause time.Duration) error {
-	stop := s.watchMemory()
+	defer s.watchMemory()()
 	load := s.bench("--no-preload", "--duration", "60s", "--seed", strconv.Itoa(kill+1))
 	if err := load.Start(); err != nil {
 		return err
 	}
 	time.Sleep(pause)
-	stop()
 	s.server.Kill()
 	_ = load.Process.Kill()
 	_ = load.Wait()

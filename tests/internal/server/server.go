@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,7 @@ type Server struct {
 	flags   []string
 	child   *exec.Cmd
 	exited  chan struct{}
+	pid     atomic.Int64
 }
 
 // New prepares a server in an existing empty folder. The command may hold arguments, as in "target/release/ringstone
@@ -94,6 +96,7 @@ func (s *Server) Start(bound time.Duration) error {
 		close(exited)
 	}()
 	s.child, s.exited = child, exited
+	s.pid.Store(int64(child.Process.Pid))
 	return s.awaitReady(bound)
 }
 
@@ -173,8 +176,8 @@ func (s *Server) end(signal syscall.Signal, bound time.Duration) bool {
 	}
 }
 
-// Pid is the process's id.
-func (s *Server) Pid() int { return s.child.Process.Pid }
+// Pid is the process's id, 0 before the first start. Any goroutine may ask.
+func (s *Server) Pid() int { return int(s.pid.Load()) }
 
 // Exited is closed once the process is gone.
 func (s *Server) Exited() <-chan struct{} { return s.exited }
