@@ -30,6 +30,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ringstone_wal::disk::FileName;
 use sha1::{Digest as _, Sha1};
 
 const MAGIC: &[u8; 8] = b"RSTNIDEN";
@@ -259,6 +260,9 @@ impl FolderPaths {
                 return Err(IdentityError::Missing { path: part.clone() });
             }
         }
+        if self.wal_dir.is_some() {
+            finish_log(&wal_dir)?;
+        }
         Ok(MemberFolder { identity, is_new: false, page_file, wal_dir, lock })
     }
 
@@ -278,6 +282,7 @@ impl FolderPaths {
         if made.is_err() {
             // Best effort: the next start removes it too. What was half made must not fill a disk.
             let _ = fs::remove_dir_all(self.staging());
+            let _ = self.wal_dir.as_deref().map(clear_unfinished_log);
         }
         made
     }
@@ -295,6 +300,10 @@ impl FolderPaths {
         let lock = lock_folder(&self.data_dir, &staging)?;
         let wal_dir = self.wal_dir.clone().unwrap_or_else(|| staging.join("wal"));
         make_dir(&wal_dir)?;
+        if self.wal_dir.is_some() {
+            clear_unfinished_log(&wal_dir)?;
+            begin_log(&wal_dir)?;
+        }
         let page_file = staging.join("pages-0");
         build(&page_file, &wal_dir)?;
         let path = staging.join("identity");
@@ -302,9 +311,57 @@ impl FolderPaths {
         sync_dir(&staging)?;
         fs::rename(&staging, &member).map_err(io_error(&member))?;
         sync_dir(&self.data_dir)?;
+        if self.wal_dir.is_some() {
+            finish_log(&wal_dir)?;
+        }
         let wal_dir = self.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
         Ok(MemberFolder { identity, is_new: true, page_file: member.join("pages-0"), wal_dir, lock })
     }
+}
+
+/// In a log's folder of its own: a member is being made, and what stands here is nobody's yet. Such a folder is not part of
+/// what is renamed in one step, so that a start that is cut short leaves segments of an identity that nobody has.
+const UNFINISHED: &str = "unfinished";
+
+/// On disk when this returns: the mark, before the first segment. Segments without it are somebody's, and no mark is made.
+fn begin_log(wal_dir: &Path) -> Result<(), IdentityError> {
+    if segments(wal_dir)?.is_empty() {
+        let path = wal_dir.join(UNFINISHED);
+        write_synced(&path, b"").map_err(io_error(&path))?;
+        sync_dir(wal_dir)?;
+    }
+    Ok(())
+}
+
+fn finish_log(wal_dir: &Path) -> Result<(), IdentityError> {
+    let path = wal_dir.join(UNFINISHED);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_dir(wal_dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(IdentityError::Io { path, error }),
+    }
+}
+
+/// Removes the segments of a member that was not made to its end, the mark last.
+fn clear_unfinished_log(wal_dir: &Path) -> Result<(), IdentityError> {
+    if !wal_dir.join(UNFINISHED).exists() {
+        return Ok(());
+    }
+    for path in segments(wal_dir)? {
+        fs::remove_file(&path).map_err(io_error(&path))?;
+    }
+    finish_log(wal_dir)
+}
+
+fn segments(wal_dir: &Path) -> Result<Vec<PathBuf>, IdentityError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(wal_dir).map_err(io_error(wal_dir))? {
+        let entry = entry.map_err(io_error(wal_dir))?;
+        if entry.file_name().to_str().and_then(FileName::parse).is_some() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -384,6 +441,32 @@ mod tests {
         let failed = paths.create(sample(), |page_file, _| Err(IdentityError::Missing { path: page_file.to_owned() }));
         assert!(failed.is_err() && !paths.exists());
         paths.create(sample(), build).expect("made after the failure");
+    }
+
+    /// A start with --wal-dir that was cut short left segments with an identity that no later start had: all were refused.
+    #[test]
+    fn a_log_elsewhere_that_was_not_finished_is_made_anew() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let wal_dir = dir.path().join("wal");
+        let paths = FolderPaths { data_dir: dir.path().join("data"), wal_dir: Some(wal_dir.clone()) };
+        let segment = wal_dir.join("0000000000000001.wal");
+        let cut_short = |_: &Path, _: &Path| -> Result<(), IdentityError> {
+            fs::write(&segment, b"half").map_err(io_error(&segment))?;
+            panic!("the power fails")
+        };
+        let cut = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| paths.create(sample(), cut_short)));
+        assert!(cut.is_err() && segment.exists());
+        let made = paths.create(sample(), |page_file, wal_dir| {
+            assert!(!segment.exists(), "nobody's segment is gone");
+            fs::write(&segment, b"whole").map_err(io_error(&segment))?;
+            build(page_file, wal_dir)
+        });
+        drop(made.expect("made"));
+        assert!(paths.open().is_ok() && segment.exists() && !wal_dir.join(UNFINISHED).exists());
+        // A log that is somebody's stays, whatever becomes of the attempt.
+        let other = FolderPaths { data_dir: dir.path().join("other"), wal_dir: Some(wal_dir) };
+        let failed = other.create(sample(), |page_file, _| Err(IdentityError::Missing { path: page_file.to_owned() }));
+        assert!(failed.is_err() && segment.exists());
     }
 
     #[test]

@@ -28,8 +28,6 @@ const QUEUE_BATCHES: usize = 1024;
 /// How long a shard may take to run its first task. One that glommio parks before that can't be woken (see
 /// [`crate::shard::pulse`]), and nothing is lost by another start.
 const START_PATIENCE: Duration = Duration::from_secs(20);
-/// How often the main thread looks at the disks' free space: once in so many of its rounds.
-const SPACE_ROUNDS: u32 = 2;
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that a member needs besides connections: log, pages, rings, events.
@@ -392,13 +390,9 @@ fn wait_for_end(
     handles: Vec<ShardHandle>,
     mut space: Space,
 ) -> Result<(), ServerError> {
-    let mut round = 0u32;
     let began = boottime();
     while !shared.has_ended() {
-        if round % SPACE_ROUNDS == 0 {
-            space.look(shared);
-        }
-        round = round.wrapping_add(1);
+        space.look(shared);
         if let Some(shard) = handles.iter().position(|handle| !handle.pulse.has_begun())
             && boottime() - began > START_PATIENCE
         {

@@ -100,6 +100,7 @@ type GrpcServer = Server<Api, GlommioRuntime>;
 /// What a shard's tasks share.
 struct Running {
     shard: Rc<Shard>,
+    pulse: Arc<Pulse>,
     server: Rc<GrpcServer>,
     open: Cell<usize>,
 }
@@ -110,7 +111,7 @@ struct Running {
 /// [`GroupError`] on the group's shard: the process must end.
 pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     let ShardSeed { id, shared, reader, page_file, first_request_id, pulse, placement } = seed;
-    pulse.begin();
+    Arc::clone(&pulse).begin();
     let open = BufferedFile::open(&page_file);
     let file = Rc::new(open.await.map_err(|error| GroupError::Pages(error.to_string()))?);
     let hub = Hub::new(hub_limits(&shared), identity(&shared), shared.revision.load(Ordering::Relaxed));
@@ -132,7 +133,7 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard));
     let extensive = shard.shared.config.extensive_metrics;
     let server = Rc::new(if extensive { server.counting_times() } else { server });
-    let running = Rc::new(Running { shard, server, open: Cell::new(0) });
+    let running = Rc::new(Running { shard, pulse, server, open: Cell::new(0) });
     Rc::clone(&running.shard).drive_watches();
     match placement {
         Placement::Group(seat) => run_group_shard(running, *seat, page_file).await,
@@ -215,6 +216,7 @@ impl Running {
         loop {
             sleep(HOUSEKEEPING).await;
             let now = boottime();
+            self.pulse.beat();
             self.publish_figures();
             self.shard.pending.expire(now.saturating_sub(timeout), || (Err(Error::Timeout), Stamps::default()));
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {
