@@ -14,8 +14,8 @@ use ringstone_wal::Kind;
 use super::{GROUP, Group, GroupError, pages, records};
 use crate::state::State;
 
-/// Log bytes since the last checkpoint that begin the next. A restart replays at most twice this, and one batch: the
-/// checkpoint in progress may fail to finish. Measured: 64 MiB of puts of 100 B, 650 000 of them, are replayed in 4.8 s.
+/// Log bytes since the last checkpoint that begin the next. While that one runs, proposals wait from twice this on; what was
+/// under way comes on top: a restart replays at most three times this (tests/size asserts it; 52.5 MiB seen).
 pub const CHECKPOINT_LOG_BYTES: u64 = 32 << 20;
 
 /// After so long without a new entry, this much log is worth a checkpoint: a quiet member starts again at once.
