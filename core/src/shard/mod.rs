@@ -173,11 +173,14 @@ impl Shard {
                 Err(ReadFault::Refused(error)) => return Err(error),
                 Err(ReadFault::Absent(run)) => {
                     // Still pinned: what fails its check now is damage, and nobody else's page.
-                    if self.take_in(run, just_read.take())? {
-                        continue;
-                    }
+                    let taken = self.take_in(run, just_read.take())?;
                     drop(pin);
-                    just_read = self.pages.read(run).await?.then_some(run);
+                    if taken {
+                        // A cold scan meets thousands of them in a row.
+                        glommio::yield_if_needed().await;
+                    } else {
+                        just_read = self.pages.read(run).await?.then_some(run);
+                    }
                 }
             }
         }

@@ -70,6 +70,12 @@ pub(super) fn write(out: &mut Exposition, look: &Look<'_>) {
         out.family(name, "gauge", help);
         out.sample(name, &labels, 1.0);
     }
+    out.single(
+        "ringstone_shard_wakes_total",
+        "counter",
+        "Shards that did not beat and were woken: too little CPU for the process, or a request that takes too long.",
+        look.shared.shard_wakes.load(Ordering::Relaxed) as f64,
+    );
     alarms(out, look);
     health_checks(out, look);
 }
