@@ -151,6 +151,12 @@ impl Pager {
         self.file_bytes() - self.checkpoints.freelist.free_pages() * PAGE_BYTES as u64
     }
 
+    /// Bytes of freed pages that a meta or a pin still holds: two checkpoints later the metas do not.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.checkpoints.freelist.pending_pages() * PAGE_BYTES as u64
+    }
+
     /// Damage that was met where no caller could be told: of free maps, and of pages that were freed. To be reported.
     pub fn take_damage(&mut self) -> Option<Damage> {
         self.checkpoints.damage.pop_front()

@@ -89,6 +89,9 @@ func run(program string, sizes []int, kills, valueBytes, memoryLimit int, longes
 	ratio = float64(large.anonymousPeak) / float64(middle.anonymousPeak)
 	judge(ratio <= bounds.memoryRatio, "peak of anonymous memory, %d keys to %d keys: %.2f, at most %.2f", large.keys, middle.keys, ratio, bounds.memoryRatio)
 	for _, store := range stores {
+		if memoryLimit > 0 {
+			judge(store.anonymousPeak <= int64(memoryLimit), "%d keys: %d MiB of anonymous memory at most, the limit is %d", store.keys, store.anonymousPeak>>20, memoryLimit>>20)
+		}
 		most := slices.Max(store.replayedMiB)
 		judge(most <= bounds.replayMiB, "%d keys: %.1f MiB of log replayed at most, the bound is %.0f", store.keys, most, bounds.replayMiB)
 		judge(store.idleBytes == 0, "%d keys: idle, %d bytes written", store.keys, store.idleBytes)

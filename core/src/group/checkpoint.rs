@@ -6,6 +6,7 @@
 //! takes them, proposals wait until it has: memory is bounded by that, not by hope. The log is released up to the *older* of
 //! the two states that the page file can open with.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ringstone_pager::{CheckpointDone, CheckpointError};
@@ -25,6 +26,10 @@ const QUIET_LOG_BYTES: u64 = 1 << 20;
 /// Frames that there may be for each dirty one that begins a checkpoint: those that it writes, those that replace them or
 /// come new meanwhile, and those that it has written and not released yet.
 const FRAMES_TO_DIRTY: u64 = 3;
+
+/// Checkpoints without a new entry in between that only make room: two let both metas leave the pages that were freed, and
+/// the third's publish hands them out.
+const ROOM_CHECKPOINTS_MAX: u32 = 3;
 
 /// How long a checkpoint that found no space waits before it is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,6 +56,8 @@ pub struct CheckpointPace {
     not_before: Duration,
     /// The applied index that a tick saw, and the first one that did.
     seen: (u64, Duration),
+    /// Checkpoints since then that only made room.
+    for_room: u32,
 }
 
 impl CheckpointPace {
@@ -68,6 +75,7 @@ impl CheckpointPace {
             unlogged: None,
             not_before: Duration::ZERO,
             seen: (0, Duration::ZERO),
+            for_room: 0,
         }
     }
 }
@@ -88,10 +96,17 @@ impl Group {
         }
         let changed = self.state.applied_index > self.pace.newest;
         let log_bytes = self.log.log_bytes_since(GROUP, self.pace.newest);
-        let is_quiet = self.now.saturating_sub(self.pace.seen.1) >= QUIET && log_bytes >= QUIET_LOG_BYTES;
+        let is_quiet = self.now.saturating_sub(self.pace.seen.1) >= QUIET;
+        let makes_room = is_quiet && self.wants_room();
+        if makes_room {
+            self.pace.for_room += 1;
+            // A generation that the file does not have yet.
+            self.publish();
+        }
+        let is_quiet = is_quiet && log_bytes >= QUIET_LOG_BYTES;
         let due =
             self.pager.dirty_bytes() >= self.pace.dirty_bytes_max || log_bytes >= self.pace.log_bytes_max || is_quiet;
-        if (changed && (due || now)) || (due && self.pager.dirty_bytes() > 0) {
+        if makes_room || (changed && (due || now)) || (due && self.pager.dirty_bytes() > 0) {
             match self.pager.checkpoint_begin() {
                 Ok(began) => {
                     self.pace.running = began;
@@ -103,9 +118,21 @@ impl Group {
         Ok(())
     }
 
+    /// The disk is full, and pages that were freed are held by the metas alone. Puts are refused, so that nothing else would
+    /// bring the checkpoints about that let go of them.
+    fn wants_room(&self) -> bool {
+        self.shared.disk_free.load(Ordering::Relaxed) == 0
+            && self.pager.held_bytes() > 0
+            && self.pace.for_room < ROOM_CHECKPOINTS_MAX
+            && !self.has_work()
+            && self.removal.is_none()
+            && self.absent.is_none()
+    }
+
     /// A tick's part of the pace.
     pub(super) fn note_activity(&mut self) {
         if self.pace.seen.0 != self.state.applied_index {
+            self.pace.for_room = 0;
             self.pace.seen = (self.state.applied_index, self.now);
         }
     }
