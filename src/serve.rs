@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ringstone_core::config::{API_VERSION, DEFAULT_QUOTA_BYTES, RINGSTONE_VERSION, ServerConfig};
+use ringstone_core::config::{API_VERSION, DEFAULT_QUOTA_BYTES, MEMORY_LIMIT_LEAST, RINGSTONE_VERSION, ServerConfig};
 use ringstone_core::server::{self, ServerError};
 
 use crate::exit::ExitStatus;
@@ -229,10 +229,10 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     };
     let memory_limit = match u64::try_from(settings.number("memory-limit")) {
         Ok(0) => server::default_memory_limit(),
-        // Measured: with 128 MiB 120 are held under load (buffers of the log and of connections besides frames).
-        Ok(bytes) if bytes >= 128 << 20 => bytes,
+        Ok(bytes) if bytes >= MEMORY_LIMIT_LEAST => bytes,
         _ => {
-            return Err(format!("--memory-limit={} is too little: at least 134217728", settings.number("memory-limit")));
+            let given = settings.number("memory-limit");
+            return Err(format!("--memory-limit={given} is too little: at least {MEMORY_LIMIT_LEAST}"));
         }
     };
     Ok(ServerConfig {
