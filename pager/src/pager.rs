@@ -182,6 +182,9 @@ impl Pager {
 
 impl ReadTrees for Pager {
     fn get(&self, tree: TreeId, key: &[u8]) -> Access<Option<&[u8]>> {
+        if self.forest.is_behind(tree, key) {
+            return Ok(None);
+        }
         tree::get(&self.forest, tree, &self.forest.root(tree), key)
     }
 

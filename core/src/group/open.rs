@@ -38,8 +38,8 @@ use crate::shared::Shared;
 use crate::state::{State, StateError};
 use crate::trees::{ALARM, MEMBER};
 
-/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is. Where keys are many, each put
-/// makes a leaf of its own dirty: more frames save no writes then, and cost memory and the time of a restart.
+/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is (and half of it where the store is
+/// large: `CheckpointPace::dirty_bound`).
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
 /// Anonymous memory besides frames: buffers of log and connections, requests on their way, entries that are replayed.
 /// Measured under load: 72 to 99 MiB.
@@ -132,6 +132,12 @@ pub struct Storage<'a> {
 #[must_use]
 pub fn log_options(identity: &Identity) -> Options {
     Options::new(log_identity(identity))
+}
+
+/// A segment has room for several of the largest requests.
+fn segment_bytes(max_request_bytes: usize) -> u64 {
+    let least = Options::new(LogIdentity([0; 16])).segment_bytes;
+    (4 * max_request_bytes as u64).next_power_of_two().max(least)
 }
 
 /// Makes the empty page file and log of a new member. On disk when this returns: both, synced.
@@ -255,7 +261,8 @@ pub fn open(
     let file_pages = disk.length().map_err(ringstone_pager::OpenError::from)? / PAGE_BYTES as u64;
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
-    let log_options = log_options(&shared.identity);
+    let mut log_options = log_options(&shared.identity);
+    log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
     open_with(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, random, now)
 }
 
@@ -279,7 +286,8 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         configuration: None,
         fault: None,
     };
-    let (mut log, recovered) = Log::open(storage.log_disk, storage.log_options, &mut |record| replay.visit(&record))?;
+    let log_options = Options { needed_from: vec![(GROUP, state.applied_index + 1)], ..storage.log_options };
+    let (mut log, recovered) = Log::open(storage.log_disk, log_options, &mut |record| replay.visit(&record))?;
     if let Some(fault) = replay.fault {
         return Err(fault);
     }

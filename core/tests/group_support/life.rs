@@ -72,6 +72,7 @@ fn shared() -> Arc<Shared> {
 pub fn log_options() -> ringstone_wal::Options {
     let mut options = group::log_options(&IDENTITY);
     (options.segment_bytes, options.fill_slice_bytes, options.batch_bytes_max) = (64 << 10, 32 << 10, 24 << 10);
+    options.spare_segments = 1;
     options
 }
 
