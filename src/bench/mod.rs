@@ -216,7 +216,7 @@ mod tests {
             "put --inflight 0",
             "put --connections 100000",
             "put --rate 0",
-            "put --rate -1",
+            "put --rate=-1",
             "put --rate NaN",
             "put --rounds 0",
             "put --duration 0s",
