@@ -18,7 +18,7 @@ use super::{INTERRUPTED, Load, failed, parse, workload};
 ///
 /// Ends with 0, 1 if there is nothing to report or a part is missing, 130 after Ctrl-C (the report is of what was done).
 #[derive(Parser, Debug)]
-#[command(name = "ringstone bench compare", disable_version_flag = true)]
+#[command(name = "ringstone bench compare", disable_version_flag = true, args_override_self = true)]
 struct Compare {
     /// etcd's server (tests/control/build.sh builds one)
     #[arg(long)]

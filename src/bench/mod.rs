@@ -78,7 +78,7 @@ impl Load {
 ///
 /// `ringstone bench compare` runs the same load against etcd and ringstone.
 #[derive(Parser, Debug)]
-#[command(name = "ringstone bench", disable_version_flag = true)]
+#[command(name = "ringstone bench", disable_version_flag = true, args_override_self = true)]
 struct Bench {
     /// put, get, serializable-get, range (100 keys), range-10000, txn (compare and put), delete, lease (renewals),
     /// watch (an operation is an event delivered) or kubernetes (a mix)
