@@ -10,7 +10,7 @@ use ringstone_proto::etcdserverpb::{CompactionRequest, CompactionResponse, Range
 
 use crate::interrupt::Interrupt;
 use crate::options::{Options, Workload};
-use crate::pace::Pace;
+use crate::pace::{Pace, WAITING_MAX};
 use crate::process::{self, Figures};
 use crate::recorder::{Recorder, Tally};
 use crate::report::{Partial, Report, Round};
@@ -171,7 +171,7 @@ async fn wait_until(end: Instant, recorder: &Recorder, pace: &Pace, interrupt: &
         if recorder.failing_for() > FAILING_MAX {
             return Some(Partial::ServerGone);
         }
-        if pace.lag() > LAG_MAX {
+        if pace.lag() > LAG_MAX || pace.waiting() >= WAITING_MAX {
             return Some(Partial::RateNotReached);
         }
     }

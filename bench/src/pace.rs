@@ -13,6 +13,11 @@ use tokio::sync::Notify;
 
 use crate::timer::Timer;
 
+/// Operations that may wait for a lane: more than any run catches up with.
+pub(crate) const WAITING_MAX: usize = 1 << 20;
+/// Moments that pass before others get their turn on the thread.
+const BURST: u64 = 64;
+
 /// Shared by all lanes of a run.
 #[derive(Default)]
 pub(crate) struct Pace {
@@ -60,9 +65,14 @@ impl Pace {
                 }
                 continue;
             }
-            self.due.borrow_mut().push_back(next);
-            self.changed.notify_one();
+            if self.waiting() < WAITING_MAX {
+                self.due.borrow_mut().push_back(next);
+                self.changed.notify_one();
+            }
             count += 1;
+            if count.is_multiple_of(BURST) {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
