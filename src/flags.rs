@@ -42,7 +42,6 @@ use Kind::{Bool, Duration as Time, Number, Text};
 
 const TLS: Effect = Refused("TLS is not built yet");
 const PEERS: Effect = Refused("clusters of several members are not built yet");
-const COMPACTION: Effect = Refused("auto-compaction is not built yet: compact from a client");
 
 /// All of etcd's flags, and ours.
 const FLAGS: &[Flag] = &[
@@ -149,8 +148,14 @@ const FLAGS: &[Flag] = &[
     flag("discovery-fallback", Text, "exit", NoMeaning, ""),
     flag("strict-reconfig-check", Bool, "true", Refused("membership changes are not built yet"), ""),
     flag("pre-vote", Bool, "true", Refused("pre-vote is always on"), ""),
-    flag("auto-compaction-retention", Text, "0", COMPACTION, ""),
-    flag("auto-compaction-mode", Text, "periodic", NoMeaning, ""),
+    flag(
+        "auto-compaction-retention",
+        Text,
+        "0",
+        Works,
+        "history to keep: hours or a duration, or revisions (0: nothing is compacted by itself)",
+    ),
+    flag("auto-compaction-mode", Text, "periodic", Works, "periodic or revision: what --auto-compaction-retention counts"),
     flag("cert-file", Text, "", TLS, ""),
     flag("key-file", Text, "", TLS, ""),
     flag("client-cert-file", Text, "", TLS, ""),
@@ -480,13 +485,12 @@ mod tests {
         for argument in [
             "--cert-file=a",
             "--client-cert-auth",
-            "--auto-compaction-retention=1",
             "--unsafe-no-fsync",
             "--auth-token=jwt",
         ] {
             assert!(matches!(read(&[argument], &[]), Err(FlagError::Refused(_))), "{argument}");
         }
-        read(&["--client-cert-auth=false", "--auto-compaction-retention=0", "--cors=*"], &[])
+        read(&["--client-cert-auth=false", "--auto-compaction-retention=12h", "--cors=*"], &[])
             .expect("defaults are fine");
     }
 

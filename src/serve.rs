@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ringstone_core::compactor::Retention;
 use ringstone_core::config::{API_VERSION, DEFAULT_QUOTA_BYTES, MEMORY_LIMIT_LEAST, RINGSTONE_VERSION, ServerConfig};
 use ringstone_core::server::{self, ServerError};
 
@@ -266,6 +267,12 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
         watch_progress_interval: if progress.is_zero() { std::time::Duration::from_secs(600) } else { progress },
         keepalive_interval: settings.duration("grpc-keepalive-interval"),
         keepalive_timeout: settings.duration("grpc-keepalive-timeout"),
+        auto_compaction: Retention::parse(
+            settings.text("auto-compaction-mode"),
+            settings.text("auto-compaction-retention"),
+            flags::parse_duration,
+        )
+        .map_err(|error| error.to_string())?,
         heartbeat_interval: std::time::Duration::from_millis(heartbeat_ms),
         election_timeout: std::time::Duration::from_millis(election_ms),
         slow_request: settings.duration("warning-unary-request-duration"),

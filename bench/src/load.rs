@@ -1,316 +1,234 @@
-//! The clients.
+//! One run from its beginning to its end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hdrhistogram::Histogram;
-use ringstone_net::client::{CallOptions, Client, ClientOptions};
-use ringstone_net::{Method, Status, TokioRuntime};
-use ringstone_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use ringstone_proto::etcdserverpb::request_op::Request;
-use ringstone_proto::etcdserverpb::watch_request::RequestUnion;
-use ringstone_proto::etcdserverpb::{
-    Compare, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse,
-    WatchCreateRequest, WatchRequest, WatchResponse,
-};
-use tokio::net::TcpStream;
+use ringstone_net::client::{CallOptions, Client};
+use ringstone_net::{Method, Status};
+use ringstone_proto::etcdserverpb::{CompactionRequest, CompactionResponse, RangeRequest, RangeResponse};
 
-use crate::BenchError;
+use crate::interrupt::Interrupt;
 use crate::options::{Options, Workload};
+use crate::pace::{Pace, WAITING_MAX};
 use crate::process::{self, Figures};
-use crate::report::Report;
+use crate::recorder::{Recorder, Tally};
+use crate::report::{Partial, Report, Round};
+use crate::timer::Timer;
+use crate::work::{Lane, Leases, Watchers};
+use crate::{BenchError, session};
 
-/// Keys of one range.
-const RANGE_KEYS: u64 = 100;
-/// Longest latency that is told apart, in nanoseconds.
-const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// How far an open loop may fall behind before the run is given up.
+const LAG_MAX: Duration = Duration::from_secs(5);
+/// How long nothing but errors may come.
+const FAILING_MAX: Duration = Duration::from_secs(3);
+/// How often these are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// For the calls that are under way at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// The part of an asked rate that counts as reached.
+const REACHED: f64 = 0.98;
 
-/// A small generator of random numbers (splitmix64): the same seed asks for the same keys.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
-
-fn key(number: u64) -> Bytes {
-    Bytes::from(format!("/registry/bench/{number:016x}"))
-}
-
-struct Shared {
-    latencies: RefCell<Histogram<u64>>,
-    measuring: Cell<bool>,
-    stopping: Cell<bool>,
-    operations: Cell<u64>,
-    errors: Cell<u64>,
-    failure: RefCell<Option<BenchError>>,
-}
-
-impl Shared {
-    fn record(&self, began: Instant) {
-        if !self.measuring.get() {
-            return;
-        }
-        let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.latencies.borrow_mut().saturating_record(ns.max(1));
-        self.operations.set(self.operations.get() + 1);
-    }
-
-    fn failed(&self, call: &'static str, status: Status) {
-        self.errors.set(self.errors.get() + 1);
-        self.failure.borrow_mut().get_or_insert(BenchError::Call { call, status });
-    }
-}
-
-/// Runs the workload and waits for its end. Blocks.
+/// Runs the workload and waits for its end. Blocks. The keys that it put are deleted again unless they are to be kept.
 ///
 /// # Errors
 /// [`BenchError`]: nothing was measured. Calls that fail during the run are counted, and end it if all do.
 pub fn run(options: &Options) -> Result<Report, BenchError> {
-    options.check()?;
+    on_one_thread(|interrupt| async move { run_local(options, &interrupt).await })
+}
+
+/// Runs a future on this thread, with signals listened for.
+pub(crate) fn on_one_thread<T, F: Future<Output = T>>(make: impl FnOnce(Interrupt) -> F) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| unreachable(options, &error))?;
-    tokio::task::LocalSet::new().block_on(&runtime, run_local(options))
+    let runtime = runtime.expect("a descriptor for epoll can be had at the start of a program");
+    tokio::task::LocalSet::new().block_on(&runtime, async { make(Interrupt::install()).await })
 }
 
-fn unreachable(options: &Options, cause: &dyn std::fmt::Display) -> BenchError {
-    BenchError::Unreachable { endpoint: options.endpoint.clone(), cause: cause.to_string() }
-}
-
-async fn connect(options: &Options) -> Result<Client, BenchError> {
-    let stream = TcpStream::connect(&options.endpoint).await.map_err(|error| unreachable(options, &error))?;
-    stream.set_nodelay(true).map_err(|error| unreachable(options, &error))?;
-    let settings = ClientOptions::new(options.endpoint.clone());
-    let runtime = TokioRuntime::default();
-    let client = ringstone_net::client::connect_within(Duration::from_secs(5), stream, &settings, &runtime);
-    client.await.map_err(|status| unreachable(options, &status.message))
-}
-
-async fn run_local(options: &Options) -> Result<Report, BenchError> {
-    let mut clients = Vec::new();
-    for _ in 0..options.connections {
-        clients.push(connect(options).await?);
+pub(crate) async fn run_local(options: &Options, interrupt: &Interrupt) -> Result<Report, BenchError> {
+    options.check()?;
+    if let Some(pid) = options.server_pid {
+        process::look_at(pid)?;
     }
-    let none = CallOptions::default();
-    let probe = RangeRequest { key: key(0), ..RangeRequest::default() };
-    let answer: Result<RangeResponse, Status> = clients[0].unary(Method::KvRange, &probe, &none).await;
-    answer.map_err(|status| unreachable(options, &status.message))?;
+    let clients = session::connect_all(options).await?;
+    let result = prepare_and_run(options, &clients, interrupt).await;
+    if options.preload && !options.keep {
+        let cleaned = session::clean(options).await;
+        // A run that has failed says why; that its keys could not be deleted either follows from it.
+        if let (Ok(_), Err(error)) = (&result, cleaned) {
+            eprintln!("its keys below {} may still be there: {error}", session::PREFIX);
+        }
+    }
+    result
+}
+
+async fn prepare_and_run(
+    options: &Options,
+    clients: &[Client],
+    interrupt: &Interrupt,
+) -> Result<Report, BenchError> {
     if options.preload {
-        preload(options, &clients).await?;
+        session::preload(options, clients, interrupt).await?;
     }
-    let latencies = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are in order");
-    let shared = Rc::new(Shared {
-        latencies: RefCell::new(latencies),
-        measuring: Cell::new(false),
-        stopping: Cell::new(false),
-        operations: Cell::new(0),
-        errors: Cell::new(0),
-        failure: RefCell::new(None),
+    if interrupt.is_set() {
+        return Err(BenchError::Interrupted);
+    }
+    let leases = match options.workload {
+        Workload::Lease => Some(Leases::grant(clients, options.leases).await?),
+        _ => None,
+    };
+    let result = run_lanes(options, clients, leases.as_ref(), interrupt).await;
+    if let Some(leases) = leases {
+        leases.revoke(clients).await;
+    }
+    result
+}
+
+async fn run_lanes(
+    options: &Options,
+    clients: &[Client],
+    leases: Option<&Leases>,
+    interrupt: &Interrupt,
+) -> Result<Report, BenchError> {
+    let recorder = Rc::new(Recorder::new(options.rounds, options.duration, options.workload.counted()));
+    let watchers = match options.workload.has_watchers() {
+        true => Some(Watchers::start(options, clients, &recorder).await?),
+        false => None,
+    };
+    let timer = Timer::new().map_err(BenchError::io("make a timer for", "the rate"))?;
+    let pace = Pace::new(options.rate);
+    let ids: Rc<[i64]> = leases.map_or_else(|| Rc::from([]), |leases| Rc::clone(&leases.ids));
+    let lanes = (0..options.lanes()).map(|number| {
+        let client = clients[number % clients.len()].clone();
+        let lane = Lane::new(number, client, options, Rc::clone(&recorder), Rc::clone(&ids));
+        tokio::task::spawn_local(lane.run(options.workload, Rc::clone(&pace)))
     });
-    if options.workload == Workload::Watch {
-        start_watchers(options, &clients, &shared).await?;
+    let lanes: Vec<_> = lanes.collect();
+    tokio::task::spawn_local(Rc::clone(&pace).drive(timer));
+    let compacting = Rc::new(Cell::new(true));
+    if let Some(interval) = options.compact_every {
+        tokio::task::spawn_local(compact(clients[0].clone(), interval, Rc::clone(&compacting)));
     }
-    let mut tasks = Vec::new();
-    for (number, client) in clients.iter().enumerate() {
-        for lane in 0..options.in_flight {
-            let seed = options.seed.wrapping_add((number * options.in_flight + lane) as u64).wrapping_mul(0x5851_f42d);
-            let worker = Worker {
-                client: client.clone(),
-                shared: Rc::clone(&shared),
-                random: Random(seed),
-                keys: options.keys,
-                value: Bytes::from(vec![b'v'; options.value_bytes]),
-            };
-            tasks.push(tokio::task::spawn_local(worker.run(options.workload)));
+    let measured = measure(options, &recorder, &pace, interrupt).await;
+    let waiting = pace.waiting();
+    pace.stop();
+    compacting.set(false);
+    recorder.add_errors(drain(lanes).await);
+    if let Some(watchers) = watchers {
+        recorder.add_errors(watchers.wrong().await);
+    }
+    report(options, &recorder, &measured, waiting)
+}
+
+/// Waits for calls that are under way; gives the number of those that never ended.
+async fn drain(lanes: Vec<tokio::task::JoinHandle<()>>) -> u64 {
+    let until = Instant::now() + DRAIN;
+    let mut unfinished = 0;
+    for mut lane in lanes {
+        let left = until.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, &mut lane).await.is_err() {
+            lane.abort();
+            unfinished += 1;
         }
     }
-    let (elapsed, figures) = measure(options, &shared).await?;
-    shared.stopping.set(true);
-    for task in tasks {
-        let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
-    }
-    let (operations, errors) = (shared.operations.get(), shared.errors.get());
-    if operations == 0
-        && let Some(failure) = shared.failure.take()
-    {
-        return Err(failure);
-    }
-    let latencies = shared.latencies.borrow();
-    Ok(Report::new(options, elapsed, &latencies, operations, errors, figures))
+    unfinished
 }
 
-async fn measure(options: &Options, shared: &Shared) -> Result<(Duration, (Figures, Figures)), BenchError> {
-    tokio::time::sleep(options.warm_up).await;
-    let before = process::look(options.server_pid)?;
-    let began = Instant::now();
-    shared.measuring.set(true);
-    tokio::select! {
-        () = tokio::time::sleep(options.duration) => {}
-        // What there is so far is still reported.
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    shared.measuring.set(false);
-    let elapsed = began.elapsed();
-    Ok((elapsed, (before, process::look(options.server_pid)?)))
+/// What was seen at the boundaries of rounds.
+struct Boundaries {
+    at: Vec<(Instant, Figures)>,
+    partial: Option<Partial>,
 }
 
-async fn preload(options: &Options, clients: &[Client]) -> Result<(), BenchError> {
-    let next = Rc::new(Cell::new(0u64));
-    let failure: Rc<RefCell<Option<Status>>> = Rc::default();
-    let mut tasks = Vec::new();
-    for client in clients {
-        for _ in 0..32 {
-            let (client, next, failure, keys) = (client.clone(), Rc::clone(&next), Rc::clone(&failure), options.keys);
-            let value = Bytes::from(vec![b'p'; options.value_bytes]);
-            tasks.push(tokio::task::spawn_local(async move {
-                let none = CallOptions::default();
-                while next.get() < keys && failure.borrow().is_none() {
-                    let index = next.replace(next.get() + 1);
-                    let put = PutRequest { key: key(index), value: value.clone(), ..PutRequest::default() };
-                    let answer: Result<PutResponse, Status> = client.unary(Method::KvPut, &put, &none).await;
-                    if let Err(status) = answer {
-                        *failure.borrow_mut() = Some(status);
-                    }
-                }
-            }));
+async fn measure(options: &Options, recorder: &Recorder, pace: &Pace, interrupt: &Interrupt) -> Boundaries {
+    let look = || (Instant::now(), process::look(options.server_pid));
+    let warm = Instant::now() + options.warm_up;
+    let mut partial = wait_until(warm, recorder, pace, interrupt).await;
+    let mut at = vec![look()];
+    recorder.begin();
+    let began = at[0].0;
+    for round in 1..=options.rounds {
+        if partial.is_some() {
+            break;
+        }
+        let end = began + options.duration * u32::try_from(round).expect("rounds are few");
+        partial = wait_until(end, recorder, pace, interrupt).await;
+        at.push(look());
+    }
+    Boundaries { at, partial }
+}
+
+/// Waits for a moment, or for what ends a run before it.
+async fn wait_until(end: Instant, recorder: &Recorder, pace: &Pace, interrupt: &Interrupt) -> Option<Partial> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(left.min(LOOK)) => {}
+            () = interrupt.wait() => return Some(Partial::Interrupted),
+        }
+        if recorder.failing_for() > FAILING_MAX {
+            return Some(Partial::ServerGone);
+        }
+        if pace.lag() > LAG_MAX || pace.waiting() >= WAITING_MAX {
+            return Some(Partial::RateNotReached);
         }
     }
-    for task in tasks {
-        let _ = task.await;
+}
+
+/// Compacts to the revision at the time before: what is younger than `interval` stays readable.
+async fn compact(client: Client, interval: Duration, running: Rc<Cell<bool>>) {
+    let none = CallOptions::default();
+    let mut revision = 0;
+    loop {
+        tokio::time::sleep(interval).await;
+        if !running.get() {
+            return;
+        }
+        if revision > 0 {
+            // One that is refused (compacted by somebody else already) is no matter.
+            let request = CompactionRequest { revision, physical: false };
+            let _: Result<CompactionResponse, Status> = client.unary(Method::KvCompact, &request, &none).await;
+        }
+        let get = RangeRequest { key: session::key(0), count_only: true, ..RangeRequest::default() };
+        let answer: Result<RangeResponse, Status> = client.unary(Method::KvRange, &get, &none).await;
+        revision = answer.ok().and_then(|answer| answer.header).map_or(0, |header| header.revision);
     }
-    match failure.take() {
-        None => Ok(()),
-        Some(status) => Err(BenchError::Call { call: "preload", status }),
+}
+
+fn report(
+    options: &Options,
+    recorder: &Recorder,
+    boundaries: &Boundaries,
+    waiting: usize,
+) -> Result<Report, BenchError> {
+    let (tallies, calls) = recorder.take();
+    let mut all = Tally::default();
+    for tally in &tallies {
+        all.operations += tally.operations;
+        all.errors += tally.errors;
+        all.latencies.add(&tally.latencies).expect("the bounds are the same");
     }
-}
-
-/// Watchers of the whole key space; each event that arrives is an operation, its latency is from the put's own time.
-async fn start_watchers(options: &Options, clients: &[Client], shared: &Rc<Shared>) -> Result<(), BenchError> {
-    let call = |status| BenchError::Call { call: "watch", status };
-    for number in 0..options.watchers {
-        let client = &clients[number % clients.len()];
-        let opened = client.open::<WatchResponse>(Method::Watch, &CallOptions::default()).await;
-        let (mut requests, mut responses) = opened.map_err(call)?;
-        let create = WatchCreateRequest {
-            key: Bytes::from_static(b"/registry/bench/"),
-            range_end: Bytes::from_static(b"/registry/bench0"),
-            ..WatchCreateRequest::default()
-        };
-        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-        requests.send(&request).await.map_err(call)?;
-        responses.next().await.map_err(call)?;
-        let shared = Rc::clone(shared);
-        tokio::task::spawn_local(async move {
-            let _requests = requests;
-            while let Ok(Some(response)) = responses.next().await {
-                for event in &response.events {
-                    let sent = event.kv.as_ref().and_then(|kv| kv.value.first_chunk::<16>().copied());
-                    let sent = sent.and_then(|stamp| u64::from_str_radix(core::str::from_utf8(&stamp).ok()?, 16).ok());
-                    if let Some(sent) = sent {
-                        shared.record(began(sent));
-                    }
-                }
-            }
-        });
-    }
-    Ok(())
-}
-
-thread_local! {
-    static EPOCH: Instant = Instant::now();
-}
-
-/// A moment from its distance to the epoch of this thread.
-fn began(since_epoch_ns: u64) -> Instant {
-    EPOCH.with(|epoch| *epoch + Duration::from_nanos(since_epoch_ns))
-}
-
-fn stamp() -> u64 {
-    EPOCH.with(|epoch| u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
-}
-
-struct Worker {
-    client: Client,
-    shared: Rc<Shared>,
-    random: Random,
-    keys: u64,
-    value: Bytes,
-}
-
-impl Worker {
-    async fn run(mut self, workload: Workload) {
-        while !self.shared.stopping.get() {
-            let began = Instant::now();
-            let result = match workload {
-                Workload::Put => self.put().await,
-                Workload::Get => self.get().await,
-                Workload::Txn => self.txn().await,
-                Workload::Range => self.range().await,
-                Workload::Watch => self.stamped_put().await,
-            };
-            match result {
-                // A watch run counts what the watchers see.
-                Ok(()) if workload == Workload::Watch => {}
-                Ok(()) => self.shared.record(began),
-                Err(status) => {
-                    self.shared.failed(workload.name(), status);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
+    if all.operations == 0 {
+        if let Some(failure) = recorder.take_failure() {
+            return Err(failure);
+        }
+        if boundaries.partial == Some(Partial::Interrupted) {
+            return Err(BenchError::Interrupted);
         }
     }
-
-    fn random_key(&mut self) -> Bytes {
-        key(self.random.next() % self.keys)
-    }
-
-    async fn put(&mut self) -> Result<(), Status> {
-        let put = PutRequest { key: self.random_key(), value: self.value.clone(), ..PutRequest::default() };
-        self.client.unary::<_, PutResponse>(Method::KvPut, &put, &CallOptions::default()).await.map(drop)
-    }
-
-    async fn stamped_put(&mut self) -> Result<(), Status> {
-        let mut value = format!("{:016x}", stamp()).into_bytes();
-        value.resize(self.value.len().max(16), b'v');
-        let put = PutRequest { key: self.random_key(), value: value.into(), ..PutRequest::default() };
-        self.client.unary::<_, PutResponse>(Method::KvPut, &put, &CallOptions::default()).await.map(drop)
-    }
-
-    async fn get(&mut self) -> Result<(), Status> {
-        let get = RangeRequest { key: self.random_key(), ..RangeRequest::default() };
-        self.client.unary::<_, RangeResponse>(Method::KvRange, &get, &CallOptions::default()).await.map(drop)
-    }
-
-    async fn range(&mut self) -> Result<(), Status> {
-        let first = self.random.next() % self.keys.saturating_sub(RANGE_KEYS).max(1);
-        let range = RangeRequest { key: key(first), range_end: key(first + RANGE_KEYS), ..RangeRequest::default() };
-        self.client.unary::<_, RangeResponse>(Method::KvRange, &range, &CallOptions::default()).await.map(drop)
-    }
-
-    /// If the key is not newer than any revision there may be: compares, and puts.
-    async fn txn(&mut self) -> Result<(), Status> {
-        let key = self.random_key();
-        let compare = Compare {
-            result: CompareResult::Less as i32,
-            target: CompareTarget::Mod as i32,
-            key: key.clone(),
-            target_union: Some(TargetUnion::ModRevision(i64::MAX)),
-            ..Compare::default()
-        };
-        let put = PutRequest { key: key.clone(), value: self.value.clone(), ..PutRequest::default() };
-        let get = RangeRequest { key, ..RangeRequest::default() };
-        let txn = TxnRequest {
-            compare: vec![compare],
-            success: vec![RequestOp { request: Some(Request::RequestPut(put)) }],
-            failure: vec![RequestOp { request: Some(Request::RequestRange(get)) }],
-        };
-        self.client.unary::<_, TxnResponse>(Method::KvTxn, &txn, &CallOptions::default()).await.map(drop)
-    }
+    let rounds = boundaries.at.windows(2).zip(&tallies).map(|(pair, tally)| {
+        Round::new(pair[1].0 - pair[0].0, tally, &pair[0].1, &pair[1].1)
+    });
+    let rounds: Vec<Round> = rounds.collect();
+    let (first, last) = (&boundaries.at[0], boundaries.at.last().expect("one at least"));
+    let elapsed = last.0 - first.0;
+    // What was due and not begun at the end, beyond what the lanes would have taken up at once.
+    let owed = waiting.saturating_sub(options.lanes()) as f64;
+    let asked = options.rate.map_or(0.0, |rate| rate * elapsed.as_secs_f64());
+    let missed = boundaries.partial.is_none() && owed > asked * (1.0 - REACHED) && options.rate.is_some();
+    let partial = if missed { Some(Partial::RateNotReached) } else { boundaries.partial };
+    let all = Round::new(elapsed, &all, &first.1, &last.1);
+    Ok(Report::new(options, partial, all, rounds, &calls))
 }

@@ -7,12 +7,19 @@ use crate::BenchError;
 /// Figures at one moment; differences of two count.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// User and system time of the server, in microseconds.
-    pub server_cpu_us: u64,
+    /// The server's own, where its pid is known and it lives.
+    pub server: Option<ServerFigures>,
     /// Non-idle time of the machine, in microseconds.
     pub machine_cpu_us: u64,
     /// User and system time of this process, in microseconds.
     pub own_cpu_us: u64,
+}
+
+/// Those of the server's process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServerFigures {
+    /// User and system time of the server, in microseconds.
+    pub cpu_us: u64,
     /// Resident bytes of the server.
     pub resident_bytes: u64,
     /// Of these, anonymous.
@@ -47,26 +54,48 @@ fn status_bytes(status: &str, name: &str) -> u64 {
         * 1024
 }
 
-/// Looks at the machine, this process, and the server if its pid is known.
+/// Binds the calling thread to a core. Threads and processes that it makes from now on inherit that.
 ///
 /// # Errors
-/// [`BenchError::Process`].
-pub fn look(server: Option<u32>) -> Result<Figures, BenchError> {
-    let tick = tick_us();
-    let read = |path: String| fs::read_to_string(path).unwrap_or_default();
-    let mut figures = Figures {
-        machine_cpu_us: machine_ticks(&read("/proc/stat".to_owned())).unwrap_or(0) * tick,
-        own_cpu_us: process_ticks(&read("/proc/self/stat".to_owned())).unwrap_or(0) * tick,
-        ..Figures::default()
-    };
-    if let Some(pid) = server {
-        let ticks = process_ticks(&read(format!("/proc/{pid}/stat"))).ok_or(BenchError::Process { pid })?;
-        let status = read(format!("/proc/{pid}/status"));
-        figures.server_cpu_us = ticks * tick;
-        figures.resident_bytes = status_bytes(&status, "VmRSS:");
-        figures.anonymous_bytes = status_bytes(&status, "RssAnon:");
+/// The core does not exist, or is not allowed.
+pub fn pin(core: usize) -> std::io::Result<()> {
+    // SAFETY: an all-zero cpu_set_t is an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    if core >= libc::CPU_SETSIZE as usize {
+        return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    Ok(figures)
+    // SAFETY: the set lives on this stack, and the core is below its size.
+    unsafe { libc::CPU_SET(core, &mut set) };
+    // SAFETY: the pointer is to a set of the size that is passed, which lives through the call.
+    let result = unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Looks at the machine, this process, and the server if its pid is known and it lives.
+#[must_use]
+pub fn look(server: Option<u32>) -> Figures {
+    let tick = tick_us();
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    Figures {
+        machine_cpu_us: machine_ticks(&read("/proc/stat")).unwrap_or(0) * tick,
+        own_cpu_us: process_ticks(&read("/proc/self/stat")).unwrap_or(0) * tick,
+        server: server.and_then(|pid| look_at(pid).ok()),
+    }
+}
+
+/// Looks at a process.
+///
+/// # Errors
+/// [`BenchError::Process`]: there is none.
+pub fn look_at(pid: u32) -> Result<ServerFigures, BenchError> {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let ticks = process_ticks(&read("stat")).ok_or(BenchError::Process { pid })?;
+    let status = read("status");
+    Ok(ServerFigures {
+        cpu_us: ticks * tick_us(),
+        resident_bytes: status_bytes(&status, "VmRSS:"),
+        anonymous_bytes: status_bytes(&status, "RssAnon:"),
+    })
 }
 
 #[cfg(test)]

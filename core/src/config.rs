@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::compactor::Retention;
+
 /// The etcd API version that this program speaks, as Status and /version report it: clients decide by it what they use.
 pub const API_VERSION: &str = "3.7.3";
 /// The cluster version that goes with it.
@@ -52,6 +54,8 @@ pub struct ServerConfig {
     pub keepalive_interval: Duration,
     /// Time for a client to answer a ping.
     pub keepalive_timeout: Duration,
+    /// Compactions that nobody asks for; none: never.
+    pub auto_compaction: Option<Retention>,
     /// Raft heartbeat.
     pub heartbeat_interval: Duration,
     /// Raft election timeout.

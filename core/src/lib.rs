@@ -6,6 +6,7 @@
 #[cfg(feature = "glommio")]
 pub mod api;
 pub mod command;
+pub mod compactor;
 pub mod config;
 pub mod entry;
 pub mod error;

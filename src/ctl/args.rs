@@ -84,6 +84,8 @@ pub enum Command {
     Alarm(Alarm),
     /// Takes snapshots
     Snapshot(Snapshot),
+    /// Checks properties of the cluster
+    Check(Check),
     /// Prints the version
     Version,
 }
@@ -311,6 +313,49 @@ pub enum AlarmCommand {
     List,
     /// Disarms all alarms
     Disarm,
+}
+
+#[derive(Args, Debug)]
+pub struct Check {
+    #[command(subcommand)]
+    pub command: CheckCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CheckCommand {
+    /// Check the performance of the cluster
+    Perf(CheckFlags),
+    /// Check the memory usage of holding data for different workloads on a given server endpoint
+    Datascale(CheckFlags),
+}
+
+#[derive(Args, Debug, Clone)]
+pub struct CheckFlags {
+    /// The workload: s(small), m(medium), l(large), xl(xLarge)
+    #[arg(long, default_value = "s")]
+    pub load: String,
+    /// The prefix for writing the check's keys
+    #[arg(long, default_value = "")]
+    pub prefix: String,
+    /// Compact storage with last revision after the check is finished
+    #[arg(long)]
+    pub auto_compact: bool,
+    /// Defragment storage after the check is finished
+    #[arg(long)]
+    pub auto_defrag: bool,
+    /// Time of the performance check, where etcdctl's 60 s are too long
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub duration: Duration,
+}
+
+impl CheckFlags {
+    /// With a prefix, where none was given.
+    pub fn or_prefix(mut self, prefix: &str) -> CheckFlags {
+        if self.prefix.is_empty() {
+            prefix.clone_into(&mut self.prefix);
+        }
+        self
+    }
 }
 
 #[derive(Args, Debug)]

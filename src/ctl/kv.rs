@@ -14,7 +14,7 @@ use super::output::{Answer, Format, print_line, quote};
 use super::{BAD_FEATURE, ERROR, Failure, IO, Outcome};
 
 /// The end of the range of all keys with a prefix; etcd's `\0` where there is none.
-fn prefix_end(prefix: &[u8]) -> Bytes {
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < 0xff {

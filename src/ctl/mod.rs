@@ -1,10 +1,11 @@
 //! `ringstone ctl`: etcdctl's words, flags and outputs, over gRPC to any server of the etcd v3 API.
 //!
 //! ```text
-//! args (clap) -> connect -> kv | txn | watch | lease | cluster | snapshot -> output::Answer -> one of five formats
+//! args (clap) -> connect -> kv | txn | watch | lease | cluster | snapshot | check -> output::Answer -> one of five formats
 //! ```
 
 mod args;
+mod check;
 mod cluster;
 mod connect;
 mod kv;
@@ -120,6 +121,9 @@ fn run(ctl: Ctl) -> Outcome {
     let outcome = local.block_on(&runtime, async {
         let mut interrupts = signal(SignalKind::interrupt()).map_err(cannot_start)?;
         let mut terminations = signal(SignalKind::terminate()).map_err(cannot_start)?;
+        if let Command::Check(check) = ctl.command {
+            return check::check(&Session::new(ctl.global)?, check).await;
+        }
         // Whatever the command has under way is dropped here: a file that is not whole is removed, a child is killed.
         tokio::select! {
             outcome = dispatch(ctl) => outcome,
@@ -149,7 +153,7 @@ async fn dispatch(ctl: Ctl) -> Outcome {
         Command::Snapshot(args::Snapshot { command: args::SnapshotCommand::Save { files } }) => {
             snapshot::save(&session, &files).await
         }
-        Command::Version => unreachable!("answered without a server"),
+        Command::Check(_) | Command::Version => unreachable!("done before"),
     }
 }
 

@@ -6,12 +6,17 @@
 package main
 
 import (
+	"bufio"
 	"flag"
 	"fmt"
 	"math/rand"
+	"net/http"
 	"os"
+	"strconv"
+	"strings"
 	"time"
 
+	"ringstone.test/internal/ledger"
 	"ringstone.test/internal/server"
 )
 
@@ -19,6 +24,8 @@ func main() {
 	command := flag.String("server", "", "command of the server, as in \"ringstone serve\"")
 	rounds := flag.Int("rounds", 100, "kills")
 	writers := flag.Int("writers", 16, "concurrent writers, a connection each")
+	everything := flag.Bool("everything", true, "compactions, leases, watchers that resume, large values and snapshots beside the writers")
+	large := flag.Int("large", 200_000, "bytes of the large values; 0: none")
 	longest := flag.Duration("longest", 1200*time.Millisecond, "longest time from the first write to the kill")
 	seed := flag.Int64("seed", 0, "seed of keys and times; 0 picks one and prints it")
 	flag.Parse()
@@ -30,14 +37,14 @@ func main() {
 		*seed = time.Now().UnixNano() % 1_000_000_000
 	}
 	fmt.Printf("seed %d, %d rounds, %d writers, %q\n", *seed, *rounds, *writers, *command)
-	passed, failed := run(*command, *rounds, *writers, *longest, rand.New(rand.NewSource(*seed)))
+	passed, failed := run(*command, *rounds, ledger.Options{Writers: *writers, Everything: *everything, LargeBytes: *large}, *longest, rand.New(rand.NewSource(*seed)))
 	fmt.Printf("kill9: %d passed, %d failed\n", passed, failed)
 	if failed > 0 {
 		os.Exit(1)
 	}
 }
 
-func run(command string, rounds, writers int, longest time.Duration, random *rand.Rand) (passed, failed int) {
+func run(command string, rounds int, options ledger.Options, longest time.Duration, random *rand.Rand) (passed, failed int) {
 	folder, err := server.TemporaryFolder("kill9-")
 	if err != nil {
 		fmt.Println("FAILED:", err)
@@ -59,15 +66,17 @@ func run(command string, rounds, writers int, longest time.Duration, random *ran
 			fmt.Println("data and log are kept in", folder)
 		}
 	}()
-	book := newLedger()
-	acknowledged := 0
+	book := ledger.New()
+	acknowledged, snapshots, checkpoints := 0, int64(0), int64(0)
 	for round := range rounds {
-		load := startLoad(child.Endpoint, round, writers, random.Int63())
+		load := book.Start(child.Endpoint, round, options, random.Int63())
 		time.Sleep(20*time.Millisecond + time.Duration(random.Int63n(int64(longest))))
+		checkpoints += figure(child.Endpoint, "etcd_disk_backend_commit_duration_seconds_count")
 		child.Kill()
-		load.finish(book)
+		load.Finish(book)
+		snapshots += load.Snapshots.Load()
 		before := acknowledged
-		acknowledged = len(book.acknowledged)
+		acknowledged = book.Acknowledged()
 		started := time.Now()
 		if err := child.Start(60 * time.Second); err != nil {
 			fmt.Printf("FAILED round %d: %v\n", round, err)
@@ -76,7 +85,7 @@ func run(command string, rounds, writers int, longest time.Duration, random *ran
 		recovery := time.Since(started)
 		// The whole history now and then, and at the end; what is new each time.
 		full := round%10 == 9 || round == rounds-1
-		if complaints := book.verify(child.Endpoint, full, random); len(complaints) > 0 {
+		if complaints := book.Verify(child.Endpoint, full, random); len(complaints) > 0 {
 			failed++
 			fmt.Printf("FAILED round %d\n", round)
 			for i, text := range complaints {
@@ -90,12 +99,35 @@ func run(command string, rounds, writers int, longest time.Duration, random *ran
 		}
 		passed++
 		fmt.Printf("round %d: %d acknowledged, %d without an answer of which %d are in the history, revision %d, serving again after %d ms\n",
-			round, acknowledged-before, load.unanswered, book.adopted, book.revision, recovery.Milliseconds())
+			round, acknowledged-before, load.Unanswered, book.Adopted, book.Revision(), recovery.Milliseconds())
 	}
-	if acknowledged < rounds*writers {
+	if acknowledged < rounds*options.Writers {
 		fmt.Printf("FAILED: %d acknowledged writes are no load\n", acknowledged)
 		failed++
 	}
-	fmt.Printf("%d acknowledged writes over %d kills\n", acknowledged, rounds)
+	fmt.Printf("%d acknowledged writes over %d kills, compacted to %d of %d, %d whole snapshots, %d checkpoints\n",
+		acknowledged, rounds, book.Compacted(), book.Revision(), snapshots, checkpoints)
+	if options.Everything && rounds >= 5 && (book.Compacted() == 0 || snapshots == 0) {
+		fmt.Println("FAILED: no compaction or no snapshot was under way")
+		failed++
+	}
 	return passed, failed
+}
+
+// figure is a sample of /metrics without labels, 0 where it can't be had.
+func figure(endpoint, name string) int64 {
+	client := http.Client{Timeout: 5 * time.Second}
+	answer, err := client.Get("http://" + endpoint + "/metrics")
+	if err != nil {
+		return 0
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() {
+		if text, found := strings.CutPrefix(lines.Text(), name+" "); found {
+			value, _ := strconv.ParseFloat(text, 64)
+			return int64(value)
+		}
+	}
+	return 0
 }

@@ -34,10 +34,14 @@ pub struct Member {
 
 impl Member {
     pub fn start(data_dir: &Path) -> Member {
+        Member::start_with(data_dir, &[])
+    }
+
+    pub fn start_with(data_dir: &Path, more: &[&str]) -> Member {
         let port = free_port();
         let log = File::create(data_dir.with_extension("log")).unwrap();
         let mut command = Command::new(RINGSTONE);
-        command.args(arguments(data_dir, port)).stdout(Stdio::null()).stderr(log);
+        command.args(arguments(data_dir, port)).args(more).stdout(Stdio::null()).stderr(log);
         let member = Member { child: command.spawn().unwrap(), port };
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() || !member.is_ready(data_dir) {

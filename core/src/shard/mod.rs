@@ -10,6 +10,7 @@
 //! No pin is held across an await.
 
 mod bring_in;
+mod compaction;
 mod fds;
 pub mod group_task;
 pub mod link;

@@ -24,7 +24,7 @@ use super::link::{FromGroup, Stamps, ToGroup};
 use super::notify::{Broadcast, Notify};
 use super::pending::Pending;
 use super::pulse::Pulse;
-use super::{Shard, boottime, fds};
+use super::{Shard, boottime, compaction, fds};
 use crate::api::Api;
 use crate::config::REQUEST_OVERHEAD_BYTES;
 use crate::error::Error;
@@ -305,6 +305,9 @@ async fn run_group_shard(running: Rc<Running>, seat: GroupSeat, page_file: PathB
         Rc::clone(&stop),
     );
     let group = glommio::spawn_local(driver.run());
+    if let Some(retention) = running.shard.shared.config.auto_compaction {
+        glommio::spawn_local(compaction::run(Rc::clone(&running.shard), retention)).detach();
+    }
     let accepting = Rc::clone(&running);
     let senders = Rc::new(socket_senders);
     glommio::spawn_local(async move {

@@ -56,6 +56,7 @@ fn shared() -> Arc<Shared> {
         max_txn_ops: 128,
         max_concurrent_streams: 100,
         watch_progress_interval: Duration::from_secs(600),
+        auto_compaction: None,
         keepalive_interval: Duration::from_secs(600),
         keepalive_timeout: Duration::from_secs(20),
         heartbeat_interval: TICK,

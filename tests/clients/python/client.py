@@ -1,13 +1,17 @@
-"""Uses a server through the etcd3 package as an application would. The endpoint, host:port, is the only argument.
+"""Uses a server through the etcd3 package as an application would: client.py HOST:PORT [PACKAGE].
 
-Prints a line a check and ends with `client-python: N passed, M failed`.
+PACKAGE is etcd3, or pyetcd: its successor with the same functions, generated for today's protobuf.
+Prints a line a check and ends with `client-PACKAGE: N passed, M failed`.
 """
 
+import importlib
 import sys
 import threading
 import time
 
-import etcd3
+PACKAGE = sys.argv[2] if len(sys.argv) > 2 else "etcd3"
+etcd3 = importlib.import_module(PACKAGE)
+events_of = importlib.import_module(PACKAGE + ".events")
 
 
 def pairs(client):
@@ -44,8 +48,8 @@ def watch(client):
     client.delete("python/w/1")
     first, second = next(events), next(events)
     cancel()
-    assert isinstance(first, etcd3.events.PutEvent) and first.value == b"x"
-    assert isinstance(second, etcd3.events.DeleteEvent) and second.key == b"python/w/1"
+    assert isinstance(first, events_of.PutEvent) and first.value == b"x"
+    assert isinstance(second, events_of.DeleteEvent) and second.key == b"python/w/1"
     assert second.mod_revision == first.mod_revision + 1
 
 
@@ -122,7 +126,7 @@ def main():
         else:
             passed += 1
             print(f"ok      {check.__name__}")
-    print(f"client-python: {passed} passed, {failed} failed")
+    print(f"client-{PACKAGE}: {passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 
 

@@ -77,6 +77,14 @@ func freePort() (string, error) {
 
 // Start runs the program and returns once it answers a linearizable read, or fails after the bound.
 func (s *Server) Start(bound time.Duration) error {
+	if err := s.Launch(); err != nil {
+		return err
+	}
+	return s.awaitReady(bound)
+}
+
+// Launch runs the program and does not wait for anything.
+func (s *Server) Launch() error {
 	logFile, err := os.OpenFile(filepath.Join(s.Folder, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -97,7 +105,7 @@ func (s *Server) Start(bound time.Duration) error {
 	}()
 	s.child, s.exited = child, exited
 	s.pid.Store(int64(child.Process.Pid))
-	return s.awaitReady(bound)
+	return nil
 }
 
 // environment is ours without etcd's own settings, which would collide with the flags.

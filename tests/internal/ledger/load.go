@@ -1,10 +1,11 @@
-package main
+package ledger
 
 import (
 	"context"
 	"fmt"
 	"math/rand"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -28,16 +29,24 @@ type attempt struct {
 	revision int64 // 0 while nothing was acknowledged
 }
 
-// load is a round of writers, and a watch beside them.
-type load struct {
-	group      sync.WaitGroup
-	stop       context.CancelFunc
-	mu         sync.Mutex
-	attempts   []*attempt
-	leases     []int64 // grants acknowledged
-	watched    []*mvccpb.Event
-	highest    int64 // highest revision in any answer
-	unanswered int
+// Load is a round of writers, and a watch beside them.
+type Load struct {
+	group    sync.WaitGroup
+	stop     context.CancelFunc
+	mu       sync.Mutex
+	attempts []*attempt
+	leases   []int64 // grants acknowledged
+	watched  []*mvccpb.Event
+	highest  int64 // highest revision in any answer
+	// Unanswered counts the writes that got no answer; Snapshots the whole ones that were taken.
+	Unanswered int
+	Snapshots  atomic.Int64
+	floor      int64 // verified: what may be compacted to
+	watchers   []*watcher
+	asked      int64
+	compacted  int64
+	expiries   map[string]time.Time
+	wrong      []string
 }
 
 func dial(endpoint string) *grpc.ClientConn {
@@ -49,9 +58,23 @@ func dial(endpoint string) *grpc.ClientConn {
 	return connection
 }
 
-func startLoad(endpoint string, round, writers int, seed int64) *load {
+// Options says what goes on beside the writers.
+type Options struct {
+	Writers int
+	// Everything: compactions, watchers that resume, leases that end, large values, snapshots.
+	Everything bool
+	// LargeBytes is the size of large values; they make the log grow, so that checkpoints come.
+	LargeBytes int
+}
+
+// Start puts a server under load until Finish.
+func (b *Ledger) Start(endpoint string, round int, options Options, seed int64) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{stop: cancel}
+	l := &Load{stop: cancel, expiries: map[string]time.Time{}, watchers: b.watchers, floor: b.verified()}
+	writers := options.Writers
+	if options.Everything {
+		l.startRest(ctx, endpoint, round, options)
+	}
 	for writer := range writers {
 		random := rand.New(rand.NewSource(seed + int64(writer)))
 		l.group.Go(func() { l.write(ctx, endpoint, round, writer, random) })
@@ -60,20 +83,20 @@ func startLoad(endpoint string, round, writers int, seed int64) *load {
 	return l
 }
 
-// finish waits for the writers of a killed server and enters what they know into the ledger.
-func (l *load) finish(book *ledger) {
+// Finish waits for the writers of a killed server and enters what they know into the ledger.
+func (l *Load) Finish(book *Ledger) {
 	time.Sleep(10 * time.Millisecond)
 	l.stop()
 	l.group.Wait()
 	for _, a := range l.attempts {
 		if a.revision == 0 {
-			l.unanswered++
+			l.Unanswered++
 		}
 	}
 	book.enter(l)
 }
 
-func (l *load) write(ctx context.Context, endpoint string, round, writer int, random *rand.Rand) {
+func (l *Load) write(ctx context.Context, endpoint string, round, writer int, random *rand.Rand) {
 	connection := dial(endpoint)
 	defer connection.Close()
 	kv, lease := pb.NewKVClient(connection), pb.NewLeaseClient(connection)
@@ -96,7 +119,7 @@ func (l *load) write(ctx context.Context, endpoint string, round, writer int, ra
 	}
 }
 
-func (l *load) grant(ctx context.Context, client pb.LeaseClient) {
+func (l *Load) grant(ctx context.Context, client pb.LeaseClient) {
 	granted, err := client.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 1_000_000})
 	if err == nil {
 		l.mu.Lock()
@@ -150,7 +173,7 @@ func send(ctx context.Context, kv pb.KVClient, a *attempt) (revision int64, err 
 }
 
 // watch records what a watcher was shown while the writers were at work: shown is as good as acknowledged.
-func (l *load) watch(ctx context.Context, endpoint string) {
+func (l *Load) watch(ctx context.Context, endpoint string) {
 	connection := dial(endpoint)
 	defer connection.Close()
 	stream, err := pb.NewWatchClient(connection).Watch(ctx)
