@@ -188,7 +188,7 @@ fn a_new_member_whose_disk_fails_is_not_made() {
                 break;
             };
             // The second segment is made while there is time. Without space for it, it is tried again later.
-            let may_wait = trouble == Trouble::Full && hit.ends_with("2.new");
+            let may_wait = trouble == Trouble::Full && hit.file.ends_with("2.new");
             assert!(made.is_err() || may_wait, "{hit}: {made:?}");
             if made.is_ok() {
                 let journal = Journal::new().shared();

@@ -14,7 +14,7 @@
 use crate::batch::{UnitBuffer, blocks_for};
 use crate::buffer::AlignedBuffer;
 use crate::carry::{Carry, GROUPS_MAX};
-use crate::disk::{Completion, DiskError, FileName, Io, Token};
+use crate::disk::{Completion, DiskError, FileName, Io, Purpose, Token};
 use crate::error::WalError;
 use crate::format::{BLOCK_BYTES, UnitKind};
 use crate::options::Options;
@@ -36,6 +36,16 @@ enum Writing {
     Start { generation: u64, blocks: u32 },
     Batch { number: u64, blocks: u32 },
     Closing,
+}
+
+impl Writing {
+    fn purpose(self) -> Purpose {
+        match self {
+            Writing::Start { .. } => Purpose::SegmentStart,
+            Writing::Batch { .. } => Purpose::Batch,
+            Writing::Closing => Purpose::Closing,
+        }
+    }
 }
 
 struct InFlight {
@@ -199,10 +209,8 @@ impl Log {
     fn next_write(&mut self) -> Option<(Token, Io)> {
         if let Some(in_flight) = &mut self.in_flight {
             let buffer = in_flight.again.take()?;
-            return Some((
-                in_flight.token,
-                Io::Write { file: in_flight.file, offset: in_flight.offset, buffer, sync: true },
-            ));
+            let (file, offset, purpose) = (in_flight.file, in_flight.offset, in_flight.what.purpose());
+            return Some((in_flight.token, Io::Write { file, offset, buffer, sync: true, purpose }));
         }
         if !self.filling.is_empty() || self.start_wanted {
             let needed = self.filling.blocks() as u32;
@@ -255,7 +263,7 @@ impl Log {
         let (file, offset) = (FileName::Segment(generation), u64::from(block) * BLOCK_BYTES as u64);
         let token = self.token();
         self.in_flight = Some(InFlight { token, what, file, offset, short_writes: 0, again: None });
-        (token, Io::Write { file, offset, buffer, sync: true })
+        (token, Io::Write { file, offset, buffer, sync: true, purpose: what.purpose() })
     }
 
     fn next_preparation(&mut self) -> Option<(Token, Io)> {

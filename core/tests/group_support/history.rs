@@ -253,7 +253,7 @@ pub fn recover_and_pick(disks: &Disks, journal: &Journal, seed: u64, more: u64, 
     let journal = journal.clone().shared();
     let (watched_disks, watched_journal, watched_picked) = (disks.clone(), journal.clone(), Rc::clone(&picked));
     let mut chance = random(seed);
-    let fuse = Fuse::watched(move |at| {
+    let fuse = Fuse::watched(move |at, _| {
         let mut picked = watched_picked.borrow_mut();
         // Reservoir sampling: how many there will be is not known.
         let place = if picked.len() < count { picked.len() } else { chance.below(at + 1) as usize };

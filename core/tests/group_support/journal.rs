@@ -294,6 +294,10 @@ impl Journal {
         self.acked_below == self.commands.len()
     }
 
+    pub fn answered_count(&self) -> usize {
+        self.acked_below
+    }
+
     pub fn unanswered(&self) -> usize {
         self.commands.len() - self.acked_below
     }

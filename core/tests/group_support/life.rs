@@ -18,7 +18,7 @@ use ringstone_core::shared::Shared;
 use ringstone_core::state::State;
 use ringstone_pager::api::{Damage, Fault, PageRun, ReadTrees as _};
 use ringstone_pager::check::check;
-use ringstone_pager::disk::{Completion, Disk as _, Io, Token};
+use ringstone_pager::disk::{Completion, Disk as _, Io, IoPurpose, Token};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::PageSource as _;
 use ringstone_pager::model::ModelTrees;
@@ -150,7 +150,7 @@ impl Life {
         let _ = self.group.quiet(self.now);
         moved |= self.log_io()?;
         let pages = self.pages_under_way || self.bringing_in.is_some() || self.group.checkpoint_running();
-        Ok(moved || pages || self.group.has_work() || self.log.under_way > 0)
+        Ok(moved || pages || self.group.has_work() || !self.log.is_idle())
     }
 
     fn take_page_completions(&mut self) -> Result<bool, GroupError> {
@@ -171,7 +171,8 @@ impl Life {
     /// As the shard's `read_run` does it.
     fn bring_in(&mut self) {
         let Some(run) = self.group.absent().filter(|_| self.bringing_in.is_none()) else { return };
-        let io = Io::Read { offset: run.first * PAGE_BYTES as u64, bytes: run.pages as usize * PAGE_BYTES };
+        let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+        let io = Io::Read { offset, bytes, purpose: IoPurpose::ReadPage };
         self.pages.submit(BRING_IN, io);
         self.bringing_in = Some(run);
     }
