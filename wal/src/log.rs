@@ -213,17 +213,18 @@ impl Log {
             return Some((in_flight.token, Io::Write { file, offset, buffer, sync: true, purpose }));
         }
         if !self.filling.is_empty() || self.start_wanted {
-            let needed = self.filling.blocks() as u32;
-            match self.segments.back() {
-                // The last block is kept for a closing block.
-                Some(active) if self.next_block + needed < active.blocks => Some(self.write_batch(needed)),
-                _ => self.write_start(),
-            }
+            if self.fits_active() { Some(self.write_batch(self.filling.blocks() as u32)) } else { self.write_start() }
         } else if (self.closing_wanted || self.ended) && !self.proven {
             Some(self.write_closing())
         } else {
             None
         }
+    }
+
+    /// Whether the active segment has room for the batch being filled. Its last block is kept for a closing block.
+    fn fits_active(&self) -> bool {
+        let needed = self.filling.blocks() as u32;
+        self.segments.back().is_some_and(|active| self.next_block + needed < active.blocks)
     }
 
     fn write_batch(&mut self, blocks: u32) -> (Token, Io) {
@@ -283,10 +284,10 @@ impl Log {
         Some((token, io))
     }
 
-    /// One slice goes with each batch, any number when nothing waits, and as many as possible when the active segment
-    /// fills faster than the next one.
+    /// One slice goes with each batch, any number when nothing waits or all waits for the next segment, and as many as
+    /// possible when the active segment fills faster than the next one.
     fn may_prepare(&self) -> bool {
-        let idle = self.in_flight.is_none() && self.filling.is_empty();
+        let idle = self.in_flight.is_none() && (self.filling.is_empty() || !self.fits_active());
         let used_bytes = u64::from(self.next_block) * BLOCK_BYTES as u64;
         idle || self.slice_credit || self.segments.is_empty() || used_bytes * 2 > self.preparation.filled_bytes()
     }

@@ -203,6 +203,12 @@ impl Fuse {
         self.state.is_stalled.get()
     }
 
+    /// From now on, `count` requests from the `at`-th on of those that it can meet are in trouble.
+    pub fn trouble(&self, at: u64, count: u64, trouble: Trouble) {
+        self.state.asked.set(0);
+        self.state.trouble.set(Some((at, count, trouble)));
+    }
+
     /// Nothing is in trouble from now on.
     pub fn relieve(&self) {
         self.state.trouble.set(None);
@@ -425,6 +431,7 @@ impl End {
 pub struct Disks {
     pub pages: SimPages,
     log: Rc<RefCell<SimLog>>,
+    segment_bytes: Rc<Cell<u64>>,
 }
 
 impl Disks {
@@ -433,7 +440,16 @@ impl Disks {
     }
 
     pub fn of(pages: SimPages, log: SimLog) -> Disks {
-        Disks { pages, log: Rc::new(RefCell::new(log)) }
+        Disks { pages, log: Rc::new(RefCell::new(log)), segment_bytes: Rc::new(Cell::new(64 << 10)) }
+    }
+
+    /// Size of the segments that a member makes here. 64 KiB: a history crosses dozens of their ends.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes.get()
+    }
+
+    pub fn set_segment_bytes(&self, bytes: u64) {
+        self.segment_bytes.set(bytes);
     }
 
     pub fn log(&self) -> Ref<'_, SimLog> {
@@ -447,13 +463,15 @@ impl Disks {
     /// What is left after `end`; this one stays as it is.
     pub fn after(&self, end: End) -> Disks {
         let pages = self.pages.fork();
-        match end {
+        let after = match end {
             End::Kill => Disks::of(pages, self.log().after_kill()),
             End::Cut(crash, keep) => {
                 pages.crash(crash);
                 Disks::of(pages, self.log().after_crash(keep))
             }
-        }
+        };
+        after.set_segment_bytes(self.segment_bytes());
+        after
     }
 
     pub fn fused(&self, fuse: &Fuse) -> (FusedPages, FusedLog) {

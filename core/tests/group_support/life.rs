@@ -68,10 +68,11 @@ fn shared() -> Arc<Shared> {
     Arc::new(Shared::new(config, IDENTITY))
 }
 
-/// Segments of 64 KiB: a history crosses dozens of their ends.
-pub fn log_options() -> ringstone_wal::Options {
+/// Settings of a log on these disks.
+pub fn log_options(disks: &Disks) -> ringstone_wal::Options {
     let mut options = group::log_options(&IDENTITY);
-    (options.segment_bytes, options.fill_slice_bytes, options.batch_bytes_max) = (64 << 10, 32 << 10, 24 << 10);
+    options.segment_bytes = disks.segment_bytes();
+    (options.fill_slice_bytes, options.batch_bytes_max) = (32 << 10, 24 << 10);
     options
 }
 
@@ -82,7 +83,7 @@ pub fn create(disks: &Disks, fuse: &Fuse) -> Result<(), OpenError> {
         page_disk: &mut pages,
         pages: Arc::new(disks.pages.clone()),
         log_disk: &mut log_disk,
-        log_options: log_options(),
+        log_options: log_options(disks),
     };
     group::create_files_with(storage, &IDENTITY)
 }
@@ -113,7 +114,7 @@ pub fn open(disks: &Disks, fuse: &Fuse, journal: &SharedJournal, seed: u64) -> R
         page_disk: &mut pages,
         pages: Arc::new(disks.pages.clone()),
         log_disk: &mut log,
-        log_options: log_options(),
+        log_options: log_options(disks),
     };
     let mut group = group::open_with(shared(), storage, random.below(u64::MAX), now)?;
     group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
@@ -232,6 +233,30 @@ impl Life {
             self.step(&[])?;
         }
         panic!("the group does not become ready");
+    }
+
+    /// A clean stop: the last checkpoint, then the closing block.
+    pub fn stop(&mut self) -> Result<(), GroupError> {
+        self.checkpoint()?;
+        self.group.stop();
+        self.settle()?;
+        self.group.close_log();
+        for _ in 0..100_000 {
+            if self.group.is_closed() {
+                return Ok(());
+            }
+            self.log_io()?;
+        }
+        panic!("the log does not close");
+    }
+
+    pub fn keep_alive(&mut self, lease: i64) -> Result<(), GroupError> {
+        let shard = self.journal.borrow().life;
+        self.group.keep_alive(self.now, shard, 0, lease)
+    }
+
+    pub fn reader(&self) -> Reader {
+        self.group.reader()
     }
 
     pub fn wait(&mut self, time: Duration) -> Result<(), GroupError> {

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::memory::Medium;
-use super::{Completion, Disk, DiskError, DiskErrorKind, DiskResult, Io, Token};
+use super::{Completion, Disk, DiskError, DiskErrorKind, DiskResult, Io, IoPurpose, Token};
 use crate::api::PageRun;
 use crate::layout::PAGE_BYTES;
 use crate::mapping::PageSource;
@@ -82,6 +82,7 @@ struct State {
     counts: IoCounts,
     /// Requests that change the file and are executed; those submitted later never are.
     changing_max: Option<u64>,
+    stopped_at: Option<IoPurpose>,
     faults: HashMap<u64, Fault>,
     shuffle: Option<u64>,
     resident: HashSet<u64>,
@@ -177,6 +178,12 @@ impl SimDisk {
     pub fn is_stopped(&self) -> bool {
         let state = self.state();
         state.changing_max.is_some_and(|most| state.counts.changing() > most)
+    }
+
+    /// What the first request that was refused is for.
+    #[must_use]
+    pub fn stopped_at(&self) -> Option<IoPurpose> {
+        self.state().stopped_at
     }
 
     /// The request that is submitted after `count` others from now on meets this fault. Reads count.
@@ -326,6 +333,9 @@ impl Disk for SimDisk {
             Io::SetLength { .. } => state.counts.set_lengths += 1,
         }
         let stopped = state.changing_max.is_some_and(|most| state.counts.changing() > most);
+        if stopped && state.stopped_at.is_none() {
+            state.stopped_at = Some(io.purpose());
+        }
         let covered = state.medium.changes();
         state.under_way.push_back(UnderWay { token, io, covered, fault, stopped });
     }

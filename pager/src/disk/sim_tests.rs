@@ -1,7 +1,7 @@
 //! Does the simulated disk keep its word? All crash tests of the pager rest on it.
 
 use super::*;
-use crate::disk::{IoPurpose, run};
+use crate::disk::run;
 
 const SYNC: Io = Io::Sync { purpose: IoPurpose::NodesSync };
 
