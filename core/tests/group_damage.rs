@@ -28,6 +28,7 @@ use group_support::journal::{Journal, changes_of};
 use group_support::life::{self, Life};
 use ringstone_core::command::{Command, DeleteRange, Put};
 use ringstone_core::group::GroupError;
+use ringstone_core::lease::state as lease;
 use ringstone_core::mvcc::hash::HashKv;
 use ringstone_pager::api::Damage;
 use ringstone_pager::disk::{Crash, Disk as _};
@@ -296,6 +297,12 @@ fn reads(life: &Life, base: &Base, beside: &mut Beside) -> Outcome {
             assert!(groups.iter().eq(expected.map(|(revision, changes)| (revision, &**changes))), "all events");
         }
         Err(damage) => outcome = told(damage),
+    }
+    for id in &journal.leases {
+        match life.try_read(|pin, _| lease::exists(pin, *id)) {
+            Ok(exists) => assert!(exists, "lease {id}"),
+            Err(damage) => outcome = told(damage),
+        }
     }
     match life.try_hash() {
         Ok(hash) => assert_eq!(hash, base.hash, "HashKV"),
