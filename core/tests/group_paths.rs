@@ -7,7 +7,8 @@
 //! - on either disk its beginnings are kept: at each boundary of a write, and within the newest write at each 512 bytes;
 //! - random subsets of its sectors, and writes torn at 512 bytes in random order.
 //!
-//! The copy is opened as a server opens it. In front of each I/O of that it is copied and ended again. Checked after each
+//! The copy is opened as a server opens it. In front of each I/O of that (where beginnings are kept: of one) it is copied
+//! and ended again. Checked after each
 //! recovery is what `group_crash` checks: nothing acknowledged is lost, nothing is invented, revisions do not go back,
 //! HashKV is that of a store that was never stopped, and the whole page file is sound after another checkpoint.
 //!
@@ -71,21 +72,25 @@ fn ends(plan: Plan, point: u64, number: u64, disks: &Disks) -> Vec<End> {
     ends
 }
 
+fn is_beginning(end: End) -> bool {
+    matches!(end, End::Cut(Crash::First(_), _) | End::Cut(_, Keep::First(_)))
+}
+
 /// Of what is not synced, given by the writes: where each write ends, and each 512 bytes of the newest.
 fn beginnings(writes: &[u64]) -> Vec<usize> {
     let newest = writes.last();
     (1..writes.len()).filter(|at| writes[*at] != writes[at - 1] || Some(&writes[*at]) == newest).collect()
 }
 
-/// Opens what an end has left, with all checks; at moments of that, what another end leaves.
-fn recover_at_each(plan: Plan, disks: &Disks, journal: &Journal, seed: u64, is_member: bool, again: &mut u64) {
+/// Opens what an end has left, with all checks; at each moment of that, or at one, what another end leaves.
+fn recover_at_each(at_each: bool, disks: &Disks, journal: &Journal, seed: u64, is_member: bool, again: &mut u64) {
     let journal = journal.clone().shared();
     let counted = Rc::new(Cell::new(0));
     let (watched_disks, watched_journal, watched_counted) = (disks.clone(), journal.clone(), Rc::clone(&counted));
     let chosen = seed % 23;
     let fuse = Fuse::watched(move |point, _| {
         let journal = watched_journal.borrow();
-        let is_tried = if plan.is_whole { !journal.is_open || point % 16 == chosen % 16 } else { point == chosen };
+        let is_tried = if at_each { !journal.is_open || point % 16 == chosen % 16 } else { point == chosen };
         if is_tried {
             let end = End::of(seed.wrapping_add(point), seed ^ point);
             let after = (watched_disks.after(end), journal.clone().shared());
@@ -126,7 +131,14 @@ fn walk(path: &Path, plan: Plan) -> Tally {
             tally.first += 1;
             println!("{name}: point {point} {end:?}");
             let after = disks.after(end);
-            recover_at_each(plan, &after, &journal.borrow(), point + tally.first, is_member.get(), &mut tally.again);
+            recover_at_each(
+                plan.is_whole && !is_beginning(end),
+                &after,
+                &journal.borrow(),
+                point + tally.first,
+                is_member.get(),
+                &mut tally.again,
+            );
         }
     });
     let stage = Stage { disks, journal, fuse, is_on, is_member };
@@ -170,7 +182,14 @@ fn end_restore(plan: Plan, point: u64, disks: &Disks, journal: &Journal, is_made
     for end in ends(plan, point, tally.first / 2, disks) {
         tally.first += 1;
         println!("restore: point {point} {end:?}");
-        recover_at_each(plan, &disks.after(end), journal, point, is_made, &mut tally.again);
+        recover_at_each(
+            plan.is_whole && !is_beginning(end),
+            &disks.after(end),
+            journal,
+            point,
+            is_made,
+            &mut tally.again,
+        );
     }
 }
 
