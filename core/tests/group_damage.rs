@@ -298,8 +298,8 @@ fn reads(life: &Life, base: &Base, beside: &mut Beside) -> Outcome {
         }
         Err(damage) => outcome = told(damage),
     }
-    for id in &journal.leases {
-        match life.try_read(|pin, _| lease::exists(pin, *id)) {
+    for id in journal.keys.values().map(|kv| kv.lease).filter(|id| *id != 0) {
+        match life.try_read(|pin, _| lease::exists(pin, id)) {
             Ok(exists) => assert!(exists, "lease {id}"),
             Err(damage) => outcome = told(damage),
         }
