@@ -69,7 +69,7 @@ fn enumerate(plan: Plan) -> Tally {
     let disks = created().after(End::Kill);
     let journal = Journal::new().shared();
     let (watched_disks, watched_journal, watched_tally) = (disks.clone(), journal.clone(), Rc::clone(&tally));
-    let fuse = Fuse::watched(move |point| {
+    let fuse = Fuse::watched(move |point, _| {
         if point.is_multiple_of(plan.stride) {
             end_at(plan, point, &watched_disks, &watched_journal.borrow(), &mut watched_tally.borrow_mut());
         }

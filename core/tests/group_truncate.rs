@@ -49,7 +49,7 @@ fn last(disks: &Disks) -> (u64, Owned) {
         }
         _ => {}
     };
-    let identity = life::log_options().identity;
+    let identity = life::log_options(disks).identity;
     ringstone_wal::recovery::read_only(&mut *disks.log_mut(), identity, &mut visit).expect("a sound log");
     (index, hard_state.expect("a term was begun"))
 }
@@ -80,7 +80,7 @@ fn member() -> (Disks, Vec<Owned>) {
 fn follow(disks: &Disks, records: &[Owned], alone: bool, step: u64) -> usize {
     let disk = &mut *disks.log_mut();
     disk.crash_at(step);
-    let Ok((mut log, _)) = Log::open(disk, life::log_options(), &mut |_| {}) else { return 0 };
+    let Ok((mut log, _)) = Log::open(disk, life::log_options(disks), &mut |_| {}) else { return 0 };
     let mut synced = 0;
     for (number, record) in records.iter().enumerate() {
         log.append(record.borrow()).expect("the batch has room");

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use crate::api::{Aggregate, Damage, PageRun, TreeId, TreeSpec};
-use crate::disk::{self, Disk, DiskError, Io};
+use crate::disk::{self, Disk, DiskError, Io, IoPurpose};
 use crate::freelist::Freelist;
 use crate::layout::{PAGE_BYTES, REGION_PAGES, region_of, reserved_pages};
 use crate::meta::{self, HEAD_PAGES, Meta, MetaOutcome, OpenFailure};
@@ -86,7 +86,7 @@ impl CheckReport {
 pub fn check(disk: &mut dyn Disk, trees: &[TreeSpec]) -> Result<CheckReport, CheckError> {
     let file_bytes = disk.length()?;
     let bytes = usize::try_from(file_bytes.min((HEAD_PAGES * PAGE_BYTES) as u64)).expect("three pages at most");
-    let head = disk::run(disk, Io::Read { offset: 0, bytes })?;
+    let head = disk::run(disk, Io::Read { offset: 0, bytes, purpose: IoPurpose::Inspect })?;
     let opened = meta::open(&head, file_bytes, None)?;
     let meta = opened.meta;
     let file_pages = meta.space.file_pages;
@@ -182,7 +182,7 @@ impl Check<'_> {
         }
         self.report.used_pages += u64::from(run.pages);
         let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-        let Ok(bytes) = disk::run(self.disk, Io::Read { offset, bytes }) else {
+        let Ok(bytes) = disk::run(self.disk, Io::Read { offset, bytes, purpose: IoPurpose::Inspect }) else {
             return self.find(run.first, tree, "it can't be read");
         };
         let (bytes, start) = aligned(bytes);
@@ -255,7 +255,7 @@ impl Check<'_> {
         for region in 0..self.file_pages.div_ceil(REGION_PAGES) {
             let run = Freelist::map_run(region);
             let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-            let Ok(maps) = disk::run(self.disk, Io::Read { offset, bytes }) else {
+            let Ok(maps) = disk::run(self.disk, Io::Read { offset, bytes, purpose: IoPurpose::Inspect }) else {
                 self.find(run.first, TreeId(0), "the free maps of the region can't be read");
                 continue;
             };

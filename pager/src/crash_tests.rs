@@ -208,7 +208,7 @@ fn a_full_disk_ends_the_attempt_and_nothing_else() {
         let mut error = None;
         while error.is_none() {
             let (token, io) = pager.poll_io().expect("told by the end of the request").expect("not done yet");
-            if matches!(io, crate::disk::Io::SetLength(_)) {
+            if matches!(io, crate::disk::Io::SetLength { .. }) {
                 disk.inject(0, Fault::Full);
             }
             disk.clone().submit(token, io);

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::api::{Access, Damage, Fault, PageRun, Summarize, TreeId, TreeSpec};
-use crate::disk::{DiskError, DiskErrorKind};
+use crate::disk::{DiskError, DiskErrorKind, IoPurpose};
 use crate::frames::{Arena, view_frame};
 use crate::layout::PAGE_BYTES;
 use crate::mapping::PageSource;
@@ -56,6 +56,7 @@ impl Shared {
     pub fn grown(&self, pages: u64) -> Result<(), DiskError> {
         self.pages.grown(pages).map_err(|error| DiskError {
             operation: "mapping",
+            purpose: IoPurpose::Growth,
             offset: pages * PAGE_BYTES as u64,
             kind: DiskErrorKind::Full,
             cause: error.to_string(),

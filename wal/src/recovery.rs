@@ -25,7 +25,7 @@
 use crate::batch::UnitBuffer;
 use crate::buffer::AlignedBuffer;
 use crate::carry::Carry;
-use crate::disk::{Disk, FileEntry, FileName, Io, run_blocking};
+use crate::disk::{Disk, FileEntry, FileName, Io, Purpose, run_blocking};
 use crate::drive::run_until;
 use crate::error::{Damage, DamageCause, WalError};
 use crate::format::{
@@ -545,16 +545,18 @@ impl<'a> Scan<'a> {
         remove_unfinished(self.disk, files)?;
         let ready = settle_unstarted(self.disk, &options, &end.unstarted)?;
         // What is read may still be in a cache only.
-        run_blocking(self.disk, Io::Sync { file })?;
-        run_blocking(self.disk, Io::SyncDirectory)?;
+        run_blocking(self.disk, Io::Sync { file, purpose: Purpose::ReplaySync })?;
+        run_blocking(self.disk, Io::SyncDirectory { purpose: Purpose::ReplaySyncDirectory })?;
         let mut next_block = end.next_block;
         if matches!(outcome, Outcome::TornTail { .. }) {
-            zero_blocks(self.disk, file, end.next_block, tail.dirty_end)?;
+            let purposes = [Purpose::TornTailClear, Purpose::TornTailClearSync];
+            zero_blocks(self.disk, file, end.next_block, tail.dirty_end, purposes)?;
         }
         if !end.closed {
             let closing = UnitBuffer::new(UnitKind::Closing, self.last_batch, self.chain, AlignedBuffer::zeroed(1));
             let buffer = closing.seal(self.seed, end.tail.generation, next_block);
-            run_blocking(self.disk, Io::Write { file, offset: offset_of_block(next_block), buffer, sync: true })?;
+            let (offset, purpose) = (offset_of_block(next_block), Purpose::RecoveryClosing);
+            run_blocking(self.disk, Io::Write { file, offset, buffer, sync: true, purpose })?;
             next_block += 1;
         }
         let position = Position {

@@ -109,7 +109,7 @@ fn in_folder(directory: &Path, bounds: &Bounds, way: Option<SyncWay>) -> Result<
     let folder = directory.join("sync-probe");
     let fail = |error: std::io::Error| {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        WalError::from(crate::disk::DiskError { operation: "create the probe's folder in", file: None, errno })
+        WalError::from(crate::disk::DiskError::plain("create the probe's folder in", None, errno))
     };
     if folder.exists() {
         std::fs::remove_dir_all(&folder).map_err(fail)?;

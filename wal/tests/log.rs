@@ -323,3 +323,23 @@ fn segments_before_what_is_needed_are_not_read() {
     }
     assert!(open(&mut disk.after_crash(Keep::Nothing), needed(110)).expect("opens").1.unread > 8);
 }
+
+/// A record of more than half a segment was appended while the next segment was half filled. It did not fit the active one,
+/// and the preparation gave its next slice only after a batch, which waited for the preparation: for ever.
+#[test]
+fn a_record_that_waits_for_the_next_segment_does_not_stop_its_preparation() {
+    let mut disk = SimDisk::new(1);
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    for _ in 0..5 {
+        let (token, io) = log.poll_io().expect("the next segment is prepared");
+        disk.submit(token, io);
+        log.completed(disk.poll_completion().expect("it works"));
+    }
+    log.append(entry(1, 16_000).borrow()).expect("appends");
+    let (token, io) = log.poll_io().expect("the batch");
+    disk.submit(token, io);
+    log.append(entry(2, 48_000).borrow()).expect("appends");
+    log.completed(disk.poll_completion().expect("it works"));
+    run_until_idle(&mut disk, &mut log).expect("it comes to an end");
+    assert_eq!(log.synced(), BatchNumber(2));
+}

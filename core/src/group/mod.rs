@@ -253,7 +253,19 @@ impl Group {
         self.apply_committed()?;
         self.drive_lessor()?;
         self.take_actions();
+        self.report_damage();
         self.fill_log()
+    }
+
+    /// Damage that no request has met: of free maps, and of pages that were freed. Those pages stay out of use.
+    fn report_damage(&mut self) {
+        while let Some(damage) = self.pager.take_damage() {
+            tracing::error!(
+                damage = %damage,
+                "the page file is damaged where nothing is read: writes go on, and its free space there is not used. Take \
+                 a snapshot, have the disk checked, and make the member anew"
+            );
+        }
     }
 
     fn take_actions(&mut self) {

@@ -7,6 +7,7 @@
 //!             entry            kept if behind `applied`; one that comes again replaces the tail
 //!             truncate         drops the tail
 //!             checkpoint       its generation must not be newer than the page file's: else the disk went back in time
+//!                              (where the newer meta is damaged: that of the checkpoint before it)
 //!  the entries kept must follow `applied` without a gap: else stop
 //! ```
 
@@ -21,6 +22,7 @@ use ringstone_pager::api::{ReadTrees as _, TreeSpec};
 use ringstone_pager::disk::{Disk as PageDisk, StdDisk};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::{Mapping, PageSource};
+use ringstone_pager::meta::MetaOutcome;
 use ringstone_pager::sigbus;
 use ringstone_pager::{FileOptions, Pager};
 use ringstone_raft::{
@@ -187,6 +189,8 @@ struct Replay {
     hard_state: HardState,
     checkpoint: u64,
     checkpoint_index: u64,
+    /// The one before `checkpoint`, where the log still has it.
+    checkpoint_before: u64,
     entries: Vec<Entry>,
     configuration: Option<Configuration>,
     fault: Option<OpenError>,
@@ -204,7 +208,11 @@ impl Replay {
                 None => self.fault = malformed("hard state"),
             },
             Kind::Checkpoint => match records::read_checkpoint(record.payload) {
-                Some(generation) => (self.checkpoint, self.checkpoint_index) = (generation, record.index),
+                Some(generation) if generation != self.checkpoint => {
+                    self.checkpoint_before = self.checkpoint;
+                    (self.checkpoint, self.checkpoint_index) = (generation, record.index);
+                }
+                Some(_) => {}
                 None => self.fault = malformed("checkpoint"),
             },
             Kind::Truncate => self.truncate(record.index),
@@ -282,6 +290,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         hard_state: HardState::default(),
         checkpoint: 0,
         checkpoint_index: 0,
+        checkpoint_before: 0,
         entries: Vec::new(),
         configuration: None,
         fault: None,
@@ -291,7 +300,16 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
     if let Some(fault) = replay.fault {
         return Err(fault);
     }
-    if replay.checkpoint > pager.generation() {
+    // A damaged meta is made up for by the older one, whose pages nothing has touched, and by the log, which is kept for it.
+    let least = if meta == MetaOutcome::BothValid { replay.checkpoint } else { replay.checkpoint_before };
+    if replay.checkpoint > pager.generation() && least <= pager.generation() {
+        tracing::warn!(
+            meta = ?meta,
+            generation = pager.generation(),
+            "the newer meta page is damaged: the older one counts, and the log has what came after it. Have the disk checked"
+        );
+    }
+    if least > pager.generation() {
         return Err(OpenError::Mismatch {
             what: "the log knows a later checkpoint than the page file: the page file went back in time",
             applied: state.applied_index,

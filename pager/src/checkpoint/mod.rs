@@ -18,7 +18,7 @@ mod walk;
 use std::collections::{HashMap, VecDeque};
 
 use crate::api::{Damage, PageRun};
-use crate::disk::{Buffer, DiskError, DiskErrorKind, DiskResult, Io, Token};
+use crate::disk::{Buffer, DiskError, DiskErrorKind, DiskResult, Io, IoPurpose, Token};
 use crate::forest::{Retired, Watched};
 use crate::freelist::{Freelist, Need, Space};
 use crate::layout::{META_PAGES, PAGE_BYTES};

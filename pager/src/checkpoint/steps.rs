@@ -78,7 +78,7 @@ impl Pager {
             Phase::Regions => return self.step_regions(),
             Phase::Abort if is_quiet => return Err(self.abort()),
             Phase::Maps if is_quiet => {
-                running.ready.push_back((Purpose::Sync, Io::Sync));
+                running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::NodesSync }));
                 running.phase = Phase::Sync;
             }
             Phase::Sync if is_quiet => {
@@ -86,7 +86,7 @@ impl Pager {
                 self.checkpoints.running().phase = Phase::Meta;
             }
             Phase::Meta if is_quiet => {
-                running.ready.push_back((Purpose::Sync, Io::Sync));
+                running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::MetaSync }));
                 running.phase = Phase::MetaSync;
             }
             _ => return Ok(false),
@@ -165,7 +165,8 @@ impl Pager {
         match need {
             Need::Region(region) => running.ready.push_back(read_region(region)),
             Need::Growth(pages) => {
-                running.ready.push_back((Purpose::Growth(pages), Io::SetLength(pages * PAGE_BYTES as u64)));
+                let io = Io::SetLength { length: pages * PAGE_BYTES as u64, purpose: IoPurpose::Growth };
+                running.ready.push_back((Purpose::Growth(pages), io));
             }
             Need::Full => self.no_space(CheckpointError::FileFull),
         }
@@ -185,8 +186,9 @@ impl Pager {
             Ok(maps) => {
                 let running = self.checkpoints.running();
                 for (page, buffer) in maps.writes {
-                    let offset = page * PAGE_BYTES as u64;
-                    running.ready.push_back((Purpose::Write, Io::Write { offset, buffers: vec![buffer] }));
+                    let (offset, buffers) = (page * PAGE_BYTES as u64, vec![buffer]);
+                    let io = Io::Write { offset, buffers, purpose: IoPurpose::Map };
+                    running.ready.push_back((Purpose::Write, io));
                 }
                 running.space = Some(maps.space);
                 running.phase = Phase::Maps;
@@ -209,7 +211,8 @@ impl Pager {
         let space = running.space.take().expect("the maps were made");
         let slot = 1 - self.checkpoints.newest_slot;
         let bytes = crate::open::meta_of(&running.state, space).encode(self.file);
-        let io = Io::Write { offset: META_PAGES[slot] * PAGE_BYTES as u64, buffers: vec![Buffer::from(bytes)] };
+        let (offset, buffers) = (META_PAGES[slot] * PAGE_BYTES as u64, vec![Buffer::from(bytes)]);
+        let io = Io::Write { offset, buffers, purpose: IoPurpose::Meta };
         running.ready.push_back((Purpose::Write, io));
     }
 
@@ -225,7 +228,7 @@ impl Pager {
 fn read_region(region: u64) -> (Purpose, Io) {
     let run = Freelist::map_run(region);
     let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-    (Purpose::Region(region), Io::Read { offset, bytes })
+    (Purpose::Region(region), Io::Read { offset, bytes, purpose: IoPurpose::ReadMap })
 }
 
 impl Running {
@@ -235,12 +238,12 @@ impl Running {
         let mut offset = self.slice_first * PAGE_BYTES as u64;
         if slice.len() <= SLICE_BYTES && !slice.is_empty() {
             let buffers = vec![Buffer::from(slice)];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers }));
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: IoPurpose::Nodes }));
             return;
         }
         for part in slice.chunks(SLICE_BYTES) {
             let buffers = vec![Buffer::from(part.to_vec())];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers }));
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: IoPurpose::Nodes }));
             offset += part.len() as u64;
         }
     }
