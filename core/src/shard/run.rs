@@ -14,7 +14,7 @@ use glommio::io::BufferedFile;
 use glommio::net::{AcceptedTcpStream, TcpListener};
 use glommio::timer::sleep;
 use ringstone_net::glommio_io::{GlommioRuntime, GlommioStream};
-use ringstone_net::{Limits, Server, serve_connection};
+use ringstone_net::{Limits, Server, ShardMemory, serve_connection};
 use ringstone_pager::Reader;
 use ringstone_wal::disk::ring::RingDisk;
 
@@ -129,8 +129,9 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         group_wake: RefCell::new(None),
         shared,
     });
-    let api = Rc::new(Api::new(Rc::clone(&shard)));
-    let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard));
+    let memory = ShardMemory::new(Arc::clone(&shard.shared.connection_memory));
+    let api = Rc::new(Api::new(Rc::clone(&shard), Rc::clone(&memory)));
+    let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard)).within_memory(memory);
     let extensive = shard.shared.config.extensive_metrics;
     let server = Rc::new(if extensive { server.counting_times() } else { server });
     let running = Rc::new(Running { shard, pulse, server, open: Cell::new(0) });
@@ -164,13 +165,17 @@ pub(super) fn identity(shared: &Shared) -> MemberIdentity {
 
 fn limits(shard: &Shard) -> Limits {
     let config = &shard.shared.config;
+    let memory_bytes = shard.shared.connection_memory.bytes_max();
+    let usual = Limits::default();
     Limits {
+        connection_outgoing_bytes_max: usual.connection_outgoing_bytes_max.min(memory_bytes / 2),
+        connection_incoming_bytes_max: usual.connection_incoming_bytes_max.min(memory_bytes / 4),
         message_bytes_max: config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
         streams_max: config.max_concurrent_streams,
         keepalive_interval: config.keepalive_interval,
         keepalive_timeout: config.keepalive_timeout,
         shutdown_grace: SHUTDOWN_GRACE,
-        ..Limits::default()
+        ..usual
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) enum Request {
 pub(super) struct Stream {
     pub generation: u32,
     pub watchers: BTreeMap<i64, Slot>,
+    /// Of the keys of its watches, as the hub holds them.
+    pub span_bytes: usize,
     pub next_id: i64,
     queue: VecDeque<(Item, usize)>,
     queue_cost: usize,
@@ -73,6 +75,7 @@ impl Stream {
         Stream {
             generation,
             watchers: BTreeMap::new(),
+            span_bytes: 0,
             next_id: 0,
             queue: VecDeque::new(),
             queue_cost: 0,

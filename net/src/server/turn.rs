@@ -66,6 +66,10 @@ impl Side {
         self.flag.set.store(true, SeqCst);
     }
 
+    pub(super) fn waker(&self) -> &Waker {
+        &self.waker
+    }
+
     pub(super) fn context(&self) -> Context<'_> {
         Context::from_waker(&self.waker)
     }
