@@ -1,7 +1,7 @@
 //! What the pager asks of the page file's storage, and what it is told.
 //!
 //! `submit(token, io)` takes an [`Io`], plain data that any driver can execute; later `poll()` gives its [`Completion`].
-//! Several may be under way at once and complete in any order. Durability: a completed `Write` or `SetLength` is on disk
+//! Several may be under way at once and complete in any order. Durability: a completed `Write`, `SetLength` or `Cut` is on disk
 //! only when a `Sync` *submitted after its completion* has completed. A failed `Sync` is final for the file.
 
 mod memory;
@@ -70,6 +70,8 @@ pub enum Io {
     Sync,
     /// Makes the file this long, filled with zeros; a file that is longer stays as it is.
     SetLength(u64),
+    /// Makes the file this short; one that is shorter stays as it is.
+    Cut(u64),
 }
 
 impl Io {
@@ -81,6 +83,7 @@ impl Io {
             Io::Read { .. } => "read",
             Io::Sync => "sync",
             Io::SetLength(_) => "set length",
+            Io::Cut(_) => "cut",
         }
     }
 
@@ -89,7 +92,7 @@ impl Io {
     pub fn offset(&self) -> u64 {
         match self {
             Io::Write { offset, .. } | Io::Read { offset, .. } => *offset,
-            Io::SetLength(length) => *length,
+            Io::SetLength(length) | Io::Cut(length) => *length,
             Io::Sync => 0,
         }
     }
