@@ -160,6 +160,12 @@ impl Pager {
         self.checkpoints.freelist.pending_pages() * PAGE_BYTES as u64
     }
 
+    /// Regions of the file whose free pages are not known yet.
+    #[must_use]
+    pub fn unread_regions(&self) -> u64 {
+        self.checkpoints.freelist.unread_regions()
+    }
+
     /// Damage that was met where no caller could be told: of free maps, and of pages that were freed. To be reported.
     pub fn take_damage(&mut self) -> Option<Damage> {
         self.checkpoints.damage.pop_front()

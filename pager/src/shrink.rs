@@ -135,6 +135,12 @@ impl Pager {
         self.checkpoints.freelist.is_swept() || self.checkpoints.is_longer_than_needed()
     }
 
+    /// The end of the file is being cut off: that takes requests, and no checkpoint.
+    #[must_use]
+    pub fn shrink_is_cutting(&self) -> bool {
+        self.checkpoints.is_cutting()
+    }
+
     /// Bytes of the file itself: longer than [`Pager::file_bytes`] for two checkpoints after it was shrunk.
     #[must_use]
     pub fn length_bytes(&self) -> u64 {

@@ -180,9 +180,15 @@ impl Checkpoints {
         }
     }
 
-    /// Is the file longer than both metas, and what has come since, need it?
+    /// Is the file longer than the newest state needs, and does a checkpoint bring the cut nearer?
     pub fn is_longer_than_needed(&self) -> bool {
-        self.length_pages > self.freelist.file_pages()
+        self.length_pages > self.freelist.file_pages() && !self.is_cutting()
+    }
+
+    /// Is a cut asked for, or under way?
+    pub fn is_cutting(&self) -> bool {
+        let asked = self.apart.iter().map(|(purpose, _)| purpose);
+        asked.chain(self.under_way.values()).any(|purpose| matches!(purpose, Purpose::Cut(_)))
     }
 
     /// See [`Pager::look_at_region`].
