@@ -3,8 +3,8 @@
 //! Every figure here is a single atomic that is read on its own: nothing may be concluded from two of them together.
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::config::ServerConfig;
 use crate::error::Error;
@@ -118,6 +118,10 @@ pub struct Shared {
     pub file_bytes: AtomicU64,
     /// Bytes of the page file that hold something.
     pub file_bytes_in_use: AtomicU64,
+    /// Bytes that were moved so that the page file can become shorter.
+    pub shrink_moved_bytes: AtomicU64,
+    /// Bytes that the page file was cut by.
+    pub cut_bytes: AtomicU64,
     /// Bytes of dirty frames in memory.
     pub dirty_bytes: AtomicU64,
     /// Bytes of all frames in memory.
@@ -170,6 +174,8 @@ impl Shared {
             disk_free: AtomicU64::new(u64::MAX),
             file_bytes: AtomicU64::new(0),
             file_bytes_in_use: AtomicU64::new(0),
+            shrink_moved_bytes: AtomicU64::new(0),
+            cut_bytes: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
             frame_bytes: AtomicU64::new(0),
             proposals_pending: AtomicU64::new(0),

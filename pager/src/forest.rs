@@ -189,7 +189,8 @@ impl Forest {
         }
     }
 
-    fn copy(&mut self, child: &Child) -> Child {
+    /// A copy of a node in a frame of the unpublished generation, with the sum that its parent knows.
+    pub fn copy(&mut self, child: &Child) -> Child {
         let generation = self.state.generation;
         let mut frame = self.take(child.pages);
         copy_node(self.view(child), frame.bytes_mut());

@@ -44,6 +44,9 @@ mod reader;
 mod residency;
 mod root;
 mod shared;
+mod shrink;
+#[cfg(test)]
+mod shrink_tests;
 pub mod sigbus;
 mod tree;
 #[cfg(test)]
@@ -54,3 +57,4 @@ pub use inspect::{InspectError, inspect};
 pub use open::{FileOptions, OpenError};
 pub use pager::Pager;
 pub use reader::{Pin, Reader};
+pub use shrink::ShrinkStep;

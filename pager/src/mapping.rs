@@ -41,6 +41,10 @@ pub trait PageSource: Send + Sync {
     /// # Errors
     /// So much can't be looked at: the address space that the process was allowed is shorter.
     fn grown(&self, file_pages: u64) -> io::Result<()>;
+
+    /// The file is about to become so short: no page behind that is served, and what comes to stand there later must be
+    /// brought in. Called by the writer, who makes sure that no pin reaches such a page.
+    fn cut(&self, file_pages: u64);
 }
 
 /// Pages of the longest mapping; asked for first, then halves of it where the address space is limited.
@@ -161,9 +165,9 @@ impl PageSource for Mapping {
         if run.pages == 0 || end > self.file_pages.load(Ordering::Acquire) {
             return None;
         }
-        // SAFETY: the range is inside of the mapping, which lives as long as `self`, and of the file, which never becomes
-        // shorter. Its bytes do not change while they are looked at: pages are written only while no pin and no tree
-        // refers to them, and the caller has a pin or is the writer.
+        // SAFETY: the range is inside of the mapping, which lives as long as `self`, and of the file. Its bytes do not
+        // change while they are looked at, and the file does not become too short for them: pages are written, or cut
+        // off, only while no pin and no tree refers to them, and the caller has a pin or is the writer.
         Some(unsafe {
             core::slice::from_raw_parts(
                 self.base.as_ptr().add(run.first as usize * PAGE_BYTES),
@@ -194,6 +198,16 @@ impl PageSource for Mapping {
         }
         self.file_pages.fetch_max(file_pages, Ordering::Release);
         Ok(())
+    }
+
+    fn cut(&self, file_pages: u64) {
+        let old = self.file_pages.fetch_min(file_pages, Ordering::AcqRel);
+        let mut first = file_pages;
+        while first < old {
+            let pages = u32::try_from(old - first).unwrap_or(u32::MAX);
+            self.residency.clear(PageRun { first, pages });
+            first += u64::from(pages);
+        }
     }
 }
 

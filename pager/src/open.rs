@@ -95,7 +95,9 @@ impl Pager {
         freelist.checkpointed();
         let shared = Shared::new(pages, file.crc_seed(), options.trees);
         shared.grown(freelist.file_pages())?;
-        Ok(Pager::assemble(file, Arc::new(shared), state, Checkpoints::new(freelist, FIRST_GENERATION, 0)))
+        let length_pages = freelist.file_pages();
+        let checkpoints = Checkpoints::new(freelist, FIRST_GENERATION, 0, length_pages);
+        Ok(Pager::assemble(file, Arc::new(shared), state, checkpoints))
     }
 
     /// Opens a page file with the state of its last finished checkpoint. Writes nothing new, but makes durable what it opens.
@@ -132,7 +134,8 @@ impl Pager {
         let freelist = Freelist::open(file, (generation, opened.meta.space), older);
         let shared = Shared::new(pages, file.crc_seed(), options.trees);
         shared.grown(file_pages)?;
-        let checkpoints = Checkpoints::new(freelist, generation, usize::from(opened.slot));
+        let length_pages = file_bytes / PAGE_BYTES as u64;
+        let checkpoints = Checkpoints::new(freelist, generation, usize::from(opened.slot), length_pages);
         Ok((Pager::assemble(file, Arc::new(shared), state, checkpoints), opened.outcome))
     }
 }

@@ -65,6 +65,12 @@ impl Shared {
         Ok(())
     }
 
+    /// The file is going to be cut behind so many pages: whoever looks for one there is told that there is none.
+    pub fn cut(&self, pages: u64) {
+        self.file_pages.store(pages, Ordering::Release);
+        self.pages.cut(pages);
+    }
+
     /// [`Shared::bring_in_done`], if the kernel holds the pages in memory already. False: they must be read first.
     pub fn bring_in_cached(&self, run: PageRun) -> Result<bool, Damage> {
         if !self.pages.is_cached(run) {

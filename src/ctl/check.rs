@@ -253,8 +253,7 @@ async fn put_all(clients: &[Client], plan: Plan, seconds: u64) -> (Seen, bool) {
 }
 
 async fn interrupt() {
-    let (Ok(mut interrupts), Ok(mut terminations)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupts), Ok(mut terminations)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };

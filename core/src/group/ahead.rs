@@ -102,7 +102,7 @@ impl Group {
 
     /// A page that will be needed soon: to be read beside others, and told by [`Group::prefetched`].
     pub fn poll_prefetch(&mut self) -> Option<PageRun> {
-        self.ahead.wanted.pop()
+        self.ahead.wanted.pop().or_else(|| self.poll_shrink_read())
     }
 
     /// A page that was read ahead is in the page cache. It may have another owner by now, so that a failed check means
@@ -111,6 +111,7 @@ impl Group {
     /// # Errors
     /// As [`Group::brought_in`], where apply waits for this very page.
     pub fn prefetched(&mut self, run: PageRun, result: Result<(), Damage>) -> Result<(), GroupError> {
+        self.shrink_read(run, &result);
         if self.absent == Some(run) {
             result.map_err(GroupError::Damaged)?;
             return self.brought_in(run);

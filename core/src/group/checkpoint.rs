@@ -92,6 +92,18 @@ impl CheckpointPace {
     }
 }
 
+impl CheckpointPace {
+    /// When a tick has seen the last entry.
+    pub(super) fn last_entry(&self) -> Duration {
+        self.seen.1
+    }
+
+    /// When the last checkpoint was begun.
+    pub(super) fn last_begin(&self) -> Duration {
+        self.began
+    }
+}
+
 impl Group {
     /// Sets what begins a checkpoint: dirty frames, and the log since the last one, both in bytes.
     pub fn set_checkpoint_bounds(&mut self, dirty_bytes_max: u64, log_bytes_max: u64) {
@@ -103,15 +115,22 @@ impl Group {
     /// # Errors
     /// [`GroupError::Pages`]: an earlier failure of the page file is final.
     pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
+        self.shrink_some();
         if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() {
             return Ok(());
         }
         let changed = self.state.applied_index > self.pace.newest;
         let log_bytes = self.log.log_bytes_since(GROUP, self.pace.newest);
         let is_quiet = self.now.saturating_sub(self.pace.seen.1) >= QUIET;
-        let makes_room = is_quiet && self.wants_room();
+        let has_time = !self.has_work() && self.removal.is_none() && self.absent.is_none();
+        let cuts = has_time && self.forces_checkpoint(is_quiet);
+        let makes_room = cuts || (has_time && is_quiet && self.wants_room());
         if makes_room {
-            self.pace.for_room += 1;
+            if cuts {
+                self.note_forced();
+            } else {
+                self.pace.for_room += 1;
+            }
             // A generation that the file does not have yet.
             self.publish();
         }
@@ -139,9 +158,6 @@ impl Group {
         self.shared.disk_free.load(Ordering::Relaxed) == 0
             && self.pager.held_bytes() > 0
             && self.pace.for_room < ROOM_CHECKPOINTS_MAX
-            && !self.has_work()
-            && self.removal.is_none()
-            && self.absent.is_none()
     }
 
     /// A tick's part of the pace.
@@ -150,6 +166,7 @@ impl Group {
             self.pace.for_room = 0;
             self.pace.seen = (self.state.applied_index, self.now);
         }
+        self.tick_shrink();
     }
 
     /// True for a while after a checkpoint that found no space.

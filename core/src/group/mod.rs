@@ -20,6 +20,7 @@ mod leases;
 mod open;
 mod records;
 mod restore;
+mod shrink;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -154,6 +155,7 @@ pub struct Group {
     committed: VecDeque<ringstone_raft::Entry>,
     absent: Option<PageRun>,
     ahead: ahead::Ahead,
+    shrinking: shrink::Shrinking,
     outputs: Outputs,
     pace: CheckpointPace,
     log_holder: HolderId,

@@ -359,6 +359,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         committed: Default::default(),
         absent: None,
         ahead: Default::default(),
+        shrinking: Default::default(),
         outputs: Outputs::default(),
         pace,
         log_holder,

@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ahash::AHashMap;
 use glommio::io::BufferedFile;
@@ -10,23 +12,26 @@ use ringstone_pager::api::{Damage, PageRun};
 
 use crate::error::Error;
 use crate::shard::notify::Broadcast;
+use crate::shared::Shared;
 
 const PAGE_BYTES: u64 = 4096;
 
 /// The page file for reading, and the reads under way: several that wait for one page share its read.
 pub struct PageReads {
     file: Rc<BufferedFile>,
+    shared: Arc<Shared>,
     under_way: RefCell<AHashMap<u64, Rc<Broadcast>>>,
 }
 
 impl PageReads {
-    /// Reads through `file`.
-    pub fn new(file: Rc<BufferedFile>) -> PageReads {
-        PageReads { file, under_way: RefCell::new(AHashMap::new()) }
+    /// Reads through `file`, whose length `shared` tells.
+    pub fn new(file: Rc<BufferedFile>, shared: Arc<Shared>) -> PageReads {
+        PageReads { file, shared, under_way: RefCell::new(AHashMap::new()) }
     }
 
     /// Returns when the page cache holds the run, unchecked: that takes a pin, for without one the run may have another
-    /// owner by now. False: another task read it meanwhile, and whatever came of that is not known.
+    /// owner by now. False: another task read it meanwhile, and whatever came of that is not known; or it was cut off with
+    /// the end of the file, so that the newest state has it elsewhere. In both cases: look again.
     ///
     /// # Errors
     /// [`Error::Damaged`]: the disk can't read it.
@@ -38,10 +43,20 @@ impl PageReads {
         }
         let done = Rc::new(Broadcast::default());
         self.under_way.borrow_mut().insert(run.first, Rc::clone(&done));
-        let result = read_run(&self.file, run).await;
+        let mut result = read_run(&self.file, run).await;
+        let is_gone = result.is_err() && self.is_behind_the_end(run);
+        if result.is_err() && !is_gone {
+            // It may have been gone for a moment: the file has grown again since.
+            result = read_run(&self.file, run).await;
+        }
         self.under_way.borrow_mut().remove(&run.first);
         done.complete();
-        result.map(|()| true).map_err(Error::Damaged)
+        if is_gone { Ok(false) } else { result.map(|()| true).map_err(Error::Damaged) }
+    }
+
+    /// The length is told before the file is cut, and after it has grown.
+    fn is_behind_the_end(&self, run: PageRun) -> bool {
+        (run.first + u64::from(run.pages)) * PAGE_BYTES > self.shared.file_bytes.load(Ordering::Acquire)
     }
 }
 

@@ -477,6 +477,16 @@ async fn execute(file: &BufferedFile, io: pages::Io) -> pages::DiskResult {
             Err(pages::DiskError::new(&io, &std::io::Error::from(std::io::ErrorKind::UnexpectedEof)))
         }
         pages::Io::Sync { .. } => file.fdatasync().await.map(|()| Vec::new()).map_err(failed),
+        pages::Io::Cut { length, .. } => {
+            // Frees blocks, which a file system may take its time for: on a thread that may block.
+            if file.file_size().await.map_err(failed)? > *length {
+                let fd = file.as_raw_fd();
+                let bytes = *length;
+                let cut = glommio::executor().spawn_blocking(move || fds::cut(fd, bytes)).await;
+                cut.map_err(|error| pages::DiskError::new(&io, &error))?;
+            }
+            Ok(Vec::new())
+        }
         pages::Io::SetLength { length, .. } => {
             let now = file.file_size().await.map_err(failed)?;
             if now < *length {

@@ -118,7 +118,7 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     let shard = Rc::new(Shard {
         id,
         hub: RefCell::new(hub),
-        pages: PageReads::new(Rc::clone(&file)),
+        pages: PageReads::new(Rc::clone(&file), Arc::clone(&shared)),
         reader,
         pending: Pending::new(first_request_id),
         outbox: RefCell::new(ToGroup::default()),

@@ -274,7 +274,7 @@ impl pages::Disk for FusedPages {
         let class = match io {
             pages::Io::SetLength { .. } => Class::Makes,
             pages::Io::Write { .. } | pages::Io::Read { .. } => Class::MovesPages,
-            pages::Io::Sync { .. } => Class::Other,
+            pages::Io::Sync { .. } | pages::Io::Cut { .. } => Class::Other,
         };
         match self.fuse.is_in_trouble(class, || Request::of_pages(&io)) {
             Some(Trouble::Failed) => self.disk.inject(0, PagesFault::Failed),

@@ -10,16 +10,20 @@ impl Pager {
     pub fn poll_io(&mut self) -> Result<Option<(Token, Io)>, CheckpointError> {
         loop {
             let checkpoints = &mut self.checkpoints;
+            if checkpoints.failed.is_none()
+                && let Some((purpose, io)) = checkpoints.apart.pop_front()
+            {
+                let token = checkpoints.token(purpose);
+                return Ok(Some((token, io)));
+            }
             let Some(running) = checkpoints.running.as_mut().filter(|_| checkpoints.failed.is_none()) else {
                 return Ok(None);
             };
             if let Some((purpose, io)) = running.ready.pop_front() {
-                let token = Token(checkpoints.next_token);
-                checkpoints.next_token += 1;
                 if let Io::Write { buffers, .. } = &io {
                     running.written_bytes += buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
                 }
-                checkpoints.under_way.insert(token, purpose);
+                let token = checkpoints.token(purpose);
                 return Ok(Some((token, io)));
             }
             if !self.step_checkpoint()? {
@@ -44,20 +48,30 @@ impl Pager {
             (Purpose::Growth(_), Err(error)) if error.kind == DiskErrorKind::Full => {
                 self.no_space(CheckpointError::Full(error));
             }
+            (Purpose::Look(_), Err(error)) if error.kind != DiskErrorKind::Gone => return Ok(None),
             (_, Err(error)) => return Err(self.fail(CheckpointError::Failed(error))),
             (Purpose::Growth(pages), Ok(_)) => match self.shared.grown(pages) {
-                Ok(()) => self.checkpoints.freelist.grown(pages),
+                Ok(()) => {
+                    self.checkpoints.freelist.grown(pages);
+                    self.checkpoints.length_pages = self.checkpoints.length_pages.max(pages);
+                }
                 Err(error) => self.no_space(CheckpointError::Full(error)),
             },
-            (Purpose::Region(region), Ok(maps)) => {
+            (Purpose::Region(region) | Purpose::Look(region), Ok(maps)) => {
+                self.checkpoints.looks_no_more &= !matches!(purpose, Purpose::Look(_));
                 if let Err(damage) = self.checkpoints.freelist.region_read(region, &maps) {
                     self.checkpoints.note(damage);
                 }
             }
+            (Purpose::Cut(pages), Ok(_)) => {
+                self.checkpoints.length_pages = pages;
+                self.ask_cut();
+            }
             (Purpose::Write | Purpose::Sync, Ok(_)) => {}
         }
-        let is_quiet = self.checkpoints.under_way.is_empty();
-        match self.checkpoints.running().phase {
+        let Some(running) = &self.checkpoints.running else { return Ok(None) };
+        let is_quiet = self.checkpoints.under_way.is_empty() && running.ready.is_empty();
+        match running.phase {
             Phase::MetaSync if is_quiet => Ok(Some(self.finish())),
             Phase::Abort if is_quiet => Err(self.abort()),
             _ => Ok(None),
@@ -139,8 +153,9 @@ impl Pager {
             *run = PageRun { first: page + u64::from(pages), pages: run.pages - pages };
             return Some(page);
         }
-        if self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Write)) {
-            // Growth, or a region's map, is on its way.
+        let waits = self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Write));
+        if waits || !self.checkpoints.apart.is_empty() {
+            // Growth, a region's map or a cut is on its way.
             return None;
         }
         let freelist = &mut self.checkpoints.freelist;
@@ -225,7 +240,16 @@ impl Pager {
     }
 }
 
-fn read_region(region: u64) -> (Purpose, Io) {
+impl Checkpoints {
+    fn token(&mut self, purpose: Purpose) -> Token {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.under_way.insert(token, purpose);
+        token
+    }
+}
+
+pub(super) fn read_region(region: u64) -> (Purpose, Io) {
     let run = Freelist::map_run(region);
     let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
     (Purpose::Region(region), Io::Read { offset, bytes, purpose: IoPurpose::ReadMap })

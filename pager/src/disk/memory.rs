@@ -45,6 +45,25 @@ impl Medium {
         }
     }
 
+    /// Makes the file shorter, like any other change durable with the next sync. What was behind the end is zeros, should the
+    /// file grow again; a power cut may bring it back.
+    pub fn cut(&mut self, length: u64) {
+        let old = self.length();
+        if length >= old {
+            return;
+        }
+        self.lengths.push((self.changes, length));
+        let pages = self.durable.keys().map(|page| page * SECTORS_PER_PAGE..(page + 1) * SECTORS_PER_PAGE).flatten();
+        let known: Vec<u64> = pages.chain(self.unsynced.keys().copied()).collect();
+        for sector in known.into_iter().filter(|sector| sector * SECTOR_BYTES as u64 >= length) {
+            let versions = self.unsynced.entry(sector).or_default();
+            if versions.last().is_none_or(|(change, _)| *change != self.changes) {
+                versions.push((self.changes, [0; SECTOR_BYTES]));
+            }
+        }
+        self.changes += 1;
+    }
+
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
         self.set_length(offset + bytes.len() as u64);
         let mut done = 0;

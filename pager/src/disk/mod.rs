@@ -1,7 +1,7 @@
 //! What the pager asks of the page file's storage, and what it is told.
 //!
 //! `submit(token, io)` takes an [`Io`], plain data that any driver can execute; later `poll()` gives its [`Completion`].
-//! Several may be under way at once and complete in any order. Durability: a completed `Write` or `SetLength` is on disk
+//! Several may be under way at once and complete in any order. Durability: a completed `Write`, `SetLength` or `Cut` is on disk
 //! only when a `Sync` *submitted after its completion* has completed. A failed `Sync` is final for the file.
 
 mod memory;
@@ -84,6 +84,13 @@ pub enum Io {
         /// What for.
         purpose: IoPurpose,
     },
+    /// Makes the file this short; one that is shorter stays as it is.
+    Cut {
+        /// In bytes.
+        length: u64,
+        /// What for.
+        purpose: IoPurpose,
+    },
 }
 
 impl Io {
@@ -95,6 +102,7 @@ impl Io {
             Io::Read { .. } => "read",
             Io::Sync { .. } => "sync",
             Io::SetLength { .. } => "set length",
+            Io::Cut { .. } => "cut",
         }
     }
 
@@ -103,7 +111,7 @@ impl Io {
     pub fn offset(&self) -> u64 {
         match self {
             Io::Write { offset, .. } | Io::Read { offset, .. } => *offset,
-            Io::SetLength { length, .. } => *length,
+            Io::SetLength { length, .. } | Io::Cut { length, .. } => *length,
             Io::Sync { .. } => 0,
         }
     }
@@ -115,7 +123,8 @@ impl Io {
             Io::Write { purpose, .. }
             | Io::Read { purpose, .. }
             | Io::Sync { purpose }
-            | Io::SetLength { purpose, .. } => *purpose,
+            | Io::SetLength { purpose, .. }
+            | Io::Cut { purpose, .. } => *purpose,
         }
     }
 }

@@ -57,6 +57,8 @@ purposes! {
     Meta: "a meta page",
     /// Makes the meta durable: the checkpoint is done.
     MetaSync: "syncing a meta page",
+    /// The end of the file goes, which neither meta names.
+    Cut: "cutting the end of the file off",
     /// A page that a tree needs and that is not in memory.
     ReadPage: "a page that is needed",
     /// The check of a whole file, and other tools.

@@ -54,13 +54,15 @@ pub struct IoCounts {
     pub syncs: u64,
     /// `Io::SetLength`.
     pub set_lengths: u64,
+    /// `Io::Cut`.
+    pub cuts: u64,
 }
 
 impl IoCounts {
     /// All that change the file or make it durable: the points at which a crash can differ.
     #[must_use]
     pub fn changing(&self) -> u64 {
-        self.writes + self.syncs + self.set_lengths
+        self.writes + self.syncs + self.set_lengths + self.cuts
     }
 }
 
@@ -245,6 +247,7 @@ fn apply(medium: &mut Medium, io: &Io) {
             }
         }
         Io::SetLength { length, .. } => medium.set_length(*length),
+        Io::Cut { length, .. } => medium.cut(*length),
         Io::Read { .. } | Io::Sync { .. } => {}
     }
 }
@@ -331,6 +334,7 @@ impl Disk for SimDisk {
             Io::Read { .. } => state.counts.reads += 1,
             Io::Sync { .. } => state.counts.syncs += 1,
             Io::SetLength { .. } => state.counts.set_lengths += 1,
+            Io::Cut { .. } => state.counts.cuts += 1,
         }
         let stopped = state.changing_max.is_some_and(|most| state.counts.changing() > most);
         if stopped && state.stopped_at.is_none() {
@@ -423,6 +427,12 @@ impl PageSource for SimDisk {
 
     fn grown(&self, _file_pages: u64) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn cut(&self, file_pages: u64) {
+        let mut state = self.state();
+        state.resident.retain(|page| *page < file_pages);
+        state.snapshot_of.retain(|page, _| *page < file_pages);
     }
 
     fn set_resident(&self, run: PageRun) {

@@ -140,7 +140,7 @@ fn faults_hit_the_request_that_they_were_meant_for() {
     assert_eq!(run(&mut disk, read), Ok(vec![1; 512]));
     let beyond = run(&mut disk, Io::Read { offset: 1000, bytes: 512, purpose: IoPurpose::ReadPage });
     assert_eq!(beyond.map_err(|error| error.kind), Err(DiskErrorKind::Short));
-    assert_eq!(disk.counts(), IoCounts { writes: 3, written_bytes: 2048, reads: 3, syncs: 0, set_lengths: 0 });
+    assert_eq!(disk.counts(), IoCounts { writes: 3, written_bytes: 2048, reads: 3, syncs: 0, set_lengths: 0, cuts: 0 });
 }
 
 #[test]

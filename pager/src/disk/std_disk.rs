@@ -62,6 +62,11 @@ impl StdDisk {
                 return Ok(buffer);
             }
             Io::Sync { .. } => self.file.sync_data()?,
+            Io::Cut { length, .. } => {
+                if self.file.metadata()?.len() > *length {
+                    self.file.set_len(*length)?;
+                }
+            }
             Io::SetLength { length, .. } => {
                 if self.file.metadata()?.len() < *length {
                     self.file.set_len(*length)?;
