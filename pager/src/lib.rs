@@ -48,6 +48,8 @@ mod shrink;
 #[cfg(test)]
 mod shrink_tests;
 pub mod sigbus;
+#[cfg(test)]
+mod spill_tests;
 mod tree;
 #[cfg(test)]
 mod tree_tests;

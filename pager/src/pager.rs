@@ -78,7 +78,7 @@ impl Pager {
         self.generation()
     }
 
-    fn settle_roots(&mut self) {
+    pub(crate) fn settle_roots(&mut self) {
         for number in 1..self.forest.state.roots.len() {
             let tree = TreeId(u8::try_from(number).expect("fewer than 256 trees"));
             let root = self.forest.root(tree);

@@ -148,7 +148,8 @@ impl Group {
         Ok(())
     }
 
-    fn dirty_bound(&self) -> u64 {
+    /// Dirty frames, in bytes, that begin a checkpoint now.
+    pub(super) fn dirty_bound(&self) -> u64 {
         self.pace.dirty_bound(self.pager.file_bytes_in_use())
     }
 

@@ -171,6 +171,8 @@ pub struct Group {
     first: Option<(Command, Command)>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
     removal: Option<Removal>,
+    /// Bytes of frames when it began, or when its leaves were last written to the file.
+    removal_frames: u64,
     /// When the sweep under way began, or went on after a restart.
     sweep_began: Option<Duration>,
 }
@@ -193,7 +195,8 @@ impl Group {
 
     /// True while a checkpoint, a compaction or an apply has work left that needs no input.
     pub fn has_work(&self) -> bool {
-        (self.absent.is_none() && (!self.committed.is_empty() || self.sweep_pending())) || !self.unlogged.is_empty()
+        let is_held = self.absent.is_some() || self.is_spilling();
+        (!is_held && (!self.committed.is_empty() || self.sweep_pending())) || !self.unlogged.is_empty()
     }
 
     fn sweep_pending(&self) -> bool {

@@ -373,6 +373,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         was_caught_up: false,
         first: None,
         removal: None,
+        removal_frames: 0,
         sweep_began: None,
     })
 }

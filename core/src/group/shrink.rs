@@ -24,6 +24,8 @@ use super::Group;
 const PAGE_BYTES: u64 = 4096;
 /// The least that it is worth.
 const LEAST_PAGES: u64 = (16 << 20) / PAGE_BYTES;
+/// And what any file has besides.
+const SLACK_PAGES: u64 = 256;
 /// Pages moved in a tick of 100 ms, and at once, while nothing else is done: 20 MB/s.
 const IDLE_PAGES: u64 = 512;
 /// The same beside a load: 10 MB/s, in steps of a quarter of a millisecond.
@@ -43,8 +45,10 @@ const FORCED_MAX: u32 = 6;
 const FORCED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Where an attempt is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shrinking {
+    /// The least pages that an attempt is worth.
+    least_pages: u64,
     is_moving: bool,
     /// Pages that may be moved before the next tick.
     credit: u64,
@@ -60,13 +64,35 @@ pub(super) struct Shrinking {
     longest_bytes: u64,
 }
 
+impl Default for Shrinking {
+    fn default() -> Shrinking {
+        Shrinking {
+            least_pages: LEAST_PAGES,
+            is_moving: false,
+            credit: 0,
+            wanted: Vec::new(),
+            reads: AHashSet::new(),
+            pending_peak: 0.0,
+            not_before: Duration::ZERO,
+            next_look: Duration::ZERO,
+            forced: 0,
+            longest_bytes: 0,
+        }
+    }
+}
+
 /// The page where a file of this content should end; none where it is not worth it.
-fn wanted_pages(file: u64, live: u64, pending_peak: u64) -> Option<u64> {
-    let needed = live + live / 8 + pending_peak + 256;
-    (file.saturating_sub(needed) >= LEAST_PAGES.max(file / 10)).then_some(needed)
+fn wanted_pages(file: u64, live: u64, pending_peak: u64, least_pages: u64) -> Option<u64> {
+    let needed = live + live / 8 + pending_peak + SLACK_PAGES;
+    (file.saturating_sub(needed) >= least_pages.max(file / 10)).then_some(needed)
 }
 
 impl Group {
+    /// Sets what shrinking the file is worth at least, in bytes.
+    pub fn set_shrink_least(&mut self, bytes: u64) {
+        self.shrinking.least_pages = bytes / PAGE_BYTES;
+    }
+
     fn is_idle(&self) -> bool {
         self.now.saturating_sub(self.pace.last_entry()) >= IDLE
     }
@@ -104,7 +130,10 @@ impl Group {
         }
         let file = self.pager.file_bytes() / PAGE_BYTES;
         let live = (self.pager.file_bytes_in_use() - self.pager.held_bytes()) / PAGE_BYTES;
-        let Some(pages) = wanted_pages(file, live, self.shrinking.pending_peak as u64) else { return };
+        let Some(pages) = wanted_pages(file, live, self.shrinking.pending_peak as u64, self.shrinking.least_pages)
+        else {
+            return;
+        };
         if self.pager.shrink_begin(pages) {
             tracing::info!(
                 file_bytes = file * PAGE_BYTES,
@@ -196,15 +225,15 @@ mod tests {
     #[test]
     fn a_file_shrinks_when_a_tenth_of_it_is_more_than_life_and_churn_need() {
         // Four fifths of 2 GiB are gone: it ends under 1.3 times of what lives.
-        let to = wanted_pages(2048 * MIB, 400 * MIB, 0).expect("it is worth it");
+        let to = wanted_pages(2048 * MIB, 400 * MIB, 0, LEAST_PAGES).expect("it is worth it");
         assert!(to * 10 < 400 * MIB * 13 && to > 400 * MIB, "{}", to / MIB);
         // There it stays: with what is left to churn, and at any length below 1.25 times what lives.
-        assert_eq!(wanted_pages(to, 400 * MIB, 0), None);
-        assert_eq!(wanted_pages(500 * MIB, 400 * MIB, 0), None);
-        assert!(wanted_pages(505 * MIB, 400 * MIB, 0).is_some());
+        assert_eq!(wanted_pages(to, 400 * MIB, 0, LEAST_PAGES), None);
+        assert_eq!(wanted_pages(500 * MIB, 400 * MIB, 0, LEAST_PAGES), None);
+        assert!(wanted_pages(505 * MIB, 400 * MIB, 0, LEAST_PAGES).is_some());
         // What waits to be free again is needed, and a small store is left alone.
-        assert_eq!(wanted_pages(800 * MIB, 400 * MIB, 300 * MIB), None);
-        assert_eq!(wanted_pages(20 * MIB, 5 * MIB, 0), None);
-        assert_eq!(wanted_pages(0, 0, 0), None);
+        assert_eq!(wanted_pages(800 * MIB, 400 * MIB, 300 * MIB, LEAST_PAGES), None);
+        assert_eq!(wanted_pages(20 * MIB, 5 * MIB, 0, LEAST_PAGES), None);
+        assert_eq!(wanted_pages(0, 0, 0, LEAST_PAGES), None);
     }
 }

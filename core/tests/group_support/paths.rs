@@ -147,6 +147,24 @@ pub const PATHS: &[Path] = &[
         walk: removal,
         passes: &[log(Purpose::Batch), pages(IoPurpose::Nodes)],
     },
+    Path {
+        name: "removal of more than memory should hold: leaves written before their state is published",
+        start: made,
+        walk: spill,
+        passes: &[pages(IoPurpose::Spill), pages(IoPurpose::MetaSync)],
+    },
+    Path {
+        name: "the end of the file is emptied and cut off",
+        start: made,
+        walk: shrink,
+        passes: &[pages(IoPurpose::Cut), pages(IoPurpose::MetaSync)],
+    },
+    Path {
+        name: "a look at a region's free map after a start",
+        start: made,
+        walk: look,
+        passes: &[pages(IoPurpose::LookMap)],
+    },
     Path { name: "compaction and its sweep", start: made, walk: compaction, passes: &[pages(IoPurpose::Nodes)] },
     Path { name: "lease granted, with keys", start: made, walk: lease_granted, passes: &[log(Purpose::Batch)] },
     Path { name: "lease kept alive", start: made, walk: lease_kept, passes: &[log(Purpose::Batch)] },
@@ -545,6 +563,47 @@ fn removal(stage: &Stage) -> Walked {
     stage.begin();
     together(&mut life, &[delete_range("bulk", "c"), put("bulk0001", 5)])?;
     life.checkpoint()
+}
+
+fn spill(stage: &Stage) -> Walked {
+    let mut life = stage.member()?;
+    bulk(&mut life, 1700, 0)?;
+    // Two times between the batches.
+    life.group.set_checkpoint_bounds(256 << 10, u64::MAX / 8);
+    stage.begin();
+    together(&mut life, &[delete_range("bulk", "c"), put("bulk0001", 5)])?;
+    life.checkpoint()
+}
+
+fn shrink(stage: &Stage) -> Walked {
+    let mut life = stage.filled()?;
+    for n in 0..30 {
+        together(&mut life, &[put(&format!("most{n:02}"), 40_000)])?;
+    }
+    life.checkpoint()?;
+    together(&mut life, &[put("zz", 3000), delete_range("grow", "n")])?;
+    let revision = life.journal.borrow().revision;
+    each(&mut life, [Command::Compact { revision }])?;
+    life.group.set_shrink_least(256 << 10);
+    let before = stage.disks.pages.counts().cuts;
+    stage.begin();
+    for _ in 0..40 {
+        life.wait(Duration::from_millis(500))?;
+        life.settle()?;
+        if stage.disks.pages.counts().cuts > before {
+            break;
+        }
+    }
+    together(&mut life, &[put("after", 9000)])?;
+    life.checkpoint()
+}
+
+fn look(stage: &Stage) -> Walked {
+    drop(stage.member()?);
+    let mut life = reopen(&stage.disks, &stage.fuse, &stage.journal, 2).expect("the disks work");
+    stage.begin();
+    life.wait(Duration::from_secs(2))?;
+    life.settle()
 }
 
 fn compaction(stage: &Stage) -> Walked {

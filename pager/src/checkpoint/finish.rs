@@ -53,8 +53,10 @@ impl Pager {
         if let Some(rest) = running.run.filter(|run| run.pages > 0) {
             freelist.give_back(rest);
         }
-        freelist.abandon_checkpoint();
-        self.forest.watched = None;
+        if !running.is_spill {
+            freelist.abandon_checkpoint();
+            self.forest.watched = None;
+        }
         running.no_space.expect("only for want of space is a checkpoint given up")
     }
 

@@ -10,10 +10,13 @@
 //! below it had completed, has completed; none is reported before the sync that followed it. A failed write, sync or meta
 //! is final; a disk that is too full for the file to grow only ends the attempt.
 //!
+//! A *spill* writes leaves of the unpublished state in the same way, without maps, meta or sync: `spill.rs`.
+//!
 //! Apart from that, between two checkpoints or beside one: the file is cut once both metas are shorter than it, and a
 //! region's free map is read because the owner wants to know. The file grows only when no such request is left.
 
 mod finish;
+mod spill;
 mod steps;
 mod switch;
 mod walk;
@@ -94,6 +97,8 @@ enum Phase {
     Meta,
     /// The second sync is under way.
     MetaSync,
+    /// A spill's leaves are under way.
+    Spilled,
     /// There is no space: what is under way must come back, then the pages are given back.
     Abort,
 }
@@ -113,9 +118,10 @@ enum Purpose {
     Sync,
 }
 
-/// A checkpoint that is being written.
+/// A checkpoint that is being written, or a spill.
 struct Running {
     phase: Phase,
+    is_spill: bool,
     state: State,
     walk: Walk,
     /// A frame that waits for pages.
@@ -195,7 +201,7 @@ impl Checkpoints {
     pub fn look_at_region(&mut self) -> bool {
         let Some(region) = self.freelist.unread_region().filter(|_| !self.looks_no_more) else { return false };
         self.looks_no_more = true;
-        let (_, io) = steps::read_region(region);
+        let io = steps::read_maps(region, IoPurpose::LookMap);
         self.apart.push_back((Purpose::Look(region), io));
         true
     }
@@ -228,9 +234,24 @@ impl Pager {
         state.generation -= 1;
         self.checkpoints.freelist.begin_checkpoint(state.generation);
         self.forest.watched = Some(Watched::new(state.generation));
-        self.checkpoints.running = Some(Running {
+        let walk = Walk::new(state.roots.iter().map(|root| root.child));
+        self.checkpoints.running = Some(Running::new(state, walk));
+        Ok(true)
+    }
+
+    /// Is a checkpoint under way, or a spill?
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpoints.running.is_some()
+    }
+}
+
+impl Running {
+    fn new(state: State, walk: Walk) -> Running {
+        Running {
             phase: Phase::Write,
-            walk: Walk::new(state.roots.iter().map(|root| root.child)),
+            is_spill: false,
+            walk,
             state,
             waiting: None,
             run: None,
@@ -241,13 +262,10 @@ impl Pager {
             written_bytes: 0,
             space: None,
             no_space: None,
-        });
-        Ok(true)
+        }
     }
 
-    /// Is a checkpoint under way?
-    #[must_use]
-    pub fn is_checkpointing(&self) -> bool {
-        self.checkpoints.running.is_some()
+    fn purpose(&self) -> IoPurpose {
+        if self.is_spill { IoPurpose::Spill } else { IoPurpose::Nodes }
     }
 }

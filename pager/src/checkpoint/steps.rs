@@ -73,6 +73,10 @@ impl Pager {
         let is_quiet = self.checkpoints.under_way.is_empty() && running.ready.is_empty();
         match running.phase {
             Phase::MetaSync if is_quiet => Ok(Some(self.finish())),
+            Phase::Spilled if is_quiet => {
+                self.finish_spill();
+                Ok(None)
+            }
             Phase::Abort if is_quiet => Err(self.abort()),
             _ => Ok(None),
         }
@@ -90,6 +94,10 @@ impl Pager {
         match running.phase {
             Phase::Write => return Ok(self.step_write()),
             Phase::Regions => return self.step_regions(),
+            Phase::Spilled if is_quiet => {
+                self.finish_spill();
+                return Ok(false);
+            }
             Phase::Abort if is_quiet => return Err(self.abort()),
             Phase::Maps if is_quiet => {
                 running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::NodesSync }));
@@ -119,7 +127,8 @@ impl Pager {
                 if let Some(rest) = running.run.take().filter(|run| run.pages > 0) {
                     self.checkpoints.freelist.give_back(rest);
                 }
-                self.checkpoints.running().phase = Phase::Regions;
+                let running = self.checkpoints.running();
+                running.phase = if running.is_spill { Phase::Spilled } else { Phase::Regions };
                 return true;
             };
             let Some(page) = self.place(child.pages) else {
@@ -249,10 +258,13 @@ impl Checkpoints {
     }
 }
 
-pub(super) fn read_region(region: u64) -> (Purpose, Io) {
+fn read_region(region: u64) -> (Purpose, Io) {
+    (Purpose::Region(region), read_maps(region, IoPurpose::ReadMap))
+}
+
+pub(super) fn read_maps(region: u64, purpose: IoPurpose) -> Io {
     let run = Freelist::map_run(region);
-    let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-    (Purpose::Region(region), Io::Read { offset, bytes, purpose: IoPurpose::ReadMap })
+    Io::Read { offset: run.first * PAGE_BYTES as u64, bytes: run.pages as usize * PAGE_BYTES, purpose }
 }
 
 impl Running {
@@ -262,12 +274,12 @@ impl Running {
         let mut offset = self.slice_first * PAGE_BYTES as u64;
         if slice.len() <= SLICE_BYTES && !slice.is_empty() {
             let buffers = vec![Buffer::from(slice)];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: IoPurpose::Nodes }));
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: self.purpose() }));
             return;
         }
         for part in slice.chunks(SLICE_BYTES) {
             let buffers = vec![Buffer::from(part.to_vec())];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: IoPurpose::Nodes }));
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: self.purpose() }));
             offset += part.len() as u64;
         }
     }

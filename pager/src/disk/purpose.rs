@@ -45,10 +45,14 @@ purposes! {
     OpenMetaSync: "syncing the meta page before it is believed",
     /// Tree pages and large values of a checkpoint.
     Nodes: "pages of a checkpoint",
+    /// Leaves of a state that is not published yet, and too large to be all in memory.
+    Spill: "pages of a large change",
     /// More space for a checkpoint.
     Growth: "more space for a checkpoint",
     /// The free maps of a region, before it is used for the first time.
     ReadMap: "the free map of a region",
+    /// The same, only to know how much is free. That it can't be read is no failure: nothing needs it yet.
+    LookMap: "a look at the free map of a region",
     /// A free map that a checkpoint has changed.
     Map: "a free map",
     /// Makes pages and free maps durable, before the meta may name them.
