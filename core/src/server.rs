@@ -114,7 +114,7 @@ impl ServerError {
                 IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Cause::Damaged,
                 IdentityError::Version { .. } => Cause::FormatVersion,
                 IdentityError::Foreign { .. } => Cause::Foreign,
-                IdentityError::Io { error, .. } => io_cause(error),
+                IdentityError::Io { error, .. } | IdentityError::Change { error, .. } => io_cause(error),
             },
             ServerError::Open(error) => open_cause(error),
             ServerError::Group(error) => match error {
