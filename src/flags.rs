@@ -155,7 +155,13 @@ const FLAGS: &[Flag] = &[
         Works,
         "history to keep: hours or a duration, or revisions (0: nothing is compacted by itself)",
     ),
-    flag("auto-compaction-mode", Text, "periodic", Works, "periodic or revision: what --auto-compaction-retention counts"),
+    flag(
+        "auto-compaction-mode",
+        Text,
+        "periodic",
+        Works,
+        "periodic or revision: what --auto-compaction-retention counts",
+    ),
     flag("cert-file", Text, "", TLS, ""),
     flag("key-file", Text, "", TLS, ""),
     flag("client-cert-file", Text, "", TLS, ""),
@@ -482,12 +488,7 @@ mod tests {
 
     #[test]
     fn what_would_change_security_or_data_is_refused() {
-        for argument in [
-            "--cert-file=a",
-            "--client-cert-auth",
-            "--unsafe-no-fsync",
-            "--auth-token=jwt",
-        ] {
+        for argument in ["--cert-file=a", "--client-cert-auth", "--unsafe-no-fsync", "--auth-token=jwt"] {
             assert!(matches!(read(&[argument], &[]), Err(FlagError::Refused(_))), "{argument}");
         }
         read(&["--client-cert-auth=false", "--auto-compaction-retention=12h", "--cors=*"], &[])

@@ -61,11 +61,7 @@ pub(crate) async fn run_local(options: &Options, interrupt: &Interrupt) -> Resul
     result
 }
 
-async fn prepare_and_run(
-    options: &Options,
-    clients: &[Client],
-    interrupt: &Interrupt,
-) -> Result<Report, BenchError> {
+async fn prepare_and_run(options: &Options, clients: &[Client], interrupt: &Interrupt) -> Result<Report, BenchError> {
     if options.preload {
         session::preload(options, clients, interrupt).await?;
     }
@@ -218,9 +214,11 @@ fn report(
             return Err(BenchError::Interrupted);
         }
     }
-    let rounds = boundaries.at.windows(2).zip(&tallies).map(|(pair, tally)| {
-        Round::new(pair[1].0 - pair[0].0, tally, &pair[0].1, &pair[1].1)
-    });
+    let rounds = boundaries
+        .at
+        .windows(2)
+        .zip(&tallies)
+        .map(|(pair, tally)| Round::new(pair[1].0 - pair[0].0, tally, &pair[0].1, &pair[1].1));
     let rounds: Vec<Round> = rounds.collect();
     let (first, last) = (&boundaries.at[0], boundaries.at.last().expect("one at least"));
     let elapsed = last.0 - first.0;

@@ -125,7 +125,8 @@ fn workload(text: &str) -> Result<Workload, String> {
 
 impl Bench {
     fn options(&self) -> Options {
-        let mut options = self.load.options(self.endpoint.trim_start_matches("http://").trim_end_matches('/'), self.what);
+        let mut options =
+            self.load.options(self.endpoint.trim_start_matches("http://").trim_end_matches('/'), self.what);
         options.rate = self.rate;
         options.rounds = self.rounds;
         options.preload = self.preload;

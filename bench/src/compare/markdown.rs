@@ -53,9 +53,8 @@ impl Pairs {
 
     /// Three cells: ringstone, etcd, the ratio with its spread.
     fn cells(&self, digits: usize) -> String {
-        let middle = |values: &[f64]| {
-            median(values.iter().copied()).map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-        };
+        let middle =
+            |values: &[f64]| median(values.iter().copied()).map_or("-".to_owned(), |value| format!("{value:.digits$}"));
         format!("{} | {} | {}", middle(&self.ringstone), middle(&self.etcd), spread(&self.ratios()))
     }
 }
@@ -79,7 +78,11 @@ fn circumstances() -> String {
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let loadavg = read("/proc/loadavg");
     let load: Vec<&str> = loadavg.split(' ').take(3).collect();
-    format!("Linux {}, {model}, {cores} cores, load at the end {}", read("/proc/sys/kernel/osrelease").trim(), load.join(" "))
+    format!(
+        "Linux {}, {model}, {cores} cores, load at the end {}",
+        read("/proc/sys/kernel/osrelease").trim(),
+        load.join(" ")
+    )
 }
 
 /// The report.
@@ -156,7 +159,8 @@ fn remarks(text: &mut String, samples: &[Sample]) {
                 samples.iter().filter(|sample| sample.kind == kind && sample.side == side).collect();
             let errors: u64 = own.iter().map(|sample| sample.report.all.errors).sum();
             if errors > 0 {
-                let _ = writeln!(text, "\n{}, {}: {errors} calls failed (or events were lost).", name(kind), side.name());
+                let _ =
+                    writeln!(text, "\n{}, {}: {errors} calls failed (or events were lost).", name(kind), side.name());
             }
             let mut said: Vec<String> = own.iter().flat_map(|sample| sample.report.remarks()).collect();
             said.truncate(1);
@@ -179,7 +183,12 @@ fn disk(text: &mut String, findings: &Findings) {
     for side in Side::BOTH {
         let alone = findings.samples.iter().filter(|sample| sample.kind == Kind::Alone && sample.side == side);
         if let Some(put) = median(alone.map(|sample| sample.report.all.latency.p50_us)) {
-            let _ = writeln!(text, "One client alone, {}: put p50 {put:.0} us, the disk's own and {:.0} us.", side.name(), put - p50);
+            let _ = writeln!(
+                text,
+                "One client alone, {}: put p50 {put:.0} us, the disk's own and {:.0} us.",
+                side.name(),
+                put - p50
+            );
         }
     }
 }
@@ -215,7 +224,11 @@ fn restarts(text: &mut String, findings: &Findings, options: &CompareOptions) {
         return;
     }
     let cache = if options.drop_caches { "page cache dropped" } else { "page cache as it is" };
-    let _ = writeln!(text, "\nSIGKILL under {} puts in flight, {cache}, from start to first answer, in seconds:\n", options.load.lanes());
+    let _ = writeln!(
+        text,
+        "\nSIGKILL under {} puts in flight, {cache}, from start to first answer, in seconds:\n",
+        options.load.lanes()
+    );
     for side in Side::BOTH {
         let times: Vec<f64> =
             findings.restarts.iter().filter(|(own, _)| *own == side).map(|(_, seconds)| *seconds).collect();

@@ -152,11 +152,7 @@ pub(crate) struct Findings {
 ///
 /// # Errors
 /// [`BenchError`]: there is nothing to report. Servers and their folders are gone in any case.
-pub fn compare(
-    options: &CompareOptions,
-    command: &str,
-    say: impl Fn(&str),
-) -> Result<(String, bool), BenchError> {
+pub fn compare(options: &CompareOptions, command: &str, say: impl Fn(&str)) -> Result<(String, bool), BenchError> {
     options.check()?;
     on_one_thread(|interrupt| async move {
         pin(options.generator_core).map_err(BenchError::io("bind to core", options.generator_core.to_string()))?;

@@ -74,10 +74,11 @@ impl Watchers {
             client.open::<WatchResponse>(Method::Watch, &CallOptions::default()).await?;
         let create = WatchCreateRequest { key, range_end: end, ..WatchCreateRequest::default() };
         requests.send(&WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).await?;
-        responses.next().await?.filter(|created| created.created && !created.canceled).ok_or(Status::new(
-            Code::Internal,
-            "the watch was not created",
-        ))?;
+        responses
+            .next()
+            .await?
+            .filter(|created| created.created && !created.canceled)
+            .ok_or(Status::new(Code::Internal, "the watch was not created"))?;
         let seen = Rc::new(Cell::new(0));
         self.seen.push(Rc::clone(&seen));
         let (recorder, disordered) = (Rc::clone(recorder), Rc::clone(&self.disordered));
