@@ -70,7 +70,7 @@ fn keys(member: &Member, prefix: &str) -> usize {
 fn a_lock_is_held_by_one_and_passed_on() {
     let root = folder();
     let member = Member::start(&root.path().join("data"));
-    let done = ctl(&member, &["lock", "l", "sh", "-c", "echo $ETCD_LOCK_KEY $ETCD_LOCK_REV; exit 3"]);
+    let done = ctl(&member, &["lock", "l", "--", "sh", "-c", "echo $ETCD_LOCK_KEY $ETCD_LOCK_REV; exit 3"]);
     assert_eq!(done.status.code(), Some(3));
     assert!(text(&done).starts_with("l/") && text(&done).trim_end().ends_with(" 2"), "{done:?}");
     assert_eq!(keys(&member, "l/"), 0, "unlocked");

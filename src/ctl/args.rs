@@ -323,8 +323,7 @@ pub enum AlarmCommand {
 
 #[derive(Args, Debug)]
 pub struct Lock {
-    /// LOCKNAME [COMMAND [ARGUMENT...]]
-    #[arg(trailing_var_arg = true)]
+    /// LOCKNAME [COMMAND [ARGUMENT...]]; behind -- the command's flags are its own
     pub words: Vec<String>,
     /// Seconds after which the lock is free, once this client is gone
     #[arg(long, default_value_t = 10)]
