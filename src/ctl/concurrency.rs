@@ -310,7 +310,7 @@ async fn follow(session: &Session, client: &Client, key: Bytes, start: i64) -> O
                 return Ok(());
             }
             let kvs = event.kv.into_iter().collect();
-            let shown = RangeResponse { header: response.header.clone(), kvs, ..RangeResponse::default() };
+            let shown = RangeResponse { header: response.header, kvs, ..RangeResponse::default() };
             session.output.show(&Answer::Get { response: &shown, value_only: false })?;
         }
     }
