@@ -84,6 +84,12 @@ pub enum Command {
     Alarm(Alarm),
     /// Takes snapshots
     Snapshot(Snapshot),
+    /// Acquires a named lock, and holds it until a signal comes or the command has ended
+    Lock(Lock),
+    /// Observes and participates in leader election
+    Elect(Elect),
+    /// Makes a mirror at the destination cluster
+    MakeMirror(MakeMirror),
     /// Checks properties of the cluster
     Check(Check),
     /// Prints the version
@@ -313,6 +319,49 @@ pub enum AlarmCommand {
     List,
     /// Disarms all alarms
     Disarm,
+}
+
+#[derive(Args, Debug)]
+pub struct Lock {
+    /// LOCKNAME [COMMAND [ARGUMENT...]]; behind -- the command's flags are its own
+    pub words: Vec<String>,
+    /// Seconds after which the lock is free, once this client is gone
+    #[arg(long, default_value_t = 10)]
+    pub ttl: i64,
+}
+
+#[derive(Args, Debug)]
+pub struct Elect {
+    /// ELECTION [PROPOSAL]
+    pub words: Vec<String>,
+    /// Show who leads
+    #[arg(long, short = 'l')]
+    pub listen: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct MakeMirror {
+    /// DESTINATION
+    pub words: Vec<String>,
+    /// Key-value prefix to mirror
+    #[arg(long, default_value = "")]
+    pub prefix: String,
+    /// Specify the kv revision to start to mirror
+    #[arg(long, default_value_t = 0)]
+    pub rev: i64,
+    /// Maximum number of operations permitted in a transaction during syncing updates
+    #[arg(long, default_value_t = 128)]
+    pub max_txn_ops: usize,
+    /// Destination prefix, to mirror a prefix to a different one
+    #[arg(long, default_value = "")]
+    pub dest_prefix: String,
+    /// Mirror key-values to the root of the destination cluster
+    #[arg(long)]
+    pub no_dest_prefix: bool,
+    /// Speak to the destination without TLS
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        action = clap::ArgAction::Set)]
+    pub dest_insecure_transport: bool,
 }
 
 #[derive(Args, Debug)]

@@ -252,7 +252,8 @@ async fn put_all(clients: &[Client], plan: Plan, seconds: u64) -> (Seen, bool) {
     (seen.take(), interrupted)
 }
 
-async fn interrupt() {
+/// Returns when SIGINT or SIGTERM comes.
+pub async fn interrupt() {
     let (Ok(mut interrupts), Ok(mut terminations)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;

@@ -1,15 +1,17 @@
 //! `ringstone ctl`: etcdctl's words, flags and outputs, over gRPC to any server of the etcd v3 API.
 //!
 //! ```text
-//! args (clap) -> connect -> kv | txn | watch | lease | cluster | snapshot | check -> output::Answer -> one of five formats
+//! args (clap) -> connect -> kv | txn | watch | lease | cluster | snapshot | check | concurrency | mirror -> output::Answer -> one of five formats
 //! ```
 
 mod args;
 mod check;
 mod cluster;
+mod concurrency;
 mod connect;
 mod kv;
 mod lease;
+mod mirror;
 mod output;
 mod snapshot;
 mod txn;
@@ -121,8 +123,12 @@ fn run(ctl: Ctl) -> Outcome {
     let outcome = local.block_on(&runtime, async {
         let mut interrupts = signal(SignalKind::interrupt()).map_err(cannot_start)?;
         let mut terminations = signal(SignalKind::terminate()).map_err(cannot_start)?;
-        if let Command::Check(check) = ctl.command {
-            return check::check(&Session::new(ctl.global)?, check).await;
+        // These have something to take back when a signal comes.
+        match ctl.command {
+            Command::Check(check) => return check::check(&Session::new(ctl.global)?, check).await,
+            Command::Lock(lock) => return concurrency::lock(&Session::new(ctl.global)?, lock).await,
+            Command::Elect(elect) => return concurrency::elect(&Session::new(ctl.global)?, elect).await,
+            _ => {}
         }
         // Whatever the command has under way is dropped here: a file that is not whole is removed, a child is killed.
         tokio::select! {
@@ -153,7 +159,8 @@ async fn dispatch(ctl: Ctl) -> Outcome {
         Command::Snapshot(args::Snapshot { command: args::SnapshotCommand::Save { files } }) => {
             snapshot::save(&session, &files).await
         }
-        Command::Check(_) | Command::Version => unreachable!("done before"),
+        Command::MakeMirror(flags) => mirror::make_mirror(&session, flags).await,
+        Command::Check(_) | Command::Lock(_) | Command::Elect(_) | Command::Version => unreachable!("done before"),
     }
 }
 
