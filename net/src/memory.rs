@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! held of Memory   up to 3/4: everything goes
-//!                  up to 4/4: calls of connections that hold more than their share are refused
+//!                  up to 7/8: calls of connections that hold more than their share are refused
+//!                  up to 4/4: and so are new connections
 //!                  above:     connections that hold the most are ended, until 7/8 are held
+//!                  5/4:       no large answer is begun
 //! ```
 //!
 //! Shards count by themselves and tell the process's counter in steps: no cache line is fought over for a call.
@@ -108,6 +110,12 @@ impl ShardMemory {
         Claim { memory: self.clone(), bytes: 0 }
     }
 
+    /// Bytes that are charged to this shard's connections now.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.get()
+    }
+
     fn total_bytes(&self) -> usize {
         let told = self.told_bytes.get();
         (self.process.held_bytes.load(Relaxed) + self.held_bytes.get()).saturating_sub(told)
@@ -128,7 +136,7 @@ impl ShardMemory {
 
     /// False while there is no room for one connection more.
     pub(crate) fn admits_connection(&self) -> bool {
-        self.total_bytes() + SOCKET_BYTES + HTTP2_BYTES <= self.process.bytes_max
+        self.total_bytes() + SOCKET_BYTES + HTTP2_BYTES <= self.process.bytes_max / 8 * 7
     }
 
     /// Ends connections if too much is held: those of this shard that hold the most.
@@ -147,10 +155,13 @@ impl ShardMemory {
         self.looked_at_bytes.set(total);
         let mut excess = total - bytes_max / 8 * 7;
         let mut holders = Vec::new();
+        // Modest ones go only if there are too many of them: they are not let in then.
+        let modest_bytes = if total > bytes_max / 8 * 9 { 0 } else { SHARE_BYTES_MIN };
         for budget in self.connections.borrow().values().filter_map(Weak::upgrade) {
             match budget.is_condemned() {
                 true => excess = excess.saturating_sub(budget.held_bytes()),
-                false => holders.push((budget.held_bytes(), budget)),
+                false if budget.held_bytes() > modest_bytes => holders.push((budget.held_bytes(), budget)),
+                false => {}
             }
         }
         holders.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
@@ -275,7 +286,7 @@ impl Budget {
         if held <= SHARE_BYTES_MIN {
             return true;
         }
-        if held > bytes_max / 2 {
+        if held > bytes_max / 2 || self.condemned.get() {
             return false;
         }
         let share = bytes_max / 4 / (self.memory.connections.borrow().len() * self.memory.process.shards).max(1);

@@ -57,6 +57,8 @@ impl Api {
             }
         }
         if pieces.is_empty() {
+            let mut claim = self.memory.claim();
+            claim_answer(&mut claim, &response)?;
             return encode(trace, &response);
         }
         trace.worked();
@@ -247,6 +249,16 @@ impl Api {
         self.fill(&mut last.header);
         send(&responses, &RangeStreamResponse { range_response: Some(last) }).await
     }
+}
+
+/// An answer that is large is begun only while there is memory for it.
+fn claim_answer(claim: &mut Claim, response: &RangeResponse) -> Result<(), Status> {
+    const SMALL_RECORDS: usize = 8;
+    let large = response.kvs.len() > SMALL_RECORDS || response.kvs.iter().any(|kv| kv.value.len() > 8 << 10);
+    if large {
+        claim.grow(response.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + RECORD_BYTES).sum())?;
+    }
+    Ok(())
 }
 
 /// What an answer holds that grows from step to step and is encoded at its end.

@@ -78,6 +78,10 @@ fn admit(shared: &Shared, handler: &impl Handler, method: Method, context: &Call
         let text = format!("grpc: more than {bytes_max} bytes of responses on this connection have not been read");
         return Err(Status::new(Code::ResourceExhausted, text));
     }
+    admit_memory(shared)
+}
+
+fn admit_memory(shared: &Shared) -> Result<(), Status> {
     if !shared.budget.admits_call() {
         let text = "grpc: this connection holds more than its share of the server's memory";
         return Err(Status::new(Code::ResourceExhausted, text));
@@ -108,6 +112,9 @@ fn unary<H: Handler>(
                 })?;
                 // What the client sends beyond its message is thrown away as it comes.
                 drop(incoming);
+                // Other calls of this turn may have taken much since this one was let in.
+                shared.budget.memory().relieve();
+                admit_memory(&shared)?;
                 let _working = Working::new(&shared, message.len());
                 handler.unary(method, &context, message, &notes).await
             });
