@@ -3,8 +3,8 @@
 //! Every figure here is a single atomic that is read on its own: nothing may be concluded from two of them together.
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::config::ServerConfig;
 use crate::error::Error;

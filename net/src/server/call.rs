@@ -8,8 +8,8 @@ use crate::admission::admission;
 use crate::budget::Outgoing;
 use crate::context::{CallContext, kept_metadata};
 use crate::framed::Framed;
-use crate::memory::{CALL_BYTES, Charge, Kind};
 use crate::handler::{Handler, UnaryEnd};
+use crate::memory::{CALL_BYTES, Charge, Kind};
 use crate::status::{Code, Status};
 use futures_util::future::Either;
 use h2::RecvStream;
@@ -255,7 +255,14 @@ fn stream<H: Handler>(
             let requests = RequestStream::new(incoming.clone());
             let mut work = pin!(handler.stream(call.method, &context, requests, responses));
             poll_fn(|cx| {
-                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                // A stream's handler may work for long at each poll, and does not end.
+                if call.shared.is_late() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                let polled = work.as_mut().poll(cx);
+                call.shared.note_work();
+                if let Poll::Ready(result) = polled {
                     return Poll::Ready(Outcome::Done(result));
                 }
                 incoming.borrow_mut().pull(cx);

@@ -176,7 +176,7 @@ where
         Some(Some(Ok(Sniffed::Http2))) => Box::pin(http2::serve(stream, peer, server, shutdown, budget)).await,
         Some(Some(Ok(Sniffed::Other(start)))) => {
             Box::pin(http1::serve(stream, start, peer, server, shutdown, budget)).await
-        },
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whose turn is it when many have more to do than one turn takes?
 //!
-//! A connection that used up its turn and has more waits here. One of them goes on each time that all other tasks of the
+//! A connection that used up its turn, in frames, bytes or time, rests here until it is its turn again. One of them goes on each time that all other tasks of the
 //! shard have run once: what a thousand greedy connections take from a modest one is one turn, not a thousand.
 
 use crate::runtime::Runtime;
