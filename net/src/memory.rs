@@ -72,6 +72,8 @@ impl Memory {
 pub struct ShardMemory {
     process: Arc<Memory>,
     held_bytes: Cell<usize>,
+    /// Of it: for what handlers build, which belongs to no connection yet.
+    claimed_bytes: Cell<usize>,
     told_bytes: Cell<usize>,
     connections: RefCell<BTreeMap<u64, Weak<Budget>>>,
     next_connection: Cell<u64>,
@@ -86,6 +88,7 @@ impl ShardMemory {
         Rc::new(ShardMemory {
             process,
             held_bytes: Cell::new(0),
+            claimed_bytes: Cell::new(0),
             told_bytes: Cell::new(0),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
@@ -155,8 +158,9 @@ impl ShardMemory {
         self.looked_at_bytes.set(total);
         let mut excess = total - bytes_max / 8 * 7;
         let mut holders = Vec::new();
-        // Modest ones go only if there are too many of them: they are not let in then.
-        let modest_bytes = if total > bytes_max / 8 * 9 { 0 } else { SHARE_BYTES_MIN };
+        // Modest ones go only if they are too many by themselves, and more of them are not let in then.
+        let of_connections = self.held_bytes.get() - self.claimed_bytes.get();
+        let modest_bytes = if of_connections > bytes_max / 8 * 9 { 0 } else { SHARE_BYTES_MIN };
         for budget in self.connections.borrow().values().filter_map(Weak::upgrade) {
             match budget.is_condemned() {
                 true => excess = excess.saturating_sub(budget.held_bytes()),
@@ -211,6 +215,7 @@ impl Claim {
     /// `ResourceExhausted`.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Status> {
         self.memory.change(0, bytes);
+        self.memory.claimed_bytes.set(self.memory.claimed_bytes.get() + bytes);
         self.bytes += bytes;
         self.memory.relieve();
         let bytes_max = self.memory.process.bytes_max;
@@ -225,6 +230,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.memory.change(self.bytes, 0);
+        self.memory.claimed_bytes.set(self.memory.claimed_bytes.get() - self.bytes);
     }
 }
 
@@ -425,6 +431,17 @@ mod tests {
         drop(_rest);
         held.set(9 * MIB);
         assert!(!greedy.admits_call(), "more than a half, whatever is left");
+    }
+
+    #[test]
+    fn modest_connections_do_not_go_for_what_handlers_build() {
+        let memory = ShardMemory::new(Memory::new(4 * MIB, 1));
+        let modest = memory.connect();
+        let _held = Charge::new(&modest, Kind::Other, SHARE_BYTES_MIN / 2);
+        let mut claim = memory.claim();
+        let _ = claim.grow(8 * MIB);
+        memory.relieve();
+        assert!(!modest.is_condemned());
     }
 
     #[test]

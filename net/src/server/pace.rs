@@ -26,6 +26,22 @@ impl Pace {
         }
     }
 
+    /// Returns when all others had their turn.
+    pub(super) async fn rest(self: &Rc<Self>, runtime: &impl Runtime) {
+        let turn = Rc::new(Cell::new(false));
+        let mut waits = false;
+        poll_fn(|cx| {
+            if turn.get() {
+                return Poll::Ready(());
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.wait(runtime, turn.clone(), cx.waker());
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
     fn next(&self, cx: &Context<'_>) -> Poll<()> {
         let next = self.waiting.borrow_mut().pop_front();
         match next {
