@@ -7,8 +7,10 @@
 //!
 //! ```text
 //! held of Memory   up to 3/4: everything goes
-//!                  up to 4/4: calls of connections that hold more than their share are refused
+//!                  up to 7/8: calls of connections that hold more than their share are refused
+//!                  up to 4/4: and so are new connections
 //!                  above:     connections that hold the most are ended, until 7/8 are held
+//!                  5/4:       no large answer is begun
 //! ```
 //!
 //! Shards count by themselves and tell the process's counter in steps: no cache line is fought over for a call.
@@ -70,6 +72,8 @@ impl Memory {
 pub struct ShardMemory {
     process: Arc<Memory>,
     held_bytes: Cell<usize>,
+    /// Of it: for what handlers build, which belongs to no connection yet.
+    claimed_bytes: Cell<usize>,
     told_bytes: Cell<usize>,
     connections: RefCell<BTreeMap<u64, Weak<Budget>>>,
     next_connection: Cell<u64>,
@@ -84,6 +88,7 @@ impl ShardMemory {
         Rc::new(ShardMemory {
             process,
             held_bytes: Cell::new(0),
+            claimed_bytes: Cell::new(0),
             told_bytes: Cell::new(0),
             connections: RefCell::default(),
             next_connection: Cell::new(0),
@@ -108,6 +113,12 @@ impl ShardMemory {
         Claim { memory: self.clone(), bytes: 0 }
     }
 
+    /// Bytes that are charged to this shard's connections now.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes.get()
+    }
+
     fn total_bytes(&self) -> usize {
         let told = self.told_bytes.get();
         (self.process.held_bytes.load(Relaxed) + self.held_bytes.get()).saturating_sub(told)
@@ -128,7 +139,7 @@ impl ShardMemory {
 
     /// False while there is no room for one connection more.
     pub(crate) fn admits_connection(&self) -> bool {
-        self.total_bytes() + SOCKET_BYTES + HTTP2_BYTES <= self.process.bytes_max
+        self.total_bytes() + SOCKET_BYTES + HTTP2_BYTES <= self.process.bytes_max / 8 * 7
     }
 
     /// Ends connections if too much is held: those of this shard that hold the most.
@@ -147,10 +158,14 @@ impl ShardMemory {
         self.looked_at_bytes.set(total);
         let mut excess = total - bytes_max / 8 * 7;
         let mut holders = Vec::new();
+        // Modest ones go only if they are too many by themselves, and more of them are not let in then.
+        let of_connections = self.held_bytes.get() - self.claimed_bytes.get();
+        let modest_bytes = if of_connections > bytes_max / 8 * 9 { 0 } else { SHARE_BYTES_MIN };
         for budget in self.connections.borrow().values().filter_map(Weak::upgrade) {
             match budget.is_condemned() {
                 true => excess = excess.saturating_sub(budget.held_bytes()),
-                false => holders.push((budget.held_bytes(), budget)),
+                false if budget.held_bytes() > modest_bytes => holders.push((budget.held_bytes(), budget)),
+                false => {}
             }
         }
         holders.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
@@ -200,6 +215,7 @@ impl Claim {
     /// `ResourceExhausted`.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Status> {
         self.memory.change(0, bytes);
+        self.memory.claimed_bytes.set(self.memory.claimed_bytes.get() + bytes);
         self.bytes += bytes;
         self.memory.relieve();
         let bytes_max = self.memory.process.bytes_max;
@@ -214,6 +230,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         self.memory.change(self.bytes, 0);
+        self.memory.claimed_bytes.set(self.memory.claimed_bytes.get() - self.bytes);
     }
 }
 
@@ -275,7 +292,7 @@ impl Budget {
         if held <= SHARE_BYTES_MIN {
             return true;
         }
-        if held > bytes_max / 2 {
+        if held > bytes_max / 2 || self.condemned.get() {
             return false;
         }
         let share = bytes_max / 4 / (self.memory.connections.borrow().len() * self.memory.process.shards).max(1);
@@ -414,6 +431,17 @@ mod tests {
         drop(_rest);
         held.set(9 * MIB);
         assert!(!greedy.admits_call(), "more than a half, whatever is left");
+    }
+
+    #[test]
+    fn modest_connections_do_not_go_for_what_handlers_build() {
+        let memory = ShardMemory::new(Memory::new(4 * MIB, 1));
+        let modest = memory.connect();
+        let _held = Charge::new(&modest, Kind::Other, SHARE_BYTES_MIN / 2);
+        let mut claim = memory.claim();
+        let _ = claim.grow(8 * MIB);
+        memory.relieve();
+        assert!(!modest.is_condemned());
     }
 
     #[test]

@@ -249,7 +249,7 @@ func oddHeads(a *arena) {
 		{":method twice", front(field{":method", "GET"}), "reset"},
 		{":path twice", front(field{":path", pathPut}), "reset"},
 		{":status in a request", front(field{":status", "200"}), "reset"},
-		{"unknown pseudo-header", front(field{":other", "x"}), "reset"},
+		{"unknown pseudo-header", front(field{":other", "x"}), "reset|goaway"},
 		{"pseudo-header behind others", append(without(":path"), field{":path", pathRange}), "reset"},
 		{"GET", with(":method", "GET"), "http 405|13"},
 		{"CONNECT", with(":method", "CONNECT"), "reset|http 405|13"},
@@ -267,7 +267,7 @@ func oddHeads(a *arena) {
 		{"timeout of 9 digits", append(grpcHead(pathRange), field{"grpc-timeout", "999999999S"}), "http 400|13"},
 		{"timeout negative", append(grpcHead(pathRange), field{"grpc-timeout", "-1S"}), "http 400|13"},
 		{"timeout without unit", append(grpcHead(pathRange), field{"grpc-timeout", "1"}), "http 400|13"},
-		{"timeout of nothing", append(grpcHead(pathRange), field{"grpc-timeout", "0n"}), "4"},
+		{"timeout of nothing", append(grpcHead(pathRange), field{"grpc-timeout", "0n"}), "0|4"},
 		{"unknown encoding", append(grpcHead(pathRange), field{"grpc-encoding", "zstd"}), "12"},
 		{"binary metadata that is none", append(grpcHead(pathRange), field{"x-bin", "!!!"}), "http 400|13"},
 	}

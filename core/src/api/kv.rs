@@ -57,6 +57,8 @@ impl Api {
             }
         }
         if pieces.is_empty() {
+            let mut claim = self.memory.claim();
+            claim_answer(&mut claim, &response)?;
             return encode(trace, &response);
         }
         trace.worked();
@@ -73,9 +75,10 @@ impl Api {
     async fn read_range(&self, request: &RangeRequest) -> Result<(RangeResponse, Pieces), Status> {
         let (mut scan, mut pieces, mut restarts) = (RangeScan::new(request), Pieces::new(self.memory.claim()), 0);
         let mut unsorted = Growing::new(&self.memory);
+        let in_key_order = scan.in_key_order();
         loop {
             let step = self.shard.read(|pin, window| {
-                let mut budget = read_budget();
+                let mut budget = if in_key_order { read_budget() } else { growing_budget() };
                 let progress = scan.step(pin, window, &mut budget)?;
                 Ok(Some((progress, budget)))
             });
@@ -158,7 +161,7 @@ impl Api {
             let mut held = Growing::new(&self.memory);
             loop {
                 let step = self.shard.read(|pin, window| {
-                    let mut budget = read_budget();
+                    let mut budget = growing_budget();
                     let progress = read.step(pin, window, &mut budget)?;
                     Ok(Some((progress, budget)))
                 });
@@ -249,6 +252,22 @@ impl Api {
     }
 }
 
+/// An answer that is large is begun only while there is memory for it.
+fn claim_answer(claim: &mut Claim, response: &RangeResponse) -> Result<(), Status> {
+    const SMALL_RECORDS: usize = 8;
+    let large = response.kvs.len() > SMALL_RECORDS || response.kvs.iter().any(|kv| kv.value.len() > 8 << 10);
+    if large {
+        claim.grow(response.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + RECORD_BYTES).sum())?;
+    }
+    Ok(())
+}
+
+/// For steps whose records are counted by what they leave of it: its bytes are more than those of a few large values, the
+/// last of which may go beyond and is not seen.
+fn growing_budget() -> Budget {
+    Budget { records: 128, bytes: 4 << 20 }
+}
+
 /// What an answer holds that grows from step to step and is encoded at its end.
 struct Growing {
     claim: Claim,
@@ -260,9 +279,9 @@ impl Growing {
         Growing { claim: memory.claim(), bytes: 0 }
     }
 
-    /// A step has left so much of its [`read_budget`].
+    /// A step has left so much of its [`growing_budget`].
     fn grow(&mut self, left: Budget, bytes_max: usize) -> Result<(), Status> {
-        let whole = read_budget();
+        let whole = growing_budget();
         let taken = (whole.bytes - left.bytes) + (whole.records - left.records) * RECORD_BYTES;
         self.bytes += taken;
         if self.bytes > bytes_max {

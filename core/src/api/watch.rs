@@ -72,6 +72,8 @@ impl Api {
             held.set(hub.held_bytes(stream));
             drop(hub);
             self.shard.hub_moved();
+            // Thousands of requests may have come in one piece.
+            glommio::yield_if_needed().await;
         }
     }
 }

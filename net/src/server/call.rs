@@ -78,6 +78,10 @@ fn admit(shared: &Shared, handler: &impl Handler, method: Method, context: &Call
         let text = format!("grpc: more than {bytes_max} bytes of responses on this connection have not been read");
         return Err(Status::new(Code::ResourceExhausted, text));
     }
+    admit_memory(shared)
+}
+
+fn admit_memory(shared: &Shared) -> Result<(), Status> {
     if !shared.budget.admits_call() {
         let text = "grpc: this connection holds more than its share of the server's memory";
         return Err(Status::new(Code::ResourceExhausted, text));
@@ -108,6 +112,9 @@ fn unary<H: Handler>(
                 })?;
                 // What the client sends beyond its message is thrown away as it comes.
                 drop(incoming);
+                // Other calls of this turn may have taken much since this one was let in.
+                shared.budget.memory().relieve();
+                admit_memory(&shared)?;
                 let _working = Working::new(&shared, message.len());
                 handler.unary(method, &context, message, &notes).await
             });
@@ -248,7 +255,14 @@ fn stream<H: Handler>(
             let requests = RequestStream::new(incoming.clone());
             let mut work = pin!(handler.stream(call.method, &context, requests, responses));
             poll_fn(|cx| {
-                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                // A stream's handler may work for long at each poll, and does not end.
+                if call.shared.is_late() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                let polled = work.as_mut().poll(cx);
+                call.shared.note_work();
+                if let Poll::Ready(result) = polled {
                     return Poll::Ready(Outcome::Done(result));
                 }
                 incoming.borrow_mut().pull(cx);

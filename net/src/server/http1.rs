@@ -1,6 +1,7 @@
 //! HTTP/1.1: one request after the other, each with its whole body, bounded in bytes and time.
 
 use super::http1_body::{BodyReader, framing};
+use super::pace::Pace;
 use super::{ConnectionEnd, Server, unless};
 use crate::context::Peer;
 use crate::handler::{Handler, HttpRequest, HttpResponse};
@@ -18,6 +19,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const HEADERS_MAX: usize = 100;
+/// Bytes read before others have their turn.
+const TURN_BYTES_MAX: usize = 64 << 10;
 /// How long unread bytes are waited for when we end a connection.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -73,6 +76,8 @@ where
         runtime: &server.runtime,
         charge: Charge::new(&budget, Kind::Incoming, 0),
         budget,
+        pace: server.pace.clone(),
+        turn_bytes: 0,
     };
     let mut timeout = server.limits.handshake_timeout;
     loop {
@@ -115,6 +120,9 @@ struct Connection<'a, S, R> {
     runtime: &'a R,
     charge: Charge,
     budget: Rc<Budget>,
+    pace: Rc<Pace>,
+    /// Bytes read since the others had their turn.
+    turn_bytes: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
@@ -170,8 +178,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
         const NO_ROOM: Refused = Refused { status: 503, why: "the server has no memory for this request" };
         self.charge.set(held_bytes + self.input.capacity());
         self.budget.memory().relieve();
+        if self.turn_bytes >= TURN_BYTES_MAX {
+            self.turn_bytes = 0;
+            self.pace.rest(self.runtime).await;
+        }
         let read = unless_condemned(&self.budget, self.stream.read_buf(&mut self.input)).await;
-        read.map_or(Err(Stop::Refused(NO_ROOM)), |count| Ok(count?))
+        let count = read.map_or(Err(Stop::Refused(NO_ROOM)), |count| Ok(count?))?;
+        self.turn_bytes += count;
+        Ok(count)
     }
 
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

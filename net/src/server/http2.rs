@@ -58,7 +58,9 @@ where
     };
     let pings = connection.ping_pong().expect("asked for once");
     let now = server.runtime.now();
-    let shared = Rc::new(Shared::new(server.limits.clone(), server.metrics.clone(), peer, now, budget));
+    let clock = server.runtime.clone();
+    let clock = Box::new(move || clock.now());
+    let shared = Rc::new(Shared::new(server.limits.clone(), server.metrics.clone(), peer, clock, budget));
     let start = |request, respond| call::start(&shared, &server.handler, request, respond);
     let mut driver = Driver {
         connection,
@@ -74,6 +76,7 @@ where
         greeting_until: Some(now + server.limits.handshake_timeout),
         head_until: None,
         pace: server.pace.clone(),
+        my_turn: Rc::new(Cell::new(true)),
         busy: Busy { count: server.busy.clone(), is_busy: false },
         runtime: server.runtime.clone(),
         shared: shared.clone(),
@@ -120,6 +123,7 @@ struct Driver<S, R, F, M> {
     /// When the rest of a head must have come; None outside of heads.
     head_until: Option<Duration>,
     pace: Rc<Pace>,
+    my_turn: Rc<Cell<bool>>,
     busy: Busy,
     runtime: R,
     shared: Rc<Shared>,
@@ -136,7 +140,10 @@ where
     fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<ConnectionEnd> {
         self.turn.begin(cx);
         let ended = self.poll_turn(cx, shutdown);
-        self.turn.end();
+        match self.my_turn.get() {
+            true => self.turn.end(),
+            false => self.turn.rest(),
+        }
         ended
     }
 
@@ -157,6 +164,11 @@ where
         if self.force_at.is_some_and(|at| at <= now) {
             return Poll::Ready(ConnectionEnd::ShutdownForced);
         }
+        if !self.my_turn.get() {
+            self.arm_timer(now, cx);
+            return Poll::Pending;
+        }
+        self.shared.begin_work(now);
         for _ in 0..ROUNDS_MAX {
             if self.turn.connection.take()
                 && let Poll::Ready(end) = self.poll_connection(now)
@@ -171,7 +183,10 @@ where
             if self.wire.hold(self.shared.working.get() >= working_max) {
                 self.turn.connection.set();
             }
-            if self.wire.starved() || !(self.turn.connection.is_set() || self.turn.calls.is_set()) {
+            if self.wire.starved()
+                || self.shared.is_late()
+                || !(self.turn.connection.is_set() || self.turn.calls.is_set())
+            {
                 break;
             }
         }
@@ -179,8 +194,9 @@ where
             return Poll::Ready(error.into());
         }
         self.shared.settle(self.wire.held_bytes(), !self.wire.is_full() && !self.turn.connection.is_set());
-        if self.wire.starved() {
-            self.pace.wait(&self.runtime, self.wire.give_turn_up(), self.turn.connection.waker());
+        if self.wire.starved() || self.shared.is_late() {
+            self.my_turn.set(false);
+            self.pace.wait(&self.runtime, self.my_turn.clone(), cx.waker());
         }
         if self.wire.read_bytes() > 0 {
             self.greeting_until = None;
@@ -196,10 +212,14 @@ where
         if self.keepalive.is_over(now, &self.shared.limits, &mut self.turn.connection.context()) {
             return Poll::Ready(ConnectionEnd::KeepaliveTimeout);
         }
+        self.arm_timer(now, cx);
+        Poll::Pending
+    }
+
+    fn arm_timer(&mut self, now: Duration, cx: &mut Context<'_>) {
         let keepalive = Some(self.keepalive.next(&self.shared.limits));
         let next = [self.shared.next_deadline(), keepalive, self.force_at, self.greeting_until, self.head_until];
         self.timer.arm(now, next.into_iter().flatten().min(), cx);
-        Poll::Pending
     }
 
     /// Reads, accepts, and writes to the wire.
@@ -244,7 +264,13 @@ where
 
     fn poll_calls(&mut self) {
         let mut cx = self.turn.calls.context();
-        while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(&mut cx) {}
+        while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(&mut cx) {
+            if self.shared.note_work() {
+                // The rest has its next turn.
+                self.turn.calls.set();
+                return;
+            }
+        }
     }
 
     fn check_resets(&mut self) {

@@ -1,6 +1,6 @@
 //! Whose turn is it when many have more to do than one turn takes?
 //!
-//! A connection that used up its turn and has more waits here. One of them goes on each time that all other tasks of the
+//! A connection that used up its turn, in frames, bytes or time, rests here until it is its turn again. One of them goes on each time that all other tasks of the
 //! shard have run once: what a thousand greedy connections take from a modest one is one turn, not a thousand.
 
 use crate::runtime::Runtime;
@@ -24,6 +24,22 @@ impl Pace {
             let pace = self.clone();
             runtime.spawn(Box::pin(poll_fn(move |cx| pace.next(cx))));
         }
+    }
+
+    /// Returns when all others had their turn.
+    pub(super) async fn rest(self: &Rc<Self>, runtime: &impl Runtime) {
+        let turn = Rc::new(Cell::new(false));
+        let mut waits = false;
+        poll_fn(|cx| {
+            if turn.get() {
+                return Poll::Ready(());
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.wait(runtime, turn.clone(), cx.waker());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 
     fn next(&self, cx: &Context<'_>) -> Poll<()> {

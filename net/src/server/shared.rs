@@ -8,6 +8,9 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
+/// A connection that worked longer in one turn waits until all others had theirs. Some hundred small calls take less.
+const TURN_TIME_MAX: Duration = Duration::from_micros(500);
+
 /// What the calls of one connection share with its driver.
 pub(super) struct Shared {
     pub(super) limits: Rc<Limits>,
@@ -23,6 +26,10 @@ pub(super) struct Shared {
     pub(super) working: Cell<usize>,
     /// Calls that the client reset at their start, less those that it let complete.
     pub(super) rapid_resets: Cell<u32>,
+    clock: Box<dyn Fn() -> Duration>,
+    /// When this turn began to work; it is late once it has taken too long.
+    work_began: Cell<Duration>,
+    late: Cell<bool>,
     deadlines: RefCell<BTreeMap<(Duration, u64), Waker>>,
     deadlines_registered: Cell<u64>,
 }
@@ -32,9 +39,10 @@ impl Shared {
         limits: Rc<Limits>,
         metrics: Rc<WireMetrics>,
         peer: Peer,
-        now: Duration,
+        clock: Box<dyn Fn() -> Duration>,
         budget: Rc<Budget>,
     ) -> Self {
+        let now = clock();
         Shared {
             limits,
             metrics,
@@ -45,9 +53,28 @@ impl Shared {
             working: Cell::new(0),
             now: Cell::new(now),
             rapid_resets: Cell::new(0),
+            clock,
+            work_began: Cell::new(now),
+            late: Cell::new(false),
             deadlines: RefCell::default(),
             deadlines_registered: Cell::new(0),
         }
+    }
+
+    pub(super) fn begin_work(&self, now: Duration) {
+        self.work_began.set(now);
+        self.late.set(false);
+    }
+
+    /// True if this turn has taken too long: others wait.
+    pub(super) fn note_work(&self) -> bool {
+        let late = (self.clock)().saturating_sub(self.work_began.get()) > TURN_TIME_MAX;
+        self.late.set(self.late.get() || late);
+        late
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.late.get()
     }
 
     /// A call has ended, and HTTP/2 has its last frame.

@@ -66,10 +66,6 @@ impl Side {
         self.flag.set.store(true, SeqCst);
     }
 
-    pub(super) fn waker(&self) -> &Waker {
-        &self.waker
-    }
-
     pub(super) fn context(&self) -> Context<'_> {
         Context::from_waker(&self.waker)
     }
@@ -84,6 +80,11 @@ impl Turn {
     pub(super) fn begin(&self, cx: &Context<'_>) {
         self.task.waker.register(cx.waker());
         self.task.in_turn.store(true, SeqCst);
+    }
+
+    /// Ends a turn whose connection waits for its next one, whatever there is to do.
+    pub(super) fn rest(&self) {
+        self.task.in_turn.store(false, SeqCst);
     }
 
     pub(super) fn end(&self) {

@@ -3,11 +3,10 @@
 //! Writes are gathered until the end of a turn, so that all answers that became ready in it leave in one write. Frames
 //! that come in are looked at on their way: HTTP/2's pings are answered inside of `h2`, which doesn't show them, and
 //! they have to be counted. What is read in one turn is bounded, in bytes and in frames, so that one client can't keep the
-//! shard; behind that, nothing is read until the connection's next turn (see [`super::pace`]). And nothing is read from a
-//! client that does not read: whatever it asked for would pile up here.
+//! shard. And nothing is read from a client that does not read: whatever it asked for would pile up here.
 
 use bytes::{Buf, Bytes};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -44,8 +43,6 @@ struct State<S> {
     turn_read_bytes: usize,
     turn_frames: u32,
     starved: bool,
-    /// The connection's turn to read.
-    may_read: Rc<Cell<bool>>,
     /// Its handlers have enough to do.
     held: bool,
     /// The socket took no more: nothing is read until it does.
@@ -66,7 +63,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             turn_read_bytes: 0,
             turn_frames: 0,
             starved: false,
-            may_read: Rc::new(Cell::new(true)),
             held: false,
             socket_full: false,
             read_bytes: 0,
@@ -83,13 +79,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// True if the turn's share of reading is used up; there may be more.
     pub(super) fn starved(&self) -> bool {
         self.0.borrow().starved
-    }
-
-    /// Waits for the next turn to read: what has to be set then.
-    pub(super) fn give_turn_up(&self) -> Rc<Cell<bool>> {
-        let state = self.0.borrow();
-        state.may_read.set(false);
-        state.may_read.clone()
     }
 
     /// While `held`, nothing is read. True if it was and is no longer: HTTP/2 has to be polled.
@@ -215,13 +204,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
             // Woken when the socket takes more.
             ready!(state.poll_write_out(cx, 0))?;
         }
-        // Whoever changes one of these has HTTP/2 polled again.
-        if state.held || !state.may_read.get() {
+        // Whoever changes this has HTTP/2 polled again.
+        if state.held {
             return Poll::Pending;
         }
         let frames = state.frames.frames.wrapping_sub(state.turn_frames);
         if state.turn_read_bytes >= TURN_READ_BYTES_MAX || frames >= TURN_FRAMES_MAX {
             state.starved = true;
+            cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let before = buffer.filled().len();
