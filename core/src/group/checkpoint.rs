@@ -170,7 +170,8 @@ impl Group {
     /// Where nothing is published, the frames of a finished checkpoint are released all the same, a slice a call. An entry
     /// that waits for a page may have changed the trees already: nothing of it may be published.
     pub fn settle_pages(&mut self) {
-        if self.absent.is_none() && self.removal.is_none() && self.pager.frame_bytes() > self.pager.dirty_bytes() {
+        let has_frames = self.pager.frame_bytes() > self.pager.dirty_bytes() || self.pager.is_settling();
+        if self.absent.is_none() && self.removal.is_none() && has_frames {
             self.pager.publish();
             self.show_pages();
         }

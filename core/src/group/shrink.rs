@@ -3,7 +3,7 @@
 //! Too eagerly, and a store that is written to gives away what its next checkpoint needs: the file would shrink and grow in
 //! turn, and everything be written twice. Too late costs space only. So a file shrinks when a tenth of it, and at least
 //! 16 MiB, is more than what lives there needs: that, an eighth of it, and as much as was lately waiting to be free again
-//! (pages that both metas still have: what churn needs).
+//! (pages that a meta still has: what churn needs).
 //!
 //! ```text
 //!  tick    regions whose free space is not known are looked at, one by one; then: is the file too long? -> ceiling
@@ -12,6 +12,7 @@
 //!  reads   beside those that apply needs, and apply never waits for one
 //!  done    checkpoints, forced ones where nothing else brings them about: the third is shorter, the fourth cuts the file
 //! ```
+//! Where little is done for a while, and the metas alone stand in the way of all that, checkpoints are forced as well.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,16 +32,21 @@ const BUSY_PAGES: u64 = 256;
 const BUSY_STEP_PAGES: u64 = 64;
 /// So long after the last entry nobody waits.
 const IDLE: Duration = Duration::from_millis(200);
-/// Between two attempts.
+/// Between two attempts, and after the file has grown.
 const PAUSE: Duration = Duration::from_secs(5);
 /// After an attempt that found no room below its ceiling.
-const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(60);
+const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(10);
 /// Between two looks at a region while others wait: its runs are sorted out in a millisecond or two.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Checkpoints that an attempt forces one after the other: as many as it takes where no pin holds anything, and two.
+/// Checkpoints that are forced one after the other: as many as it takes where no pin holds anything, and two.
 const FORCED_MAX: u32 = 6;
-/// Between forced checkpoints beside a load, and behind those: a snapshot that is being taken holds the end of the file.
-const FORCED_INTERVAL: Duration = Duration::from_secs(5);
+/// Between forced checkpoints beside a load.
+const FORCED_INTERVAL: Duration = Duration::from_secs(2);
+/// By so much the time between two of them grows with each that brought nothing about: a snapshot that is being taken holds
+/// what was freed since.
+const FORCED_INTERVAL_MORE: Duration = Duration::from_millis(500);
+/// Bytes that wait for the metas, below which no checkpoint is forced for them.
+const HELD_BYTES_LEAST: u64 = 1 << 20;
 
 /// Where an attempt is.
 #[derive(Debug, Default)]
@@ -66,6 +72,11 @@ fn wanted_pages(file: u64, live: u64, pending_peak: u64) -> Option<u64> {
     (file.saturating_sub(needed) >= LEAST_PAGES.max(file / 10)).then_some(needed)
 }
 
+/// Is a peak that is being forgotten what the length depends on? Then a little later one attempt moves what now takes several.
+fn is_passing(pending_peak: u64, pending: u64, live: u64) -> bool {
+    pending_peak > pending + pending / 4 + live / 16 + 256
+}
+
 impl Group {
     fn is_idle(&self) -> bool {
         self.now.saturating_sub(self.pace.last_entry()) >= IDLE
@@ -74,8 +85,8 @@ impl Group {
     /// A tick's part.
     pub(super) fn tick_shrink(&mut self) {
         let pending = self.pager.held_bytes() / PAGE_BYTES;
-        // Half of it is forgotten in 2 s of idleness, in a minute of load.
-        let kept = if self.is_idle() { 0.97 } else { 0.999 };
+        // Half of it is forgotten in 1.4 s of idleness, in 7 s of load: what a load needs comes back with each checkpoint.
+        let kept = if self.is_idle() { 0.95 } else { 0.99 };
         self.shrinking.pending_peak = (self.shrinking.pending_peak * kept).max(pending as f64);
         self.tell_cut();
         if self.stopping {
@@ -92,7 +103,9 @@ impl Group {
     }
 
     fn maybe_begin_shrink(&mut self) {
-        let may = self.now >= self.shrinking.not_before
+        // What took the room of the last attempt is over.
+        let is_calm = self.now.saturating_sub(self.pace.last_entry()) >= PAUSE;
+        let may = (self.now >= self.shrinking.not_before || is_calm)
             && self.pager.shrink_ceiling().is_none()
             && !self.pager.shrink_awaits_checkpoint()
             && !self.pager.shrink_is_cutting()
@@ -102,9 +115,12 @@ impl Group {
         if !may {
             return;
         }
-        let file = self.pager.file_bytes() / PAGE_BYTES;
-        let live = (self.pager.file_bytes_in_use() - self.pager.held_bytes()) / PAGE_BYTES;
-        let Some(pages) = wanted_pages(file, live, self.shrinking.pending_peak as u64) else { return };
+        let (file, live) = self.file_and_live_pages();
+        let peak = self.shrinking.pending_peak as u64;
+        let Some(pages) = wanted_pages(file, live, peak) else { return };
+        if is_passing(peak, self.pager.held_bytes() / PAGE_BYTES, live) {
+            return;
+        }
         if self.pager.shrink_begin(pages) {
             tracing::info!(
                 file_bytes = file * PAGE_BYTES,
@@ -115,6 +131,11 @@ impl Group {
             self.shrinking.is_moving = true;
             self.shrinking.forced = 0;
         }
+    }
+
+    fn file_and_live_pages(&self) -> (u64, u64) {
+        let live = self.pager.file_bytes_in_use() - self.pager.held_bytes();
+        (self.pager.file_bytes() / PAGE_BYTES, live / PAGE_BYTES)
     }
 
     /// Moves some pages, where nothing is in the way. Between entries: it publishes.
@@ -162,11 +183,25 @@ impl Group {
         }
     }
 
-    /// Everything is moved, and nothing else brings the checkpoints about that are left to be done.
+    /// Everything is moved, or the metas alone hold what would make the file long enough to be worth it; and nothing else
+    /// brings the checkpoints about that are left to be done.
     pub(super) fn forces_checkpoint(&mut self, is_quiet: bool) -> bool {
+        if self.shrinking.is_moving || self.stopping {
+            return false;
+        }
+        let awaits = self.pager.shrink_awaits_checkpoint();
+        if !awaits && !self.is_held() {
+            self.shrinking.forced = 0;
+            return false;
+        }
         let since = self.now.saturating_sub(self.pace.last_begin());
-        let is_due = (is_quiet && self.shrinking.forced < FORCED_MAX) || since >= FORCED_INTERVAL;
-        is_due && !self.shrinking.is_moving && self.pager.shrink_awaits_checkpoint() && !self.stopping
+        let forced = self.shrinking.forced;
+        (is_quiet && forced < FORCED_MAX) || since >= FORCED_INTERVAL + FORCED_INTERVAL_MORE * forced
+    }
+
+    fn is_held(&self) -> bool {
+        let (file, live) = self.file_and_live_pages();
+        self.pager.held_bytes() >= HELD_BYTES_LEAST && wanted_pages(file, live, 0).is_some()
     }
 
     pub(super) fn note_forced(&mut self) {
@@ -176,6 +211,9 @@ impl Group {
     /// Says what was cut off, once it is.
     fn tell_cut(&mut self) {
         let (now, longest) = (self.pager.length_bytes(), self.shrinking.longest_bytes);
+        if now > longest {
+            self.shrinking.not_before = self.shrinking.not_before.max(self.now + PAUSE);
+        }
         if now >= longest || self.pager.shrink_awaits_checkpoint() || self.pager.shrink_is_cutting() {
             self.shrinking.longest_bytes = longest.max(now);
             return;
@@ -206,5 +244,8 @@ mod tests {
         assert_eq!(wanted_pages(800 * MIB, 400 * MIB, 300 * MIB), None);
         assert_eq!(wanted_pages(20 * MIB, 5 * MIB, 0), None);
         assert_eq!(wanted_pages(0, 0, 0), None);
+        // A peak of the past is waited for, what a load needs all the time is not.
+        assert!(is_passing(300 * MIB, 10 * MIB, 400 * MIB) && !is_passing(300 * MIB, 250 * MIB, 400 * MIB));
+        assert!(!is_passing(30 * MIB, 10 * MIB, 400 * MIB));
     }
 }
