@@ -3,8 +3,8 @@
 //! Every figure here is a single atomic that is read on its own: nothing may be concluded from two of them together.
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::config::ServerConfig;
 use crate::error::Error;
@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
 use crate::state::Admission;
 use ringstone_net::MetricsSnapshot;
+use ringstone_pager::mapping::Mapping;
 
 /// etcd's alarm types as bits of [`Admission::alarms`].
 const ALARM_NOSPACE: u32 = 1 << 1;
@@ -118,6 +119,8 @@ pub struct Shared {
     pub cut_bytes: AtomicU64,
     /// Bytes of dirty frames in memory.
     pub dirty_bytes: AtomicU64,
+    /// The page file as readers see it, once it is open.
+    pub mapping: OnceLock<Arc<Mapping>>,
     /// Bytes of all frames in memory.
     pub frame_bytes: AtomicU64,
     /// Proposals on their way.
@@ -168,6 +171,7 @@ impl Shared {
             shrink_moved_bytes: AtomicU64::new(0),
             cut_bytes: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
+            mapping: OnceLock::new(),
             frame_bytes: AtomicU64::new(0),
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),

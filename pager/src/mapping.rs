@@ -58,6 +58,8 @@ const CACHED_PAGES_MAX: usize = 16;
 /// A page file, mapped read-only and shared.
 pub struct Mapping {
     base: NonNull<u8>,
+    /// For advice: what is mapped stays so when it is closed.
+    file: File,
     reserved_pages: u64,
     /// What readers may look at.
     file_pages: AtomicU64,
@@ -84,8 +86,13 @@ impl Mapping {
                 Err(_) => reserved_pages /= 2,
             }
         };
-        let mapping =
-            Mapping { base, reserved_pages, file_pages: AtomicU64::new(file_pages), residency: Residency::new() };
+        let mapping = Mapping {
+            base,
+            file: file.try_clone()?,
+            reserved_pages,
+            file_pages: AtomicU64::new(file_pages),
+            residency: Residency::new(),
+        };
         // Advice: what the kernel does not follow costs speed only.
         // SAFETY: the range is this mapping's own.
         unsafe { libc::madvise(base.as_ptr().cast(), mapping.reserved_bytes(), libc::MADV_RANDOM) };
@@ -98,6 +105,47 @@ impl Mapping {
     #[must_use]
     pub fn range(&self) -> (usize, usize) {
         (self.base.as_ptr() as usize, self.reserved_bytes())
+    }
+
+    /// Pages of the file, as far as readers may look at it.
+    #[must_use]
+    pub fn file_pages(&self) -> u64 {
+        self.file_pages.load(Ordering::Acquire)
+    }
+
+    /// Pages that are known to be in memory and checked.
+    #[must_use]
+    pub fn resident_pages(&self) -> u64 {
+        self.residency.pages()
+    }
+
+    /// Gives those pages of the run back to the kernel that are not known to be in memory: they were forgotten, and nobody
+    /// has needed them since. What is dirty stays.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn drop_unneeded(&self, run: PageRun) -> io::Result<()> {
+        let end = run.first.saturating_add(u64::from(run.pages)).min(self.file_pages());
+        let pages = u32::try_from(end.saturating_sub(run.first)).unwrap_or(0);
+        self.residency.for_each_absent(PageRun { first: run.first, pages }, |absent| self.give_back(absent))
+    }
+
+    fn give_back(&self, run: PageRun) -> io::Result<()> {
+        let bytes = run.pages as usize * PAGE_BYTES;
+        let start = self.base.as_ptr().wrapping_add(run.first as usize * PAGE_BYTES);
+        // SAFETY: the range is inside of this mapping, which is shared and of a file: what is unmapped comes back from the
+        // page cache, or the file, with the same bytes when it is touched.
+        if unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let (Ok(offset), Ok(length)) = (i64::try_from(run.first * PAGE_BYTES as u64), i64::try_from(bytes)) else {
+            return Ok(());
+        };
+        // SAFETY: no memory is involved.
+        match unsafe { libc::posix_fadvise(self.file.as_raw_fd(), offset, length, libc::POSIX_FADV_DONTNEED) } {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
     }
 
     fn reserved_bytes(&self) -> usize {

@@ -255,6 +255,7 @@ pub fn open(
     let file_pages = disk.length().map_err(ringstone_pager::OpenError::from)? / PAGE_BYTES as u64;
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
+    let _ = shared.mapping.set(Arc::clone(&mapping));
     let log_options = log_options(&shared.identity);
     open_with(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, random, now)
 }

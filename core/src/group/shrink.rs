@@ -2,8 +2,8 @@
 //!
 //! Too eagerly, and a store that is written to gives away what its next checkpoint needs: the file would shrink and grow in
 //! turn, and everything be written twice. Too late costs space only. So a file shrinks when a tenth of it, and at least
-//! 16 MiB, is more than what lives there needs: that, an eighth of it, and as much as was lately waiting to be free again
-//! (pages that a meta still has: what churn needs).
+//! 16 MiB, is more than what lives there needs: that, an eighth of it, and as much as was lately waiting to be written, or to be
+//! free again because a meta still has it: what churn needs.
 //!
 //! ```text
 //!  tick    regions whose free space is not known are looked at, one by one; then: is the file too long? -> ceiling
@@ -84,7 +84,7 @@ impl Group {
 
     /// A tick's part.
     pub(super) fn tick_shrink(&mut self) {
-        let pending = self.pager.held_bytes() / PAGE_BYTES;
+        let pending = self.pending_pages();
         // Half of it is forgotten in 1.4 s of idleness, in 7 s of load: what a load needs comes back with each checkpoint.
         let kept = if self.is_idle() { 0.95 } else { 0.99 };
         self.shrinking.pending_peak = (self.shrinking.pending_peak * kept).max(pending as f64);
@@ -118,7 +118,7 @@ impl Group {
         let (file, live) = self.file_and_live_pages();
         let peak = self.shrinking.pending_peak as u64;
         let Some(pages) = wanted_pages(file, live, peak) else { return };
-        if is_passing(peak, self.pager.held_bytes() / PAGE_BYTES, live) {
+        if is_passing(peak, self.pending_pages(), live) {
             return;
         }
         if self.pager.shrink_begin(pages) {
@@ -131,6 +131,11 @@ impl Group {
             self.shrinking.is_moving = true;
             self.shrinking.forced = 0;
         }
+    }
+
+    /// Pages that wait for the metas to let go of them, and those that the next checkpoint writes.
+    fn pending_pages(&self) -> u64 {
+        (self.pager.held_bytes() + self.pager.dirty_bytes()) / PAGE_BYTES
     }
 
     fn file_and_live_pages(&self) -> (u64, u64) {
