@@ -1,29 +1,40 @@
 //! How much of the page file may stay in memory, and who sees to it.
 //!
-//! A thread of its own, for giving pages back blocks, and executors must not. The budget is what the cgroup (or the machine)
+//! The group forgets (it is the pages' writer, see the pager's eviction.rs); a thread of its own gives back, for that blocks, and
+//! executors must not. The budget is what the cgroup (or the machine)
 //! has, without what anonymous memory may take and a reserve for the kernel: the log on its way, dirty pages, sockets. As
 //! long as the file is shorter than that, the thread sleeps.
 
+#[cfg(feature = "glommio")]
 use std::fs;
+#[cfg(feature = "glommio")]
 use std::path::{Path, PathBuf};
+#[cfg(feature = "glommio")]
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+#[cfg(feature = "glommio")]
 use std::thread;
 use std::time::Duration;
 
-use ringstone_pager::eviction::Evictor;
-
 use crate::shared::Shared;
 
+#[cfg(feature = "glommio")]
 const PAGE_BYTES: u64 = 4096;
 /// Between turns while pages leave: longer than a reader keeps what it has looked at.
 const BUSY: Duration = Duration::from_millis(20);
+/// How long a step that needs many pages at once is given before it asks again.
+const KEPT: Duration = Duration::from_secs(2);
+#[cfg(feature = "glommio")]
 /// Between looks otherwise.
 const IDLE: Duration = Duration::from_millis(100);
+#[cfg(feature = "glommio")]
 /// Looks between two at the limits, which an operator may change.
 const LOOKS_A_LIMIT: u32 = 100;
+#[cfg(feature = "glommio")]
 /// The least that the file gets.
 const BUDGET_LEAST: u64 = 32 << 20;
 
+#[cfg(feature = "glommio")]
 /// Starts the thread. It ends with the process.
 pub(crate) fn start(shared: Arc<Shared>) {
     let spawned = thread::Builder::new().name("evictor".to_owned()).spawn(move || run(&shared));
@@ -32,35 +43,13 @@ pub(crate) fn start(shared: Arc<Shared>) {
     }
 }
 
+#[cfg(feature = "glommio")]
 fn run(shared: &Shared) {
-    let Some(mapping) = shared.mapping.get() else { return };
-    // TEMPORARY
-    let way = std::env::var("RINGSTONE_EVICT").unwrap_or_default();
-    if way == "none" {
-        return;
-    }
-    if way == "mincore" || way == "clear" {
-        loop {
-            let mut at = 0;
-            if way == "clear" {
-                use ringstone_pager::mapping::PageSource as _;
-                let pages = u32::try_from(mapping.file_pages()).unwrap_or(u32::MAX);
-                mapping.clear_resident(ringstone_pager::api::PageRun { first: 0, pages });
-            } else {
-                loop {
-                    at = mapping.refresh_slice(at, 4096).unwrap_or(0);
-                    if at == 0 {
-                        break;
-                    }
-                }
-            }
-            thread::sleep(IDLE);
-        }
-    }
+    let Some(evictor) = shared.evictor.get() else { return };
     let budget = || budget_bytes(memory_bytes(), shared.config.memory_limit_bytes) / PAGE_BYTES;
-    let mut evictor = Evictor::new(Arc::clone(mapping), budget());
+    evictor.set_budget(budget());
     for look in 1_u32.. {
-        let is_busy = evictor.turn().unwrap_or_else(|error| {
+        let is_busy = evictor.drop_forgotten().unwrap_or_else(|error| {
             tracing::warn!(error = %error, "memory of the page file could not be given back");
             false
         });
@@ -74,11 +63,48 @@ fn run(shared: &Shared) {
     }
 }
 
+/// What the group does of it: forgetting, when it is neither in the middle of an entry nor asked to wait.
+#[derive(Debug, Default)]
+pub(crate) struct Forgetting {
+    last: Duration,
+    faults: u64,
+}
+
+impl Forgetting {
+    /// Between two entries.
+    pub(crate) fn turn(&mut self, shared: &Shared, now: Duration) {
+        let Some(evictor) = shared.evictor.get().filter(|_| now >= self.last + BUSY) else { return };
+        self.last = now;
+        if now < Duration::from_millis(shared.keeps_pages_until_ms.load(Ordering::Relaxed)) {
+            return;
+        }
+        evictor.forget();
+        let faults = shared.metrics.iter().map(|shard| shard.major_faults.load(Ordering::Relaxed)).sum();
+        if faults > self.faults {
+            // The kernel has taken what it needed for others.
+            self.faults = faults;
+            evictor.forget_all();
+        }
+    }
+}
+
+/// One step that needs all its pages at once, and has met so many absent ones in a row, gets them all, whatever the budget: it
+/// would never come to its end else.
+pub(crate) const ABSENT_IN_A_ROW: u32 = 1024;
+
+/// For a while nothing is forgotten.
+pub(crate) fn keep_pages(shared: &Shared, now: Duration) {
+    let until = u64::try_from((now + KEPT).as_millis()).unwrap_or(u64::MAX);
+    shared.keeps_pages_until_ms.fetch_max(until, Ordering::Relaxed);
+}
+
+#[cfg(feature = "glommio")]
 /// What the page file may have of so much memory, beside so much anonymous memory.
 fn budget_bytes(memory_bytes: u64, memory_limit_bytes: u64) -> u64 {
     memory_bytes.saturating_sub(memory_limit_bytes).saturating_sub(memory_bytes / 8).max(BUDGET_LEAST)
 }
 
+#[cfg(feature = "glommio")]
 /// Bytes of memory that this process may have: the machine's, or the least limit of its cgroup and those above it.
 pub(crate) fn memory_bytes() -> u64 {
     // SAFETY: sysconf takes a number and touches no memory.
@@ -88,6 +114,7 @@ pub(crate) fn memory_bytes() -> u64 {
     limits_of(Path::new("/sys/fs/cgroup"), &groups).into_iter().fold(machine, u64::min)
 }
 
+#[cfg(feature = "glommio")]
 /// The limits that a mount of cgroups (version 2, or 1 with the memory controller below it) has for these lines of
 /// /proc/self/cgroup. A container may see its own group as the root.
 fn limits_of(mount: &Path, groups: &str) -> Vec<u64> {
@@ -112,7 +139,7 @@ fn limits_of(mount: &Path, groups: &str) -> Vec<u64> {
     files.iter().filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).collect()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "glommio"))]
 mod tests {
     use super::*;
 

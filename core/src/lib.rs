@@ -10,7 +10,6 @@ pub mod config;
 pub mod entry;
 pub mod error;
 pub mod event;
-#[cfg(feature = "glommio")]
 mod eviction;
 pub mod group;
 pub mod identity;

@@ -1,7 +1,7 @@
 //! Which pages of the file are known to be in memory and checked: one bit each.
 //!
 //! A bit that is set for a page that the kernel has evicted meanwhile is harmless to correctness: touching it costs a
-//! major fault, and what comes in unchecked is bytes that were checked before. `Mapping::refresh_slice` clears such bits.
+//! major fault, and what comes in unchecked is bytes that were checked before. `eviction.rs` keeps such bits rare.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;

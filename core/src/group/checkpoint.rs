@@ -104,6 +104,7 @@ impl Group {
     /// [`GroupError::Pages`]: an earlier failure of the page file is final.
     pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
         self.shrink_some();
+        self.forgetting.turn(&self.shared, self.now);
         if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() {
             return Ok(());
         }

@@ -33,6 +33,7 @@ use ringstone_pager::api::{PageRun, ReadTrees as _};
 use crate::command::Command;
 use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
+use crate::eviction;
 use crate::group::{GROUP, Proposal, Reply};
 use crate::metrics::ShardMetrics;
 use crate::mvcc::{Budget, Progress};
@@ -164,16 +165,22 @@ impl Shard {
         mut step: impl FnMut(&ringstone_pager::Pin<'_>, Window) -> Result<Option<T>, ReadFault>,
     ) -> Result<T, Error> {
         let mut just_read = JustRead::default();
+        let mut absent_in_a_row = 0;
         loop {
             let pin = self.reader.pin();
             match step(&pin, Window::of_attributes(pin.attributes())) {
                 Ok(Some(value)) => return Ok(value),
                 Ok(None) => {
+                    absent_in_a_row = 0;
                     drop(pin);
                     glommio::yield_if_needed().await;
                 }
                 Err(ReadFault::Refused(error)) => return Err(error),
                 Err(ReadFault::Absent(run)) => {
+                    absent_in_a_row += 1;
+                    if absent_in_a_row % eviction::ABSENT_IN_A_ROW == 0 {
+                        eviction::keep_pages(&self.shared, boottime());
+                    }
                     // Still pinned: what fails its check now is damage, and nobody else's page.
                     let taken = self.take_in(run, &mut just_read)?;
                     drop(pin);
