@@ -36,6 +36,9 @@ const IDLE: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_secs(5);
 /// After an attempt that found no room below its ceiling.
 const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(10);
+/// After an attempt at whose end something stands that can't be moved; doubled by each that follows, up to an hour and a half.
+const STUCK_PAUSE: Duration = Duration::from_secs(5);
+const STUCK_DOUBLINGS_MAX: u32 = 10;
 /// Between two looks at a region while others wait: its runs are sorted out in a millisecond or two.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Checkpoints that are forced one after the other: as many as it takes where no pin holds anything, and two.
@@ -55,11 +58,16 @@ pub(super) struct Shrinking {
     /// Pages that may be moved before the next tick.
     credit: u64,
     /// Pages to be read for the next step, and those under way.
-    wanted: Vec<PageRun>,
+    needed: Vec<PageRun>,
     reads: AHashSet<u64>,
     /// The most pages that were lately waiting to be free again.
     pending_peak: f64,
     not_before: Duration,
+    /// Where the file should end by the attempt that goes on.
+    wanted: Option<u64>,
+    /// Attempts in a row after which it ended elsewhere, though all was moved: a page that can't be read, a closed region.
+    stuck: u32,
+    stuck_until: Duration,
     next_look: Duration,
     forced: u32,
     /// The longest that the file was since its last cut was told.
@@ -89,6 +97,7 @@ impl Group {
         let kept = if self.is_idle() { 0.95 } else { 0.99 };
         self.shrinking.pending_peak = (self.shrinking.pending_peak * kept).max(pending as f64);
         self.tell_cut();
+        self.note_end();
         if self.stopping {
             return;
         }
@@ -106,6 +115,7 @@ impl Group {
         // What took the room of the last attempt is over.
         let is_calm = self.now.saturating_sub(self.pace.last_entry()) >= PAUSE;
         let may = (self.now >= self.shrinking.not_before || is_calm)
+            && self.now >= self.shrinking.stuck_until
             && self.pager.shrink_ceiling().is_none()
             && !self.pager.shrink_awaits_checkpoint()
             && !self.pager.shrink_is_cutting()
@@ -129,6 +139,7 @@ impl Group {
                 "the page file has more room than it needs: what stands at its end is moved"
             );
             self.shrinking.is_moving = true;
+            self.shrinking.wanted = Some(pages);
             self.shrinking.forced = 0;
         }
     }
@@ -148,7 +159,7 @@ impl Group {
         let may = self.shrinking.is_moving
             && self.shrinking.credit > 0
             && self.shrinking.reads.is_empty()
-            && self.shrinking.wanted.is_empty()
+            && self.shrinking.needed.is_empty()
             && self.absent.is_none()
             && self.removal.is_none()
             && !self.stopping
@@ -162,11 +173,14 @@ impl Group {
         let step = self.pager.shrink_step(most.min(self.shrinking.credit));
         self.shrinking.credit = self.shrinking.credit.saturating_sub(step.moved_pages);
         self.shrinking.reads.extend(step.absent.iter().map(|run| run.first));
-        self.shrinking.wanted.extend(step.absent);
+        self.shrinking.needed.extend(step.absent);
         if step.is_done {
             self.shrinking.is_moving = false;
             let has_room = self.pager.shrink_awaits_checkpoint();
             self.shrinking.not_before = self.now + if has_room { PAUSE } else { PAUSE_WITHOUT_ROOM };
+            if !has_room {
+                self.shrinking.wanted = None;
+            }
         }
         if step.moved_pages > 0 || step.is_done {
             self.shared.shrink_moved_bytes.fetch_add(step.moved_pages * PAGE_BYTES, Ordering::Relaxed);
@@ -176,7 +190,7 @@ impl Group {
 
     /// A page that a step needs: read when apply needs none.
     pub(super) fn poll_shrink_read(&mut self) -> Option<PageRun> {
-        self.shrinking.wanted.pop()
+        self.shrinking.needed.pop()
     }
 
     /// A page was read, whoever asked for it.
@@ -211,6 +225,21 @@ impl Group {
 
     pub(super) fn note_forced(&mut self) {
         self.shrinking.forced += 1;
+    }
+
+    /// What came of an attempt.
+    fn note_end(&mut self) {
+        let goes_on =
+            self.shrinking.is_moving || self.pager.shrink_awaits_checkpoint() || self.pager.shrink_is_cutting();
+        let Some(wanted) = self.shrinking.wanted.filter(|_| !goes_on) else { return };
+        self.shrinking.wanted = None;
+        if self.pager.file_bytes() > wanted * PAGE_BYTES {
+            self.shrinking.stuck += 1;
+            self.shrinking.stuck_until =
+                self.now + STUCK_PAUSE * 2_u32.pow(self.shrinking.stuck.min(STUCK_DOUBLINGS_MAX));
+        } else {
+            self.shrinking.stuck = 0;
+        }
     }
 
     /// Says what was cut off, once it is.
