@@ -4,7 +4,7 @@
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::config::ServerConfig;
 use crate::error::Error;
@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
 use crate::state::Admission;
 use ringstone_net::{Memory, MetricsSnapshot};
+use ringstone_pager::eviction::Evictor;
 
 /// etcd's alarm types as bits of [`Admission::alarms`].
 const ALARM_NOSPACE: u32 = 1 << 1;
@@ -124,6 +125,10 @@ pub struct Shared {
     pub cut_bytes: AtomicU64,
     /// Bytes of dirty frames in memory.
     pub dirty_bytes: AtomicU64,
+    /// Keeps the page file within its memory, once it is open.
+    pub evictor: OnceLock<Evictor>,
+    /// On CLOCK_BOOTTIME, in milliseconds: until then a step needs all pages that it reads, and none is forgotten.
+    pub keeps_pages_until_ms: AtomicU64,
     /// Bytes of all frames in memory.
     pub frame_bytes: AtomicU64,
     /// Proposals on their way.
@@ -177,6 +182,8 @@ impl Shared {
             shrink_moved_bytes: AtomicU64::new(0),
             cut_bytes: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
+            evictor: OnceLock::new(),
+            keeps_pages_until_ms: AtomicU64::new(0),
             frame_bytes: AtomicU64::new(0),
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),

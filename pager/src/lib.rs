@@ -20,6 +20,7 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod crash_tests;
 pub mod disk;
+pub mod eviction;
 mod forest;
 #[cfg(test)]
 mod forged_tests;

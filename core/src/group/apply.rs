@@ -14,6 +14,7 @@ use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
 use crate::entry::{Entry, EntryError};
 use crate::error::{ApplyFault, Error};
 use crate::event::{Event, EventKind};
+use crate::eviction;
 use crate::lease::state as lease;
 use crate::lease::state::{GrantRefusal, LeaseTime};
 use crate::mvcc::{self, Progress, Removal};
@@ -48,12 +49,14 @@ impl Group {
                     break;
                 }
                 Ok(Progress::Done) => {
+                    self.absent_in_a_row = 0;
                     self.state.applied_index = entry.index.0;
                     self.state.applied_term = entry.term.0;
                     applied += 1;
                 }
                 Err(Stop::Fault(ApplyFault::Absent(run))) => {
                     self.committed.push_front(entry);
+                    self.note_absent();
                     if self.pager.bring_in_cached(run).map_err(GroupError::Damaged)? {
                         taken_in += 1;
                         continue;
@@ -77,6 +80,14 @@ impl Group {
             self.publish();
         }
         Ok(())
+    }
+
+    /// An entry that needs more pages at once than there is memory for gets them all the same.
+    fn note_absent(&mut self) {
+        self.absent_in_a_row += 1;
+        if self.absent_in_a_row.is_multiple_of(eviction::ABSENT_IN_A_ROW) {
+            eviction::keep_pages(&self.shared, self.now);
+        }
     }
 
     fn sweep(&mut self) -> Result<bool, GroupError> {

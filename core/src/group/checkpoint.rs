@@ -116,6 +116,7 @@ impl Group {
     /// [`GroupError::Pages`]: an earlier failure of the page file is final.
     pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
         self.shrink_some();
+        self.forgetting.turn(&self.shared, self.now);
         if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() {
             return Ok(());
         }
@@ -186,7 +187,8 @@ impl Group {
     /// Where nothing is published, the frames of a finished checkpoint are released all the same, a slice a call. An entry
     /// that waits for a page may have changed the trees already: nothing of it may be published.
     pub fn settle_pages(&mut self) {
-        if self.absent.is_none() && self.removal.is_none() && self.pager.frame_bytes() > self.pager.dirty_bytes() {
+        let has_frames = self.pager.frame_bytes() > self.pager.dirty_bytes() || self.pager.is_settling();
+        if self.absent.is_none() && self.removal.is_none() && has_frames {
             self.pager.publish();
             self.show_pages();
         }

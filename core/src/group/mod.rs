@@ -156,6 +156,9 @@ pub struct Group {
     absent: Option<PageRun>,
     ahead: ahead::Ahead,
     shrinking: shrink::Shrinking,
+    forgetting: crate::eviction::Forgetting,
+    /// Absent pages that the entry at the front has met.
+    absent_in_a_row: u32,
     outputs: Outputs,
     pace: CheckpointPace,
     log_holder: HolderId,

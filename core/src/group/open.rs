@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringstone_pager::api::{ReadTrees as _, TreeSpec};
 use ringstone_pager::disk::{Disk as PageDisk, StdDisk};
+use ringstone_pager::eviction::Evictor;
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::{Mapping, PageSource};
 use ringstone_pager::meta::MetaOutcome;
@@ -269,6 +270,7 @@ pub fn open(
     let file_pages = disk.length().map_err(ringstone_pager::OpenError::from)? / PAGE_BYTES as u64;
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
+    let _ = shared.evictor.set(Evictor::new(Arc::clone(&mapping)));
     let mut log_options = log_options(&shared.identity);
     log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
     open_with(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, random, now)
@@ -360,6 +362,8 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         absent: None,
         ahead: Default::default(),
         shrinking: Default::default(),
+        forgetting: Default::default(),
+        absent_in_a_row: 0,
         outputs: Outputs::default(),
         pace,
         log_holder,

@@ -2,8 +2,8 @@
 //!
 //! Too eagerly, and a store that is written to gives away what its next checkpoint needs: the file would shrink and grow in
 //! turn, and everything be written twice. Too late costs space only. So a file shrinks when a tenth of it, and at least
-//! 16 MiB, is more than what lives there needs: that, an eighth of it, and as much as was lately waiting to be free again
-//! (pages that both metas still have: what churn needs).
+//! 16 MiB, is more than what lives there needs: that, an eighth of it, and as much as was lately waiting to be written, or to be
+//! free again because a meta still has it: what churn needs.
 //!
 //! ```text
 //!  tick    regions whose free space is not known are looked at, one by one; then: is the file too long? -> ceiling
@@ -12,6 +12,7 @@
 //!  reads   beside those that apply needs, and apply never waits for one
 //!  done    checkpoints, forced ones where nothing else brings them about: the third is shorter, the fourth cuts the file
 //! ```
+//! Where little is done for a while, and the metas alone stand in the way of all that, checkpoints are forced as well.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,16 +34,24 @@ const BUSY_PAGES: u64 = 256;
 const BUSY_STEP_PAGES: u64 = 64;
 /// So long after the last entry nobody waits.
 const IDLE: Duration = Duration::from_millis(200);
-/// Between two attempts.
+/// Between two attempts, and after the file has grown.
 const PAUSE: Duration = Duration::from_secs(5);
 /// After an attempt that found no room below its ceiling.
-const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(60);
+const PAUSE_WITHOUT_ROOM: Duration = Duration::from_secs(10);
+/// After an attempt at whose end something stands that can't be moved; doubled by each that follows, up to an hour and a half.
+const STUCK_PAUSE: Duration = Duration::from_secs(5);
+const STUCK_DOUBLINGS_MAX: u32 = 10;
 /// Between two looks at a region while others wait: its runs are sorted out in a millisecond or two.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Checkpoints that an attempt forces one after the other: as many as it takes where no pin holds anything, and two.
+/// Checkpoints that are forced one after the other: as many as it takes where no pin holds anything, and two.
 const FORCED_MAX: u32 = 6;
-/// Between forced checkpoints beside a load, and behind those: a snapshot that is being taken holds the end of the file.
-const FORCED_INTERVAL: Duration = Duration::from_secs(5);
+/// Between forced checkpoints beside a load.
+const FORCED_INTERVAL: Duration = Duration::from_secs(2);
+/// By so much the time between two of them grows with each that brought nothing about: a snapshot that is being taken holds
+/// what was freed since.
+const FORCED_INTERVAL_MORE: Duration = Duration::from_millis(500);
+/// Bytes that wait for the metas, below which no checkpoint is forced for them.
+const HELD_BYTES_LEAST: u64 = 1 << 20;
 
 /// Where an attempt is.
 #[derive(Debug)]
@@ -53,11 +62,16 @@ pub(super) struct Shrinking {
     /// Pages that may be moved before the next tick.
     credit: u64,
     /// Pages to be read for the next step, and those under way.
-    wanted: Vec<PageRun>,
+    needed: Vec<PageRun>,
     reads: AHashSet<u64>,
     /// The most pages that were lately waiting to be free again.
     pending_peak: f64,
     not_before: Duration,
+    /// Where the file should end by the attempt that goes on.
+    wanted: Option<u64>,
+    /// Attempts in a row after which it ended elsewhere, though all was moved: a page that can't be read, a closed region.
+    stuck: u32,
+    stuck_until: Duration,
     next_look: Duration,
     forced: u32,
     /// The longest that the file was since its last cut was told.
@@ -70,10 +84,13 @@ impl Default for Shrinking {
             least_pages: LEAST_PAGES,
             is_moving: false,
             credit: 0,
-            wanted: Vec::new(),
+            needed: Vec::new(),
             reads: AHashSet::new(),
             pending_peak: 0.0,
             not_before: Duration::ZERO,
+            wanted: None,
+            stuck: 0,
+            stuck_until: Duration::ZERO,
             next_look: Duration::ZERO,
             forced: 0,
             longest_bytes: 0,
@@ -85,6 +102,11 @@ impl Default for Shrinking {
 fn wanted_pages(file: u64, live: u64, pending_peak: u64, least_pages: u64) -> Option<u64> {
     let needed = live + live / 8 + pending_peak + SLACK_PAGES;
     (file.saturating_sub(needed) >= least_pages.max(file / 10)).then_some(needed)
+}
+
+/// Is a peak that is being forgotten what the length depends on? Then a little later one attempt moves what now takes several.
+fn is_passing(pending_peak: u64, pending: u64, live: u64) -> bool {
+    pending_peak > pending + pending / 4 + live / 16 + 256
 }
 
 impl Group {
@@ -99,11 +121,12 @@ impl Group {
 
     /// A tick's part.
     pub(super) fn tick_shrink(&mut self) {
-        let pending = self.pager.held_bytes() / PAGE_BYTES;
-        // Half of it is forgotten in 2 s of idleness, in a minute of load.
-        let kept = if self.is_idle() { 0.97 } else { 0.999 };
+        let pending = self.pending_pages();
+        // Half of it is forgotten in 1.4 s of idleness, in 7 s of load: what a load needs comes back with each checkpoint.
+        let kept = if self.is_idle() { 0.95 } else { 0.99 };
         self.shrinking.pending_peak = (self.shrinking.pending_peak * kept).max(pending as f64);
         self.tell_cut();
+        self.note_end();
         if self.stopping {
             return;
         }
@@ -118,7 +141,10 @@ impl Group {
     }
 
     fn maybe_begin_shrink(&mut self) {
-        let may = self.now >= self.shrinking.not_before
+        // What took the room of the last attempt is over.
+        let is_calm = self.now.saturating_sub(self.pace.last_entry()) >= PAUSE;
+        let may = (self.now >= self.shrinking.not_before || is_calm)
+            && self.now >= self.shrinking.stuck_until
             && self.pager.shrink_ceiling().is_none()
             && !self.pager.shrink_awaits_checkpoint()
             && !self.pager.shrink_is_cutting()
@@ -128,12 +154,12 @@ impl Group {
         if !may {
             return;
         }
-        let file = self.pager.file_bytes() / PAGE_BYTES;
-        let live = (self.pager.file_bytes_in_use() - self.pager.held_bytes()) / PAGE_BYTES;
-        let Some(pages) = wanted_pages(file, live, self.shrinking.pending_peak as u64, self.shrinking.least_pages)
-        else {
+        let (file, live) = self.file_and_live_pages();
+        let peak = self.shrinking.pending_peak as u64;
+        let Some(pages) = wanted_pages(file, live, peak, self.shrinking.least_pages) else { return };
+        if is_passing(peak, self.pending_pages(), live) {
             return;
-        };
+        }
         if self.pager.shrink_begin(pages) {
             tracing::info!(
                 file_bytes = file * PAGE_BYTES,
@@ -142,8 +168,19 @@ impl Group {
                 "the page file has more room than it needs: what stands at its end is moved"
             );
             self.shrinking.is_moving = true;
+            self.shrinking.wanted = Some(pages);
             self.shrinking.forced = 0;
         }
+    }
+
+    /// Pages that wait for the metas to let go of them, and those that the next checkpoint writes.
+    fn pending_pages(&self) -> u64 {
+        (self.pager.held_bytes() + self.pager.dirty_bytes()) / PAGE_BYTES
+    }
+
+    fn file_and_live_pages(&self) -> (u64, u64) {
+        let live = self.pager.file_bytes_in_use() - self.pager.held_bytes();
+        (self.pager.file_bytes() / PAGE_BYTES, live / PAGE_BYTES)
     }
 
     /// Moves some pages, where nothing is in the way. Between entries: it publishes.
@@ -151,7 +188,7 @@ impl Group {
         let may = self.shrinking.is_moving
             && self.shrinking.credit > 0
             && self.shrinking.reads.is_empty()
-            && self.shrinking.wanted.is_empty()
+            && self.shrinking.needed.is_empty()
             && self.absent.is_none()
             && self.removal.is_none()
             && !self.stopping
@@ -165,11 +202,14 @@ impl Group {
         let step = self.pager.shrink_step(most.min(self.shrinking.credit));
         self.shrinking.credit = self.shrinking.credit.saturating_sub(step.moved_pages);
         self.shrinking.reads.extend(step.absent.iter().map(|run| run.first));
-        self.shrinking.wanted.extend(step.absent);
+        self.shrinking.needed.extend(step.absent);
         if step.is_done {
             self.shrinking.is_moving = false;
             let has_room = self.pager.shrink_awaits_checkpoint();
             self.shrinking.not_before = self.now + if has_room { PAUSE } else { PAUSE_WITHOUT_ROOM };
+            if !has_room {
+                self.shrinking.wanted = None;
+            }
         }
         if step.moved_pages > 0 || step.is_done {
             self.shared.shrink_moved_bytes.fetch_add(step.moved_pages * PAGE_BYTES, Ordering::Relaxed);
@@ -179,7 +219,7 @@ impl Group {
 
     /// A page that a step needs: read when apply needs none.
     pub(super) fn poll_shrink_read(&mut self) -> Option<PageRun> {
-        self.shrinking.wanted.pop()
+        self.shrinking.needed.pop()
     }
 
     /// A page was read, whoever asked for it.
@@ -191,20 +231,52 @@ impl Group {
         }
     }
 
-    /// Everything is moved, and nothing else brings the checkpoints about that are left to be done.
+    /// Everything is moved, or the metas alone hold what would make the file long enough to be worth it; and nothing else
+    /// brings the checkpoints about that are left to be done.
     pub(super) fn forces_checkpoint(&mut self, is_quiet: bool) -> bool {
+        if self.shrinking.is_moving || self.stopping {
+            return false;
+        }
+        let awaits = self.pager.shrink_awaits_checkpoint();
+        if !awaits && !self.is_held() {
+            self.shrinking.forced = 0;
+            return false;
+        }
         let since = self.now.saturating_sub(self.pace.last_begin());
-        let is_due = (is_quiet && self.shrinking.forced < FORCED_MAX) || since >= FORCED_INTERVAL;
-        is_due && !self.shrinking.is_moving && self.pager.shrink_awaits_checkpoint() && !self.stopping
+        let forced = self.shrinking.forced;
+        (is_quiet && forced < FORCED_MAX) || since >= FORCED_INTERVAL + FORCED_INTERVAL_MORE * forced
+    }
+
+    fn is_held(&self) -> bool {
+        let (file, live) = self.file_and_live_pages();
+        self.pager.held_bytes() >= HELD_BYTES_LEAST && wanted_pages(file, live, 0, self.shrinking.least_pages).is_some()
     }
 
     pub(super) fn note_forced(&mut self) {
         self.shrinking.forced += 1;
     }
 
+    /// What came of an attempt.
+    fn note_end(&mut self) {
+        let goes_on =
+            self.shrinking.is_moving || self.pager.shrink_awaits_checkpoint() || self.pager.shrink_is_cutting();
+        let Some(wanted) = self.shrinking.wanted.filter(|_| !goes_on) else { return };
+        self.shrinking.wanted = None;
+        if self.pager.file_bytes() > wanted * PAGE_BYTES {
+            self.shrinking.stuck += 1;
+            self.shrinking.stuck_until =
+                self.now + STUCK_PAUSE * 2_u32.pow(self.shrinking.stuck.min(STUCK_DOUBLINGS_MAX));
+        } else {
+            self.shrinking.stuck = 0;
+        }
+    }
+
     /// Says what was cut off, once it is.
     fn tell_cut(&mut self) {
         let (now, longest) = (self.pager.length_bytes(), self.shrinking.longest_bytes);
+        if now > longest {
+            self.shrinking.not_before = self.shrinking.not_before.max(self.now + PAUSE);
+        }
         if now >= longest || self.pager.shrink_awaits_checkpoint() || self.pager.shrink_is_cutting() {
             self.shrinking.longest_bytes = longest.max(now);
             return;
@@ -235,5 +307,8 @@ mod tests {
         assert_eq!(wanted_pages(800 * MIB, 400 * MIB, 300 * MIB, LEAST_PAGES), None);
         assert_eq!(wanted_pages(20 * MIB, 5 * MIB, 0, LEAST_PAGES), None);
         assert_eq!(wanted_pages(0, 0, 0, LEAST_PAGES), None);
+        // A peak of the past is waited for, what a load needs all the time is not.
+        assert!(is_passing(300 * MIB, 10 * MIB, 400 * MIB) && !is_passing(300 * MIB, 250 * MIB, 400 * MIB));
+        assert!(!is_passing(30 * MIB, 10 * MIB, 400 * MIB));
     }
 }

@@ -145,6 +145,15 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     }
 }
 
+/// Of this thread: times that it had to wait for the disk because of a page that the kernel had taken back.
+fn major_faults() -> u64 {
+    // SAFETY: an all-zero rusage is a valid place for the answer.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a value that lives through the call.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    u64::try_from(usage.ru_majflt).unwrap_or(0)
+}
+
 fn hub_limits(shared: &Shared) -> HubLimits {
     let interval = shared.config.watch_progress_interval.as_millis();
     HubLimits {
@@ -205,6 +214,7 @@ impl Running {
         if let Ok(mut clients) = shared.clients[id].lock() {
             *clients = self.server.handler.client_requests();
         }
+        shared.metrics[id].major_faults.store(major_faults(), Ordering::Relaxed);
         let stats = self.shard.hub.borrow().stats();
         let watches = &shared.metrics[id].watches;
         watches.streams.store(stats.streams as u64, Ordering::Relaxed);

@@ -53,7 +53,7 @@ impl Medium {
             return;
         }
         self.lengths.push((self.changes, length));
-        let pages = self.durable.keys().map(|page| page * SECTORS_PER_PAGE..(page + 1) * SECTORS_PER_PAGE).flatten();
+        let pages = self.durable.keys().flat_map(|page| page * SECTORS_PER_PAGE..(page + 1) * SECTORS_PER_PAGE);
         let known: Vec<u64> = pages.chain(self.unsynced.keys().copied()).collect();
         for sector in known.into_iter().filter(|sector| sector * SECTOR_BYTES as u64 >= length) {
             let versions = self.unsynced.entry(sector).or_default();
