@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use glommio::io::BufferedFile;
 use ringstone_pager::api::{Damage, PageRun};
 
@@ -12,17 +12,20 @@ use crate::error::Error;
 use crate::shard::notify::Broadcast;
 
 const PAGE_BYTES: u64 = 4096;
+/// Damaged pages that the log tells of: more of them say nothing new.
+const REPORTED_MAX: usize = 256;
 
 /// The page file for reading, and the reads under way: several that wait for one page share its read.
 pub struct PageReads {
     file: Rc<BufferedFile>,
     under_way: RefCell<AHashMap<u64, Rc<Broadcast>>>,
+    reported: RefCell<AHashSet<u64>>,
 }
 
 impl PageReads {
     /// Reads through `file`.
     pub fn new(file: Rc<BufferedFile>) -> PageReads {
-        PageReads { file, under_way: RefCell::new(AHashMap::new()) }
+        PageReads { file, under_way: RefCell::default(), reported: RefCell::default() }
     }
 
     /// Returns when the page cache holds the run, unchecked: that takes a pin, for without one the run may have another
@@ -41,7 +44,18 @@ impl PageReads {
         let result = read_run(&self.file, run).await;
         self.under_way.borrow_mut().remove(&run.first);
         done.complete();
-        result.map(|()| true).map_err(Error::Damaged)
+        result.map(|()| true).map_err(|damage| self.report(damage))
+    }
+
+    /// The client is told each time that its read meets the page; the log once.
+    pub fn report(&self, damage: Damage) -> Error {
+        let mut reported = self.reported.borrow_mut();
+        let page = damage.page;
+        let error = Error::Damaged(damage);
+        if reported.len() < REPORTED_MAX && reported.insert(page) {
+            tracing::error!(error = %error, "a read met a damaged page: what needs it is refused, all else goes on");
+        }
+        error
     }
 }
 

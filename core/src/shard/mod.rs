@@ -189,9 +189,9 @@ impl Shard {
     /// Checks a run that was just read, or that the page cache holds all the same. False: it has to be read.
     fn take_in(&self, run: PageRun, just_read: Option<PageRun>) -> Result<bool, Error> {
         if just_read == Some(run) {
-            return self.reader.bring_in_done(run).map(|()| true).map_err(Error::Damaged);
+            return self.reader.bring_in_done(run).map(|()| true).map_err(|damage| self.pages.report(damage));
         }
-        self.reader.bring_in_cached(run).map_err(Error::Damaged)
+        self.reader.bring_in_cached(run).map_err(|damage| self.pages.report(damage))
     }
 
     /// A root that stays as it is while the result lives: its pages are not reused. For answers that must be of one
