@@ -12,9 +12,8 @@
 //! | last checkpoint, with the state | the same |
 //! | empty log | each submission and completion |
 //!
-//! Not checked: the folder, its identity file and its renaming, which are not behind the storage traits
-//! (`core/src/identity.rs` makes each durable before the next); snapshots that are damaged (`image::tests`); a revision
-//! that is bumped.
+//! Elsewhere: the folder, its identity file and its renaming (`identity::tests`), an end within the recovery
+//! (`group_paths`), snapshots that are damaged (`image::tests`). Not checked: a revision that is bumped.
 
 mod group_support;
 

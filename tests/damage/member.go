@@ -40,6 +40,7 @@ type member struct {
 	newest               string
 	keys                 []*mvccpb.KeyValue
 	before               []*mvccpb.KeyValue // at revision `middle`
+	since                []string           // events behind it
 	middle, revision     int64
 	answered, refused    int
 }
@@ -180,7 +181,96 @@ func (m *member) note() error {
 		return err
 	}
 	m.before = old.Kvs
-	return nil
+	watch, err := pb.NewWatchClient(connection).Watch(ctx)
+	if err != nil {
+		return err
+	}
+	if err := watch.Send(watchAll(fromMiddle, m.middle+1)); err != nil {
+		return err
+	}
+	for {
+		response, err := watch.Recv()
+		if err != nil {
+			return err
+		}
+		for _, event := range response.Events {
+			m.since = append(m.since, nameOf(event))
+			if event.Kv.ModRevision == m.revision {
+				return nil
+			}
+		}
+	}
+}
+
+const fromNow, fromMiddle = 1, 2
+
+func watchAll(id, start int64) *pb.WatchRequest {
+	create := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, WatchId: id, StartRevision: start}
+	return &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}
+}
+
+func nameOf(event *mvccpb.Event) string {
+	return fmt.Sprintf("%s %q at %d", event.Type, event.Kv.Key, event.Kv.ModRevision)
+}
+
+// watch has a watch that reads old events and one from now on. The first gives what there was, or ends and says where the
+// damage is; the second goes on beside it, through the puts that follow.
+func (m *member) watch(ctx context.Context, connection *grpc.ClientConn, puts int) (outcome, []string) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	stream, err := pb.NewWatchClient(connection).Watch(ctx)
+	if err != nil {
+		return found, []string{err.Error()}
+	}
+	for _, request := range []*pb.WatchRequest{watchAll(fromNow, 0), watchAll(fromMiddle, m.middle+1)} {
+		if err := stream.Send(request); err != nil {
+			return found, []string{err.Error()}
+		}
+	}
+	result, old, live, created := right, 0, 0, 0
+	for created < 2 || old < len(m.since) || live < puts {
+		response, err := stream.Recv()
+		if err != nil {
+			if !m.server.Alive() {
+				return ended, nil
+			}
+			return result, []string{fmt.Sprintf("a watch waits for ever (%d of %d old events, %d of %d new ones): %v", old, len(m.since), live, puts, err)}
+		}
+		switch {
+		case response.Created:
+			if created++; created == 2 {
+				go m.put(connection, puts)
+			}
+		case response.Canceled && response.WatchId == fromMiddle:
+			if complaints := told(response.CancelReason); len(complaints) > 0 {
+				return found, complaints
+			}
+			result, old = found, len(m.since)
+		case response.Canceled:
+			return found, []string{"the watch from now on ended: " + response.CancelReason}
+		case response.WatchId == fromNow:
+			live += len(response.Events)
+		}
+		if response.WatchId != fromMiddle {
+			continue
+		}
+		for _, event := range response.Events {
+			if old < len(m.since) && nameOf(event) != m.since[old] {
+				return found, []string{"SILENTLY WRONG: event " + nameOf(event) + ", it was " + m.since[old]}
+			}
+			old = min(old+1, len(m.since))
+		}
+	}
+	return result, nil
+}
+
+// put writes new keys at the end, for a watch to see.
+func (m *member) put(connection *grpc.ClientConn, puts int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for range puts {
+		_, _ = pb.NewKVClient(connection).Put(ctx, &pb.PutRequest{Key: []byte("zzz"), Value: []byte("new")})
+	}
 }
 
 // try starts the program on the damaged files and asks for everything.
@@ -201,6 +291,10 @@ func (m *member) try(d damage, random *rand.Rand) (outcome, []string) {
 	}
 	_ = os.Remove(filepath.Join(m.server.Folder, "log"))
 	err := m.server.Start(startBound)
+	for again := 0; err != nil && again < 3 && !m.server.Alive() && m.server.ExitCode() == 18; again++ {
+		// The machine had no CPU for it within 20 s: that is no answer.
+		err = m.server.Start(startBound)
+	}
 	defer m.server.Kill()
 	if err != nil {
 		if m.server.Alive() {
@@ -284,7 +378,22 @@ func (m *member) ask(random *rand.Rand) (outcome, []string) {
 	} else if complaints := same(old.Kvs, m.before); len(complaints) > 0 {
 		return found, append(complaints, "at an older revision")
 	}
-	return m.write(ctx, client, result, random)
+	result, complaints := m.write(ctx, client, result, random)
+	if len(complaints) > 0 || result == ended {
+		return result, complaints
+	}
+	watched, complaints := m.watch(ctx, connection, 3)
+	if len(complaints) > 0 || watched == ended {
+		if len(complaints) == 0 {
+			complaints = m.toldAtEnd()
+		}
+		return watched, complaints
+	}
+	if err := m.server.Stop(startBound); err != nil && !m.server.Alive() {
+		// The last checkpoint met it.
+		return ended, m.toldAtEnd()
+	}
+	return max(result, watched), nil
 }
 
 // askEach asks for each key by itself: those of the damaged page are refused.
@@ -343,10 +452,6 @@ func (m *member) write(ctx context.Context, client pb.KVClient, result outcome, 
 		case <-time.After(10 * time.Second):
 			return found, []string{"a put was refused for no damage: " + err.Error()}
 		}
-	}
-	if err := m.server.Stop(startBound); err != nil && !m.server.Alive() {
-		// The last checkpoint met it.
-		return ended, m.toldAtEnd()
 	}
 	return result, nil
 }

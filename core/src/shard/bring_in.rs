@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use glommio::io::BufferedFile;
 use ringstone_pager::api::{Damage, PageRun};
 
@@ -15,18 +15,21 @@ use crate::shard::notify::Broadcast;
 use crate::shared::Shared;
 
 const PAGE_BYTES: u64 = 4096;
+/// Damaged pages that the log tells of: more of them say nothing new.
+const REPORTED_MAX: usize = 256;
 
 /// The page file for reading, and the reads under way: several that wait for one page share its read.
 pub struct PageReads {
     file: Rc<BufferedFile>,
     shared: Arc<Shared>,
     under_way: RefCell<AHashMap<u64, Rc<Broadcast>>>,
+    reported: RefCell<AHashSet<u64>>,
 }
 
 impl PageReads {
     /// Reads through `file`, whose length `shared` tells.
     pub fn new(file: Rc<BufferedFile>, shared: Arc<Shared>) -> PageReads {
-        PageReads { file, shared, under_way: RefCell::new(AHashMap::new()) }
+        PageReads { file, shared, under_way: RefCell::default(), reported: RefCell::default() }
     }
 
     /// Returns when the page cache holds the run, unchecked: that takes a pin, for without one the run may have another
@@ -51,12 +54,23 @@ impl PageReads {
         }
         self.under_way.borrow_mut().remove(&run.first);
         done.complete();
-        if is_gone { Ok(false) } else { result.map(|()| true).map_err(Error::Damaged) }
+        if is_gone { Ok(false) } else { result.map(|()| true).map_err(|damage| self.report(damage)) }
     }
 
     /// The length is told before the file is cut, and after it has grown.
     fn is_behind_the_end(&self, run: PageRun) -> bool {
         (run.first + u64::from(run.pages)) * PAGE_BYTES > self.shared.file_bytes.load(Ordering::Acquire)
+    }
+
+    /// The client is told each time that its read meets the page; the log once.
+    pub fn report(&self, damage: Damage) -> Error {
+        let mut reported = self.reported.borrow_mut();
+        let page = damage.page;
+        let error = Error::Damaged(damage);
+        if reported.len() < REPORTED_MAX && reported.insert(page) {
+            tracing::error!(error = %error, "a read met a damaged page: what needs it is refused, all else goes on");
+        }
+        error
     }
 }
 

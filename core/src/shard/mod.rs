@@ -199,11 +199,11 @@ impl Shard {
     /// Checks a run that the page cache holds, or that was just read. False: it has to be read.
     fn take_in(&self, run: PageRun, just_read: &mut JustRead) -> Result<bool, Error> {
         // It may have left again already: then another read costs less than a touch that waits.
-        let taken = self.reader.bring_in_cached(run).map_err(Error::Damaged)?;
+        let taken = self.reader.bring_in_cached(run).map_err(|damage| self.pages.report(damage))?;
         if taken || !just_read.is_enough(run) {
             return Ok(taken);
         }
-        self.reader.bring_in_done(run).map(|()| true).map_err(Error::Damaged)
+        self.reader.bring_in_done(run).map(|()| true).map_err(|damage| self.pages.report(damage))
     }
 
     /// A root that stays as it is while the result lives: its pages are not reused. For answers that must be of one

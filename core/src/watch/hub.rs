@@ -394,7 +394,7 @@ impl Hub {
         slot
     }
 
-    fn remove_watcher(&mut self, slot: Slot) {
+    pub(super) fn remove_watcher(&mut self, slot: Slot) {
         let watcher = self.watchers[slot as usize].take().expect("a slot of a stream holds a watcher");
         self.free_watchers.push(slot);
         self.index.remove(&watcher.span, slot);
@@ -476,6 +476,10 @@ fn write_item(writer: &mut FrameWriter, item: Item, identity: MemberIdentity, fr
         Item::Refused { reason, revision: at } => {
             (head.watch_id, head.created, head.canceled, revision) = (-1, true, true, at);
             head.cancel_reason = reason.into();
+        }
+        Item::Ended { id, revision: at, reason } => {
+            (head.watch_id, head.canceled, revision) = (id, true, at);
+            head.cancel_reason = (&*reason).into();
         }
         Item::Events { id, revision, fragment, events } => {
             head.watch_id = id;
