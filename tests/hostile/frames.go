@@ -114,7 +114,7 @@ func frames() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "unknown-frames", bound: "nothing is kept", want: "stays",
+			name: "unknown-frames", long: true, bound: "nothing is kept", want: "stays",
 			run: func(a *arena) {
 				payload := make([]byte, 16<<10)
 				a.connections(many, func(w *wire) error {
@@ -124,7 +124,7 @@ func frames() []attack {
 			check: stays,
 		},
 		{
-			name: "oversize-frame", bound: "16 KiB a frame", want: "GOAWAY FRAME_SIZE_ERROR",
+			name: "oversize-frame", long: true, bound: "16 KiB a frame", want: "GOAWAY FRAME_SIZE_ERROR",
 			run: func(a *arena) {
 				payload := make([]byte, 20<<10)
 				a.connections(many, func(w *wire) error {
@@ -137,7 +137,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeFrameSize),
 		},
 		{
-			name: "push-promise", bound: "none from a client", want: "GOAWAY PROTOCOL_ERROR",
+			name: "push-promise", long: true, bound: "none from a client", want: "GOAWAY PROTOCOL_ERROR",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					err := w.framer.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, BlockFragment: w.encode(grpcHead(pathPut)), EndHeaders: true})
@@ -164,7 +164,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeProtocol, http2.ErrCodeStreamClosed),
 		},
 		{
-			name: "stream-id-even", bound: "a client's ids are odd", want: "GOAWAY PROTOCOL_ERROR",
+			name: "stream-id-even", long: true, bound: "a client's ids are odd", want: "GOAWAY PROTOCOL_ERROR",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					if err := w.headers(2, w.encode(grpcHead(pathPut)), true); err != nil {
@@ -176,7 +176,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeProtocol),
 		},
 		{
-			name: "stream-id-exhaustion", bound: "2^31-1 is the last id", want: "the last call is answered, a call behind it ends the connection",
+			name: "stream-id-exhaustion", long: true, bound: "2^31-1 is the last id", want: "the last call is answered, a call behind it ends the connection",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					w.next = 1<<31 - 1
@@ -195,7 +195,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeProtocol, http2.ErrCodeStreamClosed),
 		},
 		{
-			name: "goaway-games", bound: "a GOAWAY ends new calls; ids in it don't ascend", want: "GOAWAY PROTOCOL_ERROR, or closed",
+			name: "goaway-games", long: true, bound: "a GOAWAY ends new calls; ids in it don't ascend", want: "GOAWAY PROTOCOL_ERROR, or closed",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					for last := uint32(1); ; last += 2 {
@@ -214,7 +214,7 @@ func frames() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "data-without-stream", bound: "DATA for open calls only", want: "GOAWAY PROTOCOL_ERROR",
+			name: "data-without-stream", long: true, bound: "DATA for open calls only", want: "GOAWAY PROTOCOL_ERROR",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					if err := w.framer.WriteData(77, false, putMessage); err != nil {
@@ -226,7 +226,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeProtocol),
 		},
 		{
-			name: "window-overrun", bound: "the window of a stream and of the connection", want: "RST_STREAM or GOAWAY FLOW_CONTROL_ERROR",
+			name: "window-overrun", long: true, bound: "the window of a stream and of the connection", want: "RST_STREAM or GOAWAY FLOW_CONTROL_ERROR",
 			run: func(a *arena) {
 				payload := make([]byte, 16<<10)
 				a.connections(many, func(w *wire) error {

@@ -13,7 +13,7 @@ import (
 func grpcAttacks() []attack {
 	return []attack{
 		{
-			name: "gzip-bomb", bound: "a message is unpacked to --max-request-bytes + 512 KiB", want: "RESOURCE_EXHAUSTED",
+			name: "gzip-bomb", long: true, bound: "a message is unpacked to --max-request-bytes + 512 KiB", want: "RESOURCE_EXHAUSTED",
 			run: func(a *arena) {
 				bomb := gzipped(64 << 20)
 				body := append([]byte{1}, framed(bomb)[1:]...)
@@ -66,7 +66,7 @@ func grpcAttacks() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "tiny-pieces", bound: "what is held of a message is copied out of its buffer; open calls are charged", want: "RESOURCE_EXHAUSTED, else ENHANCE_YOUR_CALM",
+			name: "tiny-pieces", long: true, bound: "what is held of a message is copied out of its buffer; open calls are charged", want: "RESOURCE_EXHAUSTED, else ENHANCE_YOUR_CALM",
 			run: func(a *arena) {
 				ballast := make([]byte, 8<<10)
 				a.once(a.scaled(500), func(w *wire) error {
@@ -102,7 +102,7 @@ func grpcAttacks() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "answered-and-open", bound: "an answered call holds nothing of its client's", want: "stays",
+			name: "answered-and-open", long: true, bound: "an answered call holds nothing of its client's", want: "stays",
 			run: func(a *arena) {
 				junk := make([]byte, 16<<10)
 				a.connections(a.scaled(200), func(w *wire) error {

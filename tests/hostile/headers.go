@@ -26,7 +26,7 @@ func headers() []attack {
 			check: goesAway(http2.ErrCodeEnhanceYourCalm, http2.ErrCodeProtocol, http2.ErrCodeCompression),
 		},
 		{
-			name: "continuation-empty-flood", bound: "5 CONTINUATION frames", want: "GOAWAY ENHANCE_YOUR_CALM",
+			name: "continuation-empty-flood", long: true, bound: "5 CONTINUATION frames", want: "GOAWAY ENHANCE_YOUR_CALM",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					if err := w.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1}); err != nil {
@@ -56,7 +56,7 @@ func headers() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "header-list-bomb", bound: "64 KiB of headers a request", want: "refused with 431",
+			name: "header-list-bomb", long: true, bound: "64 KiB of headers a request", want: "refused with 431",
 			run: func(a *arena) {
 				big := field{"x", strings.Repeat("z", 15<<10)}
 				fields := grpcHead(pathPut, big, big, big, big, big)
@@ -88,7 +88,7 @@ func headers() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "hpack-table-flapping", bound: "4 KiB of table; each request's head is bounded", want: "stays",
+			name: "hpack-table-flapping", long: true, bound: "4 KiB of table; each request's head is bounded", want: "stays",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					flap := bytes.Repeat(append(sizeUpdate(0), sizeUpdate(4096)...), 500)

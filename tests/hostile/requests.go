@@ -23,7 +23,7 @@ func requests() []attack {
 			check: func(a *arena) string { return a.ends.failures() },
 		},
 		{
-			name: "nested-txns", bound: "100 levels of protobuf", want: "INTERNAL",
+			name: "nested-txns", long: true, bound: "100 levels of protobuf", want: "INTERNAL",
 			run: func(a *arena) {
 				message := nestedTxn(100_000, 1_500_000)
 				a.connections(a.scaled(100), func(w *wire) error { return a.heavy(w, pathTxn, message) })
@@ -31,7 +31,7 @@ func requests() []attack {
 			check: answered("13"),
 		},
 		{
-			name: "unknown-fields", bound: "skipped as they are read", want: "answered",
+			name: "unknown-fields", long: true, bound: "skipped as they are read", want: "answered",
 			run: func(a *arena) {
 				message := append(bytes.Repeat([]byte{0xf8, 0x7f, 1}, 480_000), getMessage...)
 				a.connections(a.scaled(100), func(w *wire) error { return a.heavy(w, pathRange, message) })
@@ -77,7 +77,7 @@ func requests() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "huge-txn-answers", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "huge-txn-answers", long: true, bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
 			run: func(a *arena) {
 				var ops []*pb.RequestOp
 				for range 100 {
@@ -94,7 +94,7 @@ func requests() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "hash-storm", bound: "reads yield; calls are charged", want: "answered", big: true,
+			name: "hash-storm", long: true, bound: "reads yield; calls are charged", want: "answered", big: true,
 			run: func(a *arena) {
 				a.connections(a.scaled(50), func(w *wire) error {
 					for a.Err() == nil {
@@ -125,7 +125,7 @@ func requests() []attack {
 			check: answered("0"),
 		},
 		{
-			name: "large-puts", bound: "requests on their way are charged", want: "answered, or RESOURCE_EXHAUSTED", flags: []string{"--quota-backend-bytes=2147483648"},
+			name: "large-puts", long: true, bound: "requests on their way are charged", want: "answered, or RESOURCE_EXHAUSTED", flags: []string{"--quota-backend-bytes=2147483648"},
 			run: func(a *arena) {
 				message := encoded(&pb.PutRequest{Key: []byte("hostile"), Value: make([]byte, 1_500_000)})
 				a.connections(a.scaled(100), func(w *wire) error { return a.heavy(w, pathPut, message) })

@@ -114,7 +114,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "unread-refusals", bound: "nothing is read from who doesn't read", want: "stays, unread",
+			name: "unread-refusals", long: true, bound: "nothing is read from who doesn't read", want: "stays, unread",
 			run: func(a *arena) {
 				a.silent(a.scaled(1000), func(w *wire) error {
 					return a.forever(w, func() error {
@@ -200,7 +200,7 @@ func slow() []attack {
 			check: func(a *arena) string { return a.ends.failures() },
 		},
 		{
-			name: "http1-unread-pipeline", bound: "one request at a time", want: "stays, unread",
+			name: "http1-unread-pipeline", long: true, bound: "one request at a time", want: "stays, unread",
 			run: func(a *arena) {
 				a.sockets(a.scaled(500), func(conn net.Conn) error {
 					request := strings.Repeat("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 100)

@@ -50,7 +50,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "watch-cancels", bound: "a cancel of nothing is answered by nothing", want: "stays",
+			name: "watch-cancels", long: true, bound: "a cancel of nothing is answered by nothing", want: "stays",
 			run: func(a *arena) {
 				step := flood(pathWatch, create("hostile"), cancel)
 				a.connections(a.scaled(50), func(w *wire) error { return step(a, w) })
@@ -58,7 +58,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "watch-progress-flood", bound: "64 requests and 16 KiB of answers a stream", want: "stays",
+			name: "watch-progress-flood", long: true, bound: "64 requests and 16 KiB of answers a stream", want: "stays",
 			run: func(a *arena) {
 				step := flood(pathWatch, create("hostile"), progress)
 				a.silentOnce(a.scaled(200), func(w *wire) error { return step(a, w) })
@@ -95,7 +95,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "watch-fragments", bound: "events are shared by all streams", want: "held within the budget", big: true,
+			name: "watch-fragments", long: true, bound: "events are shared by all streams", want: "held within the budget", big: true,
 			run: func(a *arena) {
 				message := encoded(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 					Key: []byte("big/"), RangeEnd: []byte("big0"), StartRevision: 2, Fragment: true, PrevKv: true,
@@ -115,7 +115,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "keep-alive-flood", bound: "answers of a stream are bounded: requests are then not read", want: "stays, unread",
+			name: "keep-alive-flood", long: true, bound: "answers of a stream are bounded: requests are then not read", want: "stays, unread",
 			run: func(a *arena) {
 				message := encoded(&pb.LeaseKeepAliveRequest{ID: 77})
 				step := flood(pathKeepAlive, message, message)
@@ -124,7 +124,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "snapshots-aborted", bound: "a snapshot holds a window and one piece", want: "stays", big: true,
+			name: "snapshots-aborted", long: true, bound: "a snapshot holds a window and one piece", want: "stays", big: true,
 			run: func(a *arena) {
 				a.connections(20, func(w *wire) error {
 					for a.Err() == nil {
