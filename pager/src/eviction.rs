@@ -135,7 +135,8 @@ mod tests {
         assert!(!evictor.drop_forgotten().expect("now it is"));
         assert!(mapping.is_cached(run(9)) && mapping.page(run(9)).is_some());
         let left = (0..2 * SLICE_PAGES).filter(|page| mapping.is_cached(run(*page))).count();
-        assert!(left < 100, "{left} pages are still there");
+        // The kernel keeps up to 2 MiB together (a large folio), and gives back all or nothing of it.
+        assert!(left <= 1024, "{left} pages are still there");
         assert!((2 * SLICE_PAGES..pages).all(|page| mapping.is_cached(run(page))));
         evictor.forget();
         assert_eq!(mapping.resident_pages(), 2 * SLICE_PAGES + 1, "it is within its budget");
