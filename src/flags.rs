@@ -104,7 +104,7 @@ const FLAGS: &[Flag] = &[
         Number,
         "0",
         Works,
-        "anonymous memory in bytes to stay within (0: a default by machine size; at least 192 MiB)",
+        "anonymous memory in bytes to stay within (0: a quarter of the machine's or the cgroup's; at least 192 MiB)",
     ),
     flag("snapshot-count", Number, "10000", NoMeaning, "checkpoints follow the bytes of the log"),
     flag("snapshot-catchup-entries", Number, "5000", NoMeaning, ""),

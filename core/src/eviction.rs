@@ -21,7 +21,7 @@ use crate::shared::Shared;
 #[cfg(feature = "glommio")]
 const PAGE_BYTES: u64 = 4096;
 /// Between turns while pages leave: longer than a reader keeps what it has looked at.
-const BUSY: Duration = Duration::from_millis(20);
+const BUSY: Duration = Duration::from_millis(30);
 /// How long a step that needs many pages at once is given before it asks again.
 const KEPT: Duration = Duration::from_secs(2);
 #[cfg(feature = "glommio")]

@@ -39,6 +39,7 @@ pub struct Evictor {
 #[derive(Default)]
 struct Forgotten {
     fresh: Vec<PageRun>,
+    aging: Vec<PageRun>,
     aged: Vec<PageRun>,
 }
 
@@ -82,7 +83,7 @@ impl Evictor {
         self.mapping.clear_resident(PageRun { first: 0, pages });
     }
 
-    /// Gives back what was forgotten before the last call and that nobody has needed since. Blocks for as long as the kernel
+    /// Gives back what was forgotten before the call before the last one and that nobody has needed since. Blocks for as long as the kernel
     /// needs. True while there is more to come.
     ///
     /// # Errors
@@ -91,8 +92,9 @@ impl Evictor {
         let (aged, more) = {
             let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
             let fresh = std::mem::take(&mut forgotten.fresh);
-            let more = !fresh.is_empty();
-            (std::mem::replace(&mut forgotten.aged, fresh), more)
+            let aging = std::mem::replace(&mut forgotten.aging, fresh);
+            let aged = std::mem::replace(&mut forgotten.aged, aging);
+            (aged, !forgotten.aging.is_empty() || !forgotten.aged.is_empty())
         };
         aged.into_iter().try_for_each(|slice| self.mapping.drop_unneeded(slice))?;
         Ok(more)
@@ -130,10 +132,12 @@ mod tests {
         assert!(mapping.page(run(9)).is_none() && mapping.is_cached(run(9)), "forgotten, not gone");
         // Somebody needs it.
         assert!(evictor.drop_forgotten().expect("nothing is old enough"));
+        assert!(evictor.drop_forgotten().expect("nor now"));
         assert!(mapping.is_cached(run(10)));
         mapping.set_resident(run(9));
         assert!(!evictor.drop_forgotten().expect("now it is"));
         assert!(mapping.is_cached(run(9)) && mapping.page(run(9)).is_some());
+        assert!(!mapping.is_cached(run(3 * SLICE_PAGES / 2)));
         let left = (0..2 * SLICE_PAGES).filter(|page| mapping.is_cached(run(*page))).count();
         // The kernel keeps up to 2 MiB together (a large folio), and gives back all or nothing of it.
         assert!(left <= 1024, "{left} pages are still there");

@@ -30,6 +30,7 @@ mod frames;
 pub mod freelist;
 mod inspect;
 pub mod layout;
+mod leaving;
 mod limbo;
 pub mod mapping;
 pub mod meta;

@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 
 use crate::api::PageRun;
 use crate::layout::{FILE_PAGES_MAX, PAGE_BYTES};
+use crate::leaving::Leaving;
 use crate::residency::Residency;
 
 /// Pages of the file as readers see them. A page is served only after it was brought in (by a driver's read, so that an
@@ -36,6 +37,15 @@ pub trait PageSource: Send + Sync {
     /// Does the kernel hold the run in memory, though it is not known to be checked? A guess that may be old at once: what
     /// was evicted meanwhile costs a major fault at its first touch.
     fn is_cached(&self, run: PageRun) -> bool;
+
+    /// Keeps the run from being given back while it is checked, until [`PageSource::let_go`]; one run a thread. False: it is
+    /// just leaving.
+    fn hold(&self, _run: PageRun) -> bool {
+        true
+    }
+
+    /// Ends what [`PageSource::hold`] began.
+    fn let_go(&self) {}
 
     /// The file has become so many pages long. A smaller number changes nothing.
     ///
@@ -62,6 +72,7 @@ pub struct Mapping {
     /// What readers may look at.
     file_pages: AtomicU64,
     residency: Residency,
+    leaving: Leaving,
 }
 
 // SAFETY: the memory is only read through it, by any thread; all else in it is atomic.
@@ -90,6 +101,7 @@ impl Mapping {
             reserved_pages,
             file_pages: AtomicU64::new(file_pages),
             residency: Residency::new(),
+            leaving: Leaving::default(),
         };
         // Advice: what the kernel does not follow costs speed only.
         // SAFETY: the range is this mapping's own.
@@ -125,7 +137,11 @@ impl Mapping {
     pub fn drop_unneeded(&self, run: PageRun) -> io::Result<()> {
         let end = run.first.saturating_add(u64::from(run.pages)).min(self.file_pages());
         let pages = u32::try_from(end.saturating_sub(run.first)).unwrap_or(0);
-        self.residency.for_each_absent(PageRun { first: run.first, pages }, |absent| self.give_back(absent))
+        self.residency.for_each_absent(PageRun { first: run.first, pages }, |absent| {
+            let result = if self.leaving.begin(absent) { self.give_back(absent) } else { Ok(()) };
+            self.leaving.end();
+            result
+        })
     }
 
     fn give_back(&self, run: PageRun) -> io::Result<()> {
@@ -215,6 +231,14 @@ impl PageSource for Mapping {
         self.unchecked(run).is_some()
             && self.ask_kernel(run.first, in_memory).is_ok()
             && in_memory.iter().all(|state| state & 1 != 0)
+    }
+
+    fn hold(&self, run: PageRun) -> bool {
+        self.leaving.hold(run)
+    }
+
+    fn let_go(&self) {
+        self.leaving.let_go();
     }
 
     fn grown(&self, file_pages: u64) -> io::Result<()> {

@@ -73,10 +73,12 @@ impl Shared {
 
     /// [`Shared::bring_in_done`], if the kernel holds the pages in memory already. False: they must be read first.
     pub fn bring_in_cached(&self, run: PageRun) -> Result<bool, Damage> {
-        if !self.pages.is_cached(run) {
+        if !self.pages.hold(run) {
             return Ok(false);
         }
-        self.bring_in_done(run).map(|()| true)
+        let taken = if self.pages.is_cached(run) { self.bring_in_done(run).map(|()| true) } else { Ok(false) };
+        self.pages.let_go();
+        taken
     }
 
     /// Verifies pages that were just read into memory, and serves them from now on.

@@ -113,7 +113,13 @@ func run(s settings, group *cgroup, judge *judge) error {
 		return err
 	}
 	judge.that(beside.scanned >= int64(keys)/10, "%d keys were scanned meanwhile, the store has %d", beside.scanned, keys)
-	judge.that(without.faults+beside.faults == 0, "major faults of executors: %d without the scan, %d beside it", without.faults, beside.faults)
+	if reclaimed := without.reclaimed + beside.reclaimed; reclaimed > 0 && without.faults+beside.faults > 0 {
+		// What others need, the kernel takes from whom it likes.
+		judge.skipped++
+		fmt.Printf("skipped: major faults of executors: %d without the scan, %d beside it, but the machine itself was short of memory: %d pages taken\n", without.faults, beside.faults, reclaimed)
+	} else {
+		judge.that(without.faults+beside.faults == 0, "major faults of executors: %d without the scan, %d beside it", without.faults, beside.faults)
+	}
 	ratio := float64(beside.puts.At(99)) / float64(without.puts.At(99))
 	if s.judgePuts {
 		judge.that(ratio <= s.ratio, "put p99 beside the scan to that without: %.2f, at most %.2f", ratio, s.ratio)
@@ -133,4 +139,6 @@ type figures struct {
 	puts    probe.Latencies
 	faults  int64
 	scanned int64
+	// Pages that the kernel took back for the machine as a whole, not for our group.
+	reclaimed int64
 }

@@ -164,6 +164,7 @@ func (s *store) measured(what string, group *cgroup, scan *scan, span time.Durat
 	if err != nil {
 		return figures{}, err
 	}
+	reclaimed := reclaimedPages()
 	puts, err := s.puts(scan, span)
 	if err != nil {
 		return figures{}, fmt.Errorf("%w\n%s", err, s.server.LogTail())
@@ -172,7 +173,7 @@ func (s *store) measured(what string, group *cgroup, scan *scan, span time.Durat
 	if err != nil {
 		return figures{}, err
 	}
-	found := figures{puts: puts, faults: after - before}
+	found := figures{puts: puts, faults: after - before, reclaimed: reclaimedPages() - reclaimed}
 	if scan != nil {
 		found.scanned = scan.keys
 	}
@@ -225,6 +226,17 @@ func (s *store) puts(scan *scan, span time.Duration) (probe.Latencies, error) {
 	all := slices.Concat(took...)
 	slices.Sort(all)
 	return all, <-failures
+}
+
+func reclaimedPages() int64 {
+	content, _ := os.ReadFile("/proc/vmstat")
+	for line := range strings.Lines(string(content)) {
+		if words := strings.Fields(line); len(words) == 2 && words[0] == "pgsteal_kswapd" {
+			pages, _ := strconv.ParseInt(words[1], 10, 64)
+			return pages
+		}
+	}
+	return 0
 }
 
 // faults are the major faults of all threads but the one that gives memory back.
