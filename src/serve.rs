@@ -187,6 +187,17 @@ fn positive<T: TryFrom<i64>>(settings: &Settings, name: &str) -> Result<T, Strin
         .ok_or_else(|| format!("--{name}={value} is out of range: a number above 0 is expected"))
 }
 
+/// A key or a value has at most 16 MiB in the store: a request that may be larger could not be applied.
+const MAX_REQUEST_BYTES_MOST: usize = 15 << 20;
+
+fn max_request_bytes(settings: &Settings) -> Result<usize, String> {
+    let bytes = positive(settings, "max-request-bytes")?;
+    if bytes <= MAX_REQUEST_BYTES_MOST {
+        return Ok(bytes);
+    }
+    Err(format!("--max-request-bytes={bytes} is out of range: at most {MAX_REQUEST_BYTES_MOST} (15 MiB) are taken"))
+}
+
 fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     let name = settings.text("name").to_owned();
     let data_dir = match settings.text("data-dir") {
@@ -250,7 +261,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
             Ok(bytes) => Some(bytes),
             Err(_) => None,
         },
-        max_request_bytes: positive(settings, "max-request-bytes")?,
+        max_request_bytes: max_request_bytes(settings)?,
         max_txn_ops: positive(settings, "max-txn-ops")?,
         max_concurrent_streams: u32::try_from(positive::<i64>(settings, "max-concurrent-streams")?).unwrap_or(u32::MAX),
         watch_progress_interval: if progress.is_zero() { std::time::Duration::from_secs(600) } else { progress },

@@ -128,7 +128,9 @@ impl Error {
     #[must_use]
     pub fn text(&self) -> String {
         match self {
-            Error::Damaged(damage) => format!("ringstone: {damage}"),
+            Error::Damaged(damage) => {
+                format!("ringstone: page file: {damage}. Restore the member from a snapshot, or replace it")
+            }
             _ => self.row().1.to_owned(),
         }
     }

@@ -23,13 +23,17 @@
 //!     56   16  file id: seeds the checksums of this member's log and page file
 //! ```
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+mod folder;
+
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use folder::Step;
+use folder::{Change, Folder, StdFolder};
 use ringstone_wal::disk::FileName;
 use sha1::{Digest as _, Sha1};
 
@@ -133,6 +137,16 @@ pub enum IdentityError {
         /// What is missing.
         path: PathBuf,
     },
+    /// The operating system refused a change.
+    #[error("{path}: {step}: {error}")]
+    Change {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the change was for.
+        step: Step,
+        /// Its reason.
+        error: io::Error,
+    },
     /// The operating system refused.
     #[error("{path}: {error}")]
     Io {
@@ -234,7 +248,7 @@ impl FolderPaths {
     /// True when a member was made here.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.member().exists()
+        StdFolder.exists(&self.member())
     }
 
     /// Opens a member that exists: locks the folder, reads its identity, sees that its parts are there.
@@ -242,10 +256,14 @@ impl FolderPaths {
     /// # Errors
     /// [`IdentityError`]; nothing was changed.
     pub fn open(&self) -> Result<MemberFolder, IdentityError> {
+        self.open_on(&StdFolder)
+    }
+
+    fn open_on(&self, folder: &dyn Folder) -> Result<MemberFolder, IdentityError> {
         let member = self.member();
-        let lock = lock_folder(&self.data_dir, &member)?;
+        let lock = folder.lock(&self.data_dir, &member)?;
         let path = member.join("identity");
-        let bytes = match fs::read(&path) {
+        let bytes = match folder.read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(IdentityError::Damaged { path, what: "the folder has no identity file" });
@@ -256,12 +274,12 @@ impl FolderPaths {
         let wal_dir = self.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
         let page_file = member.join("pages-0");
         for part in [&page_file, &wal_dir] {
-            if !part.exists() {
+            if !folder.exists(part) {
                 return Err(IdentityError::Missing { path: part.clone() });
             }
         }
         if self.wal_dir.is_some() {
-            finish_log(&wal_dir)?;
+            finish_log(folder, &wal_dir)?;
         }
         Ok(MemberFolder { identity, is_new: false, page_file, wal_dir, lock })
     }
@@ -277,42 +295,56 @@ impl FolderPaths {
         identity: Identity,
         build: impl FnOnce(&Path, &Path) -> Result<(), E>,
     ) -> Result<MemberFolder, E> {
-        make_dir(&self.data_dir)?;
-        let made = self.make(identity, build);
-        if made.is_err() {
+        self.create_on(&StdFolder, identity, build)
+    }
+
+    fn create_on<E: From<IdentityError>>(
+        &self,
+        folder: &dyn Folder,
+        identity: Identity,
+        build: impl FnOnce(&Path, &Path) -> Result<(), E>,
+    ) -> Result<MemberFolder, E> {
+        make_dir(folder, &self.data_dir, [Step::MakeDataDir, Step::SyncDataDirParent])?;
+        let made = self.make(folder, identity, build);
+        // Once it has its name it is a member, whatever failed behind that: its log is no longer nobody's.
+        if made.is_err() && !folder.exists(&self.member()) {
             // Best effort: the next start removes it too. What was half made must not fill a disk.
-            let _ = fs::remove_dir_all(self.staging());
-            let _ = self.wal_dir.as_deref().map(clear_unfinished_log);
+            let staging = self.staging();
+            let _ = folder.change(Step::RemoveStaging, Change::RemoveAll(&staging));
+            let _ = self.wal_dir.as_deref().map(|wal_dir| clear_unfinished_log(folder, wal_dir));
         }
         made
     }
 
     fn make<E: From<IdentityError>>(
         &self,
+        folder: &dyn Folder,
         identity: Identity,
         build: impl FnOnce(&Path, &Path) -> Result<(), E>,
     ) -> Result<MemberFolder, E> {
         let (member, staging) = (self.member(), self.staging());
-        if staging.exists() {
-            fs::remove_dir_all(&staging).map_err(io_error(&staging))?;
+        if folder.exists(&staging) {
+            change(folder, Step::RemoveStaging, Change::RemoveAll(&staging))?;
         }
-        make_dir(&staging)?;
-        let lock = lock_folder(&self.data_dir, &staging)?;
+        change(folder, Step::MakeStaging, Change::MakeDir(&staging))?;
+        let lock = folder.lock(&self.data_dir, &staging)?;
         let wal_dir = self.wal_dir.clone().unwrap_or_else(|| staging.join("wal"));
-        make_dir(&wal_dir)?;
         if self.wal_dir.is_some() {
-            clear_unfinished_log(&wal_dir)?;
-            begin_log(&wal_dir)?;
+            make_dir(folder, &wal_dir, [Step::MakeWalDir, Step::SyncWalDirParent])?;
+            clear_unfinished_log(folder, &wal_dir)?;
+            begin_log(folder, &wal_dir)?;
+        } else {
+            change(folder, Step::MakeWalDir, Change::MakeDir(&wal_dir))?;
         }
         let page_file = staging.join("pages-0");
         build(&page_file, &wal_dir)?;
         let path = staging.join("identity");
-        write_synced(&path, &identity.encode()).map_err(io_error(&path))?;
-        sync_dir(&staging)?;
-        fs::rename(&staging, &member).map_err(io_error(&member))?;
-        sync_dir(&self.data_dir)?;
+        change(folder, Step::WriteIdentity, Change::WriteNew(&path, &identity.encode()))?;
+        change(folder, Step::SyncStaging, Change::SyncDir(&staging))?;
+        change(folder, Step::NameMember, Change::Rename(&staging, &member))?;
+        change(folder, Step::SyncDataDir, Change::SyncDir(&self.data_dir))?;
         if self.wal_dir.is_some() {
-            finish_log(&wal_dir)?;
+            finish_log(folder, &wal_dir)?;
         }
         let wal_dir = self.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
         Ok(MemberFolder { identity, is_new: true, page_file: member.join("pages-0"), wal_dir, lock })
@@ -324,59 +356,61 @@ impl FolderPaths {
 const UNFINISHED: &str = "unfinished";
 
 /// On disk when this returns: the mark, before the first segment. Segments without it are somebody's, and no mark is made.
-fn begin_log(wal_dir: &Path) -> Result<(), IdentityError> {
-    if segments(wal_dir)?.is_empty() {
+fn begin_log(folder: &dyn Folder, wal_dir: &Path) -> Result<(), IdentityError> {
+    if segments(folder, wal_dir)?.is_empty() {
         let path = wal_dir.join(UNFINISHED);
-        write_synced(&path, b"").map_err(io_error(&path))?;
-        sync_dir(wal_dir)?;
+        change(folder, Step::MarkLog, Change::WriteNew(&path, b""))?;
+        change(folder, Step::SyncMark, Change::SyncDir(wal_dir))?;
     }
     Ok(())
 }
 
-fn finish_log(wal_dir: &Path) -> Result<(), IdentityError> {
+fn finish_log(folder: &dyn Folder, wal_dir: &Path) -> Result<(), IdentityError> {
     let path = wal_dir.join(UNFINISHED);
-    match fs::remove_file(&path) {
-        Ok(()) => sync_dir(wal_dir),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(IdentityError::Io { path, error }),
+    if !folder.exists(&path) {
+        return Ok(());
     }
+    change(folder, Step::RemoveMark, Change::RemoveFile(&path))?;
+    change(folder, Step::SyncNoMark, Change::SyncDir(wal_dir))
 }
 
 /// Removes the segments of a member that was not made to its end, the mark last.
-fn clear_unfinished_log(wal_dir: &Path) -> Result<(), IdentityError> {
-    if !wal_dir.join(UNFINISHED).exists() {
+fn clear_unfinished_log(folder: &dyn Folder, wal_dir: &Path) -> Result<(), IdentityError> {
+    if !folder.exists(&wal_dir.join(UNFINISHED)) {
         return Ok(());
     }
-    for path in segments(wal_dir)? {
-        fs::remove_file(&path).map_err(io_error(&path))?;
+    let unfinished = segments(folder, wal_dir)?;
+    for path in &unfinished {
+        change(folder, Step::RemoveSegment, Change::RemoveFile(path))?;
     }
-    finish_log(wal_dir)
-}
-
-fn segments(wal_dir: &Path) -> Result<Vec<PathBuf>, IdentityError> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(wal_dir).map_err(io_error(wal_dir))? {
-        let entry = entry.map_err(io_error(wal_dir))?;
-        if entry.file_name().to_str().and_then(FileName::parse).is_some() {
-            found.push(entry.path());
-        }
+    if !unfinished.is_empty() {
+        // Else the mark might go first, and leave a segment that looks like somebody's.
+        change(folder, Step::SyncNoSegments, Change::SyncDir(wal_dir))?;
     }
-    Ok(found)
+    finish_log(folder, wal_dir)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+fn segments(folder: &dyn Folder, wal_dir: &Path) -> Result<Vec<PathBuf>, IdentityError> {
+    let names = folder.list(wal_dir).map_err(io_error(wal_dir))?;
+    let segments = names.into_iter().filter(|name| FileName::parse(name).is_some());
+    Ok(segments.map(|name| wal_dir.join(name)).collect())
 }
 
-fn sync_dir(path: &Path) -> Result<(), IdentityError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(io_error(path))
+fn change(folder: &dyn Folder, step: Step, change: Change<'_>) -> Result<(), IdentityError> {
+    let path = change.path().to_owned();
+    folder.change(step, change).map_err(|error| IdentityError::Change { path, step, error })
 }
 
-/// Makes a folder of mode 0700 with its parents; one that exists is left as it is.
-fn make_dir(path: &Path) -> Result<(), IdentityError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error(path))
+/// Makes a folder of mode 0700 with its parents, and their names durable; one that exists is left as it is.
+fn make_dir(folder: &dyn Folder, path: &Path, [make, sync]: [Step; 2]) -> Result<(), IdentityError> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !folder.exists(path)).collect();
+    for path in missing.into_iter().rev() {
+        change(folder, make, Change::MakeDir(path))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        change(folder, sync, Change::SyncDir(parent))?;
+    }
+    Ok(())
 }
 
 fn lock_folder(data_dir: &Path, member: &Path) -> Result<File, IdentityError> {
@@ -402,90 +436,4 @@ fn lock_folder(data_dir: &Path, member: &Path) -> Result<File, IdentityError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Identity {
-        Identity { cluster_id: 1, member_id: 2, file_id: [3; 16] }
-    }
-
-    fn build(page_file: &Path, wal_dir: &Path) -> Result<(), IdentityError> {
-        fs::write(page_file, b"pages").map_err(io_error(page_file))?;
-        assert!(wal_dir.is_dir());
-        Ok(())
-    }
-
-    /// etcd 3.7 prints 8e9e05c52164694d / cdf818194e3a8c32 for the default single member.
-    #[test]
-    fn ids_are_those_of_etcd() {
-        let id = member_id(&["http://localhost:2380".to_owned()], "etcd-cluster");
-        assert_eq!(id, 0x8e9e_05c5_2164_694d);
-        assert_eq!(cluster_id(&[id]), 0xcdf8_1819_4e3a_8c32);
-    }
-
-    #[test]
-    fn a_member_is_made_once_and_opens_again() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let paths = FolderPaths { data_dir: dir.path().join("data"), wal_dir: None };
-        assert!(!paths.exists());
-        let made = paths.create(sample(), build).expect("made");
-        assert!(matches!(paths.open(), Err(IdentityError::InUse { .. })));
-        drop(made);
-        assert_eq!(paths.open().expect("opens").identity, sample());
-    }
-
-    #[test]
-    fn a_failed_making_leaves_no_member() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let paths = FolderPaths { data_dir: dir.path().to_owned(), wal_dir: None };
-        let failed = paths.create(sample(), |page_file, _| Err(IdentityError::Missing { path: page_file.to_owned() }));
-        assert!(failed.is_err() && !paths.exists());
-        paths.create(sample(), build).expect("made after the failure");
-    }
-
-    /// A start with --wal-dir that was cut short left segments with an identity that no later start had: all were refused.
-    #[test]
-    fn a_log_elsewhere_that_was_not_finished_is_made_anew() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let wal_dir = dir.path().join("wal");
-        let paths = FolderPaths { data_dir: dir.path().join("data"), wal_dir: Some(wal_dir.clone()) };
-        let segment = wal_dir.join("0000000000000001.wal");
-        let cut_short = |_: &Path, _: &Path| -> Result<(), IdentityError> {
-            fs::write(&segment, b"half").map_err(io_error(&segment))?;
-            panic!("the power fails")
-        };
-        let cut = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| paths.create(sample(), cut_short)));
-        assert!(cut.is_err() && segment.exists());
-        let made = paths.create(sample(), |page_file, wal_dir| {
-            assert!(!segment.exists(), "nobody's segment is gone");
-            fs::write(&segment, b"whole").map_err(io_error(&segment))?;
-            build(page_file, wal_dir)
-        });
-        drop(made.expect("made"));
-        assert!(paths.open().is_ok() && segment.exists() && !wal_dir.join(UNFINISHED).exists());
-        // A log that is somebody's stays, whatever becomes of the attempt.
-        let other = FolderPaths { data_dir: dir.path().join("other"), wal_dir: Some(wal_dir) };
-        let failed = other.create(sample(), |page_file, _| Err(IdentityError::Missing { path: page_file.to_owned() }));
-        assert!(failed.is_err() && segment.exists());
-    }
-
-    #[test]
-    fn a_known_member_never_starts_without_its_parts() {
-        let dir = tempfile::tempdir().expect("temp dir");
-        let paths = FolderPaths { data_dir: dir.path().to_owned(), wal_dir: None };
-        let made = paths.create(sample(), build).expect("made");
-        fs::remove_file(&made.page_file).expect("removed");
-        drop(made);
-        assert!(matches!(paths.open(), Err(IdentityError::Missing { .. })));
-    }
-
-    #[test]
-    fn every_flipped_bit_of_the_identity_is_found() {
-        let good = sample().encode();
-        for bit in 0..good.len() * 8 {
-            let mut bad = good;
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Identity::decode(Path::new("identity"), &bad).is_err(), "bit {bit}");
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ pub mod config;
 pub mod entry;
 pub mod error;
 pub mod event;
+mod eviction;
 pub mod group;
 pub mod identity;
 pub mod image;

@@ -16,6 +16,7 @@ use ringstone_wal::disk::ring::{RingDisk, SyncWay};
 use ringstone_wal::{RingError, WalError, choose_way};
 
 use crate::config::ServerConfig;
+use crate::eviction;
 use crate::group::{self, GroupError, OpenError};
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
 use crate::shard::pulse::{FEEL_INTERVAL, Pulse};
@@ -114,7 +115,7 @@ impl ServerError {
                 IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Cause::Damaged,
                 IdentityError::Version { .. } => Cause::FormatVersion,
                 IdentityError::Foreign { .. } => Cause::Foreign,
-                IdentityError::Io { error, .. } => io_cause(error),
+                IdentityError::Io { error, .. } | IdentityError::Change { error, .. } => io_cause(error),
             },
             ServerError::Open(error) => open_cause(error),
             ServerError::Group(error) => match error {
@@ -201,13 +202,10 @@ fn allowed_cores() -> Vec<usize> {
     (0..count).filter(|&core| unsafe { libc::CPU_ISSET(core, &set) }).collect()
 }
 
-/// A quarter of the machine's memory, between 256 MiB and 4 GiB.
+/// A quarter of the memory that the machine, or the cgroup, has, between 256 MiB and 4 GiB.
 #[must_use]
 pub fn default_memory_limit() -> u64 {
-    // SAFETY: sysconf takes a number and touches no memory.
-    let (pages, page_bytes) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    let total = u64::try_from(pages).unwrap_or(0).saturating_mul(u64::try_from(page_bytes).unwrap_or(4096));
-    (total / 4).clamp(256 << 20, 4 << 30)
+    (eviction::memory_bytes() / 4).clamp(256 << 20, 4 << 30)
 }
 
 fn check_descriptors() -> Result<(), ServerError> {
@@ -295,6 +293,7 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     ring.hold(folder.lock())?;
     let group = group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime())?;
     let handles = start_shards(&shared, &folder, group, ring, listeners)?;
+    eviction::start(Arc::clone(&shared));
     let space = Space::new(&folder.page_file, &folder.wal_dir);
     wait_for_end(&shared, &signals, handles, space)
 }

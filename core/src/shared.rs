@@ -3,8 +3,8 @@
 //! Every figure here is a single atomic that is read on its own: nothing may be concluded from two of them together.
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::config::ServerConfig;
 use crate::error::Error;
@@ -12,11 +12,18 @@ use crate::group::GroupError;
 use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
 use crate::state::Admission;
-use ringstone_net::MetricsSnapshot;
+use ringstone_net::{Memory, MetricsSnapshot};
+use ringstone_pager::eviction::Evictor;
 
 /// etcd's alarm types as bits of [`Admission::alarms`].
 const ALARM_NOSPACE: u32 = 1 << 1;
 const ALARM_CORRUPT: u32 = 1 << 2;
+
+/// What connections may hold of the memory limit: three eighths. Frames may take three quarters of what is beyond 128 MiB
+/// (group/open.rs); both at once are within the limit and the allocator's slack.
+fn connection_memory_bytes(memory_limit_bytes: u64) -> usize {
+    usize::try_from(memory_limit_bytes / 8 * 3).unwrap_or(usize::MAX / 8)
+}
 
 /// A check of /livez or /readyz.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,8 +119,16 @@ pub struct Shared {
     pub file_bytes: AtomicU64,
     /// Bytes of the page file that hold something.
     pub file_bytes_in_use: AtomicU64,
+    /// Bytes that were moved so that the page file can become shorter.
+    pub shrink_moved_bytes: AtomicU64,
+    /// Bytes that the page file was cut by.
+    pub cut_bytes: AtomicU64,
     /// Bytes of dirty frames in memory.
     pub dirty_bytes: AtomicU64,
+    /// Keeps the page file within its memory, once it is open.
+    pub evictor: OnceLock<Evictor>,
+    /// On CLOCK_BOOTTIME, in milliseconds: until then a step needs all pages that it reads, and none is forgotten.
+    pub keeps_pages_until_ms: AtomicU64,
     /// Bytes of all frames in memory.
     pub frame_bytes: AtomicU64,
     /// Proposals on their way.
@@ -132,6 +147,8 @@ pub struct Shared {
     failure: Mutex<Option<GroupError>>,
     /// Connections of each shard, those on their way to it included.
     pub connections: Box<[AtomicUsize]>,
+    /// What all connections together may hold.
+    pub connection_memory: Arc<Memory>,
     /// Counters of each shard.
     pub metrics: Box<[ShardMetrics]>,
     /// What probes were told.
@@ -148,6 +165,7 @@ impl Shared {
     #[must_use]
     pub fn new(config: ServerConfig, identity: Identity) -> Shared {
         let shards = config.shards;
+        let connection_memory = Memory::new(connection_memory_bytes(config.memory_limit_bytes), shards);
         Shared {
             config,
             identity,
@@ -161,7 +179,11 @@ impl Shared {
             disk_free: AtomicU64::new(u64::MAX),
             file_bytes: AtomicU64::new(0),
             file_bytes_in_use: AtomicU64::new(0),
+            shrink_moved_bytes: AtomicU64::new(0),
+            cut_bytes: AtomicU64::new(0),
             dirty_bytes: AtomicU64::new(0),
+            evictor: OnceLock::new(),
+            keeps_pages_until_ms: AtomicU64::new(0),
             frame_bytes: AtomicU64::new(0),
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
@@ -171,6 +193,7 @@ impl Shared {
             shards_stopped: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             failure: Mutex::new(None),
+            connection_memory,
             connections: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
             health: HealthFigures::default(),

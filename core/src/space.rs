@@ -1,8 +1,8 @@
 //! How much may be put before a disk is full?
 //!
 //! Too much, and the log or a checkpoint fails in the middle, which ends the member; too little, and a disk that has room
-//! refuses puts. What is free inside of the page file counts: it never becomes shorter, so that after a compaction all of
-//! the room is there. Deletes, compactions and leases pass in any case: what is kept back here is for them, too.
+//! refuses puts. What is free inside of the page file counts: after a compaction the room is there, before the file is cut and
+//! behind it. Deletes, compactions and leases pass in any case: what is kept back here is for them, too.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt as _;

@@ -24,12 +24,12 @@
 //! ranges now and at older revisions; compaction and alarms; HashKV against a store that was never stopped; the whole page
 //! file after another checkpoint.
 //!
-//! Elsewhere: EIO and full disks in `group_faults`; creation and restore in `group_restore_crash`. A sole voter never cuts
+//! Elsewhere: each way of writing by itself in `group_paths`; EIO and full disks in `group_faults`; creation and restore in `group_restore_crash`. A sole voter never cuts
 //! its log, raft does that only where another leader's entries differ: `group_truncate` opens such logs, and
 //! `wal/tests/crash.rs` has the record among its histories.
 //!
-//! Not checked: a sector torn within, a device that lies about a sync, the folder around the files, keep-alives, members
-//! beyond one, and comparisons in transactions (`mvcc_model` has these).
+//! Not checked: a sector torn within, a device that lies about a sync, members beyond one, and comparisons in transactions
+//! (`mvcc_model` has these).
 //!
 //! `RINGSTONE_CRASH_SEEDS=n` runs n histories, each ended at every I/O in every way; `RINGSTONE_CRASH_FIRST=s` begins at
 //! another seed.
@@ -69,7 +69,7 @@ fn enumerate(plan: Plan) -> Tally {
     let disks = created().after(End::Kill);
     let journal = Journal::new().shared();
     let (watched_disks, watched_journal, watched_tally) = (disks.clone(), journal.clone(), Rc::clone(&tally));
-    let fuse = Fuse::watched(move |point| {
+    let fuse = Fuse::watched(move |point, _| {
         if point.is_multiple_of(plan.stride) {
             end_at(plan, point, &watched_disks, &watched_journal.borrow(), &mut watched_tally.borrow_mut());
         }

@@ -12,70 +12,18 @@
 //! | last checkpoint, with the state | the same |
 //! | empty log | each submission and completion |
 //!
-//! Not checked: the folder, its identity file and its renaming, which are not behind the storage traits
-//! (`core/src/identity.rs` makes each durable before the next); snapshots that are damaged (`image::tests`); a revision
-//! that is bumped.
+//! Elsewhere: the folder, its identity file and its renaming (`identity::tests`), an end within the recovery
+//! (`group_paths`), snapshots that are damaged (`image::tests`). Not checked: a revision that is bumped.
 
 mod group_support;
 
-use std::sync::Arc;
-
 use group_support::disks::{Disks, End, Fuse, Trouble};
-use group_support::history::{Ended, Made, recover, rounds};
+use group_support::history::{Ended, recover};
 use group_support::journal::Journal;
-use group_support::life::{self, IDENTITY, Life};
-use ringstone_core::error::ReadFault;
-use ringstone_core::group::{Restore, RestoreError, RestoreOptions};
-use ringstone_core::image::{ImageReader, ImageWriter, Step};
-use ringstone_core::state::State;
-use ringstone_pager::api::ReadTrees as _;
+use group_support::life;
+use group_support::snapshot::{restore, snapshot};
 use ringstone_pager::disk::Fault as PagesFault;
 use ringstone_wal::disk::sim::Fault as LogFault;
-
-/// The image of a member's store.
-fn image_of(life: &Life) -> Vec<u8> {
-    let reader = life.group.reader();
-    let (mut writer, mut image) = (ImageWriter::new(&IDENTITY), Vec::new());
-    loop {
-        let pin = reader.pin();
-        let state = State::from_attributes(pin.attributes()).expect("a state of this version");
-        match writer.step(&pin, &state) {
-            Ok(Step::Counting) => {}
-            Ok(Step::Piece(piece)) => image.extend_from_slice(&piece.bytes),
-            Ok(Step::Done) => return image,
-            Err(ReadFault::Absent(run)) => reader.bring_in_done(run).expect("the page is sound"),
-            Err(fault) => panic!("{fault}"),
-        }
-    }
-}
-
-/// A store with something of everything, and what it holds.
-fn snapshot(seed: u64) -> (Vec<u8>, Journal) {
-    let (disks, journal) = (Disks::new(), Journal::new().shared());
-    life::create(&disks, &Fuse::whole()).expect("the disks work");
-    let mut life = life::open(&disks, &Fuse::whole(), &journal, seed).expect("the disks work");
-    rounds(&mut life, seed, 60, &mut Made::default()).expect("the disks work");
-    life.verify();
-    // Alarms are not what an image is taken for.
-    journal.borrow_mut().reborn(0);
-    let journal = journal.borrow().clone();
-    (image_of(&life), journal)
-}
-
-/// Several checkpoints of the page file, and 4 KiB of the image at a time.
-fn restore(image: &[u8], disks: &Disks) -> Result<(), RestoreError> {
-    let pages = disks.pages.clone();
-    let mut restore = Restore::create_with(Box::new(pages.clone()), Arc::new(pages), &IDENTITY)?;
-    restore.set_dirty_bytes_max(256 << 10);
-    let mut reader = ImageReader::new();
-    for bytes in image.chunks(4096) {
-        reader.push(bytes)?;
-        restore.drain(&mut reader)?;
-    }
-    let summary = reader.finish()?;
-    let options = RestoreOptions { members: vec![life::member()], bump_revision: 0, mark_compacted: false };
-    restore.finish_with(&summary, &options, &mut *disks.log_mut(), life::log_options())
-}
 
 #[derive(Debug, Default)]
 struct Tally {
@@ -188,7 +136,7 @@ fn a_new_member_whose_disk_fails_is_not_made() {
                 break;
             };
             // The second segment is made while there is time. Without space for it, it is tried again later.
-            let may_wait = trouble == Trouble::Full && hit.ends_with("2.new");
+            let may_wait = trouble == Trouble::Full && hit.file.ends_with("2.new");
             assert!(made.is_err() || may_wait, "{hit}: {made:?}");
             if made.is_ok() {
                 let journal = Journal::new().shared();

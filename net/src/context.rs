@@ -25,6 +25,23 @@ impl fmt::Display for Peer {
 /// The headers of a request.
 pub type Metadata = HeaderMap<HeaderValue>;
 
+/// Headers that a handler may want to know. Others are not kept while a call goes on: they are the client's to make large.
+const KEPT: [&str; 4] = ["token", "authorization", "client-api-version", "hasleader"];
+
+/// The part of a request's headers that its call keeps, in memory of its own, and the bytes of that.
+pub(crate) fn kept_metadata(headers: &HeaderMap) -> (Metadata, usize) {
+    let (mut kept, mut bytes) = (Metadata::new(), 0);
+    for (name, value) in headers {
+        if KEPT.contains(&name.as_str())
+            && let Ok(copy) = HeaderValue::from_bytes(value.as_bytes())
+        {
+            bytes += name.as_str().len() + copy.len() + 64;
+            kept.append(name, copy);
+        }
+    }
+    (kept, bytes)
+}
+
 /// What is known of a call beside its messages.
 #[derive(Debug)]
 pub struct CallContext {
@@ -45,7 +62,8 @@ impl CallContext {
         self.peer
     }
 
-    /// All headers of the request.
+    /// Of the request's headers those that servers of etcd look at: `token`, `authorization`, `client-api-version`,
+    /// `hasleader`.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }

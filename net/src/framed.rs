@@ -120,10 +120,7 @@ impl Assembler {
             self.first = data;
             return;
         }
-        if !self.first.is_empty() {
-            self.gathered.extend_from_slice(&self.first);
-            self.first = Bytes::new();
-        }
+        self.keep(0);
         self.gathered.extend_from_slice(&data);
     }
 
@@ -134,7 +131,10 @@ impl Assembler {
     /// The next whole message; None if more is needed. An error is seen as soon as the prefix is.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Status> {
         let held = self.held();
-        let Some(prefix) = held.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let Some(prefix) = held.first_chunk::<PREFIX_BYTES>() else {
+            self.keep(0);
+            return Ok(None);
+        };
         let [flag, length @ ..] = *prefix;
         let length = u32::from_be_bytes(length) as usize;
         // grpc-go's order: the length first, the flag when the message is there.
@@ -142,6 +142,7 @@ impl Assembler {
             return Err(too_large(length, self.message_bytes_max));
         }
         if held.len() - PREFIX_BYTES < length {
+            self.keep(length);
             return Ok(None);
         }
         let message = self.take(length);
@@ -152,6 +153,17 @@ impl Assembler {
                 Err(Status::new(Code::Internal, "grpc: compressed flag set with identity or empty encoding"))
             }
             _ => Err(Status::new(Code::Internal, format!("grpc: received unexpected payload format {flag}"))),
+        }
+    }
+
+    /// Copies a part of a message that has to wait for the rest: it may be one byte of a large buffer, and the rest has
+    /// to be put behind it anyway. What is reserved for `message_bytes` follows what has come.
+    fn keep(&mut self, message_bytes: usize) {
+        if !self.first.is_empty() {
+            let whole = PREFIX_BYTES + message_bytes;
+            self.gathered.reserve(self.first.len().max(whole.min(4 * self.first.len())));
+            self.gathered.extend_from_slice(&self.first);
+            self.first = Bytes::new();
         }
     }
 

@@ -11,6 +11,7 @@
 //! - [`Handler`]: what a server does with calls; [`CallContext`], [`RequestStream`], [`ResponseSink`], [`Framed`]
 //! - [`Server`] and [`serve_connection`]: a connection from its first byte to its last
 //! - [`Limits`]: every bound, with its origin
+//! - [`Memory`]: what all connections together may hold
 //! - [`Admission`]: who may call what, one entry per method
 //! - [`Code`] and [`Status`]: gRPC errors
 //! - [`WireMetrics`]: counters of one shard, without locks
@@ -27,6 +28,7 @@ mod framed;
 pub mod glommio_io;
 mod handler;
 mod limits;
+mod memory;
 mod metrics;
 mod runtime;
 mod server;
@@ -37,6 +39,7 @@ pub use context::{CallContext, Metadata, Peer};
 pub use framed::{Framed, decode_request};
 pub use handler::{Handler, HttpRequest, HttpResponse, UnaryEnd};
 pub use limits::Limits;
+pub use memory::{Claim, Held, Memory, ShardMemory};
 pub use metrics::{HANDLING_BOUNDS_S, HandlingTimes, MetricsSnapshot, WireMetrics};
 pub use ringstone_proto::{Method, MethodKind};
 pub use runtime::{LocalBoxFuture, Runtime, TokioRuntime};

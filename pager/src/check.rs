@@ -7,7 +7,7 @@
 use core::fmt;
 
 use crate::api::{Aggregate, Damage, PageRun, TreeId, TreeSpec};
-use crate::disk::{self, Disk, DiskError, Io};
+use crate::disk::{self, Disk, DiskError, Io, IoPurpose};
 use crate::freelist::Freelist;
 use crate::layout::{PAGE_BYTES, REGION_PAGES, region_of, reserved_pages};
 use crate::meta::{self, HEAD_PAGES, Meta, MetaOutcome, OpenFailure};
@@ -55,8 +55,12 @@ pub struct CheckReport {
     pub generation: u64,
     /// How its meta was chosen.
     pub outcome: MetaOutcome,
-    /// Pages of the file.
+    /// Pages of the file, as the meta has them.
     pub file_pages: u64,
+    /// Pages behind those: left by a crash, or not cut off yet.
+    pub behind_pages: u64,
+    /// The page behind the last one that is in use: what stands behind it is free.
+    pub used_end: u64,
     /// Pages of trees.
     pub used_pages: u64,
     /// Pages that the free maps call free.
@@ -86,7 +90,7 @@ impl CheckReport {
 pub fn check(disk: &mut dyn Disk, trees: &[TreeSpec]) -> Result<CheckReport, CheckError> {
     let file_bytes = disk.length()?;
     let bytes = usize::try_from(file_bytes.min((HEAD_PAGES * PAGE_BYTES) as u64)).expect("three pages at most");
-    let head = disk::run(disk, Io::Read { offset: 0, bytes })?;
+    let head = disk::run(disk, Io::Read { offset: 0, bytes, purpose: IoPurpose::Inspect })?;
     let opened = meta::open(&head, file_bytes, None)?;
     let meta = opened.meta;
     let file_pages = meta.space.file_pages;
@@ -94,6 +98,8 @@ pub fn check(disk: &mut dyn Disk, trees: &[TreeSpec]) -> Result<CheckReport, Che
         generation: meta.generation,
         outcome: opened.outcome,
         file_pages,
+        behind_pages: (file_bytes / PAGE_BYTES as u64).saturating_sub(file_pages),
+        used_end: 0,
         used_pages: 0,
         free_pages: 0,
         free_runs: Vec::new(),
@@ -182,7 +188,7 @@ impl Check<'_> {
         }
         self.report.used_pages += u64::from(run.pages);
         let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-        let Ok(bytes) = disk::run(self.disk, Io::Read { offset, bytes }) else {
+        let Ok(bytes) = disk::run(self.disk, Io::Read { offset, bytes, purpose: IoPurpose::Inspect }) else {
             return self.find(run.first, tree, "it can't be read");
         };
         let (bytes, start) = aligned(bytes);
@@ -255,7 +261,7 @@ impl Check<'_> {
         for region in 0..self.file_pages.div_ceil(REGION_PAGES) {
             let run = Freelist::map_run(region);
             let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-            let Ok(maps) = disk::run(self.disk, Io::Read { offset, bytes }) else {
+            let Ok(maps) = disk::run(self.disk, Io::Read { offset, bytes, purpose: IoPurpose::Inspect }) else {
                 self.find(run.first, TreeId(0), "the free maps of the region can't be read");
                 continue;
             };
@@ -286,6 +292,9 @@ impl Check<'_> {
             }
             let Some(is_free) = known else { continue };
             let is_used = self.used[(page / 64) as usize] & (1 << (page % 64)) != 0;
+            if is_used {
+                self.report.used_end = page + 1;
+            }
             if is_used && is_free {
                 self.find(page, TreeId(0), "it is in use, and free in the map");
             } else if !is_used && !is_free {
@@ -311,6 +320,10 @@ impl fmt::Display for CheckReport {
         let (file, used, free) = (self.file_pages, self.used_pages, self.free_pages);
         writeln!(out, "generation {}; metas: {:?}", self.generation, self.outcome)?;
         writeln!(out, "{file} pages of {PAGE_BYTES} bytes: {used} in trees, {free} free")?;
+        writeln!(out, "the last page in use is followed by {}, all free", file.saturating_sub(self.used_end))?;
+        if self.behind_pages > 0 {
+            writeln!(out, "{} more pages behind the end, which the next checkpoint cuts off", self.behind_pages)?;
+        }
         for tree in &self.trees {
             write!(out, "tree {}: {} entries, {} pages, {} levels", tree.tree, tree.entries, tree.pages, tree.levels)?;
             writeln!(out, ", {} nodes of several pages", tree.long_nodes)?;

@@ -21,15 +21,15 @@ use crate::tree_tests::{Action, SPECS, TREE};
 const TREES: &[TreeSpec] = SPECS;
 
 /// What the owner of a file knows when the power fails.
-struct Run {
+pub(crate) struct Run {
     /// The states that a checkpoint was begun for, by generation.
-    begun: BTreeMap<u64, ModelTrees>,
+    pub begun: BTreeMap<u64, ModelTrees>,
     /// The last one that was reported as done.
-    done: u64,
+    pub done: u64,
 }
 
 /// Polls the checkpoint to its end; false where the disk has stopped.
-fn finish(pager: &mut Pager, disk: &mut SimDisk, run: &mut Run, many: usize, mut under_way: usize) -> bool {
+pub(crate) fn finish(pager: &mut Pager, disk: &mut SimDisk, run: &mut Run, many: usize, mut under_way: usize) -> bool {
     loop {
         while under_way < many
             && let Some((token, io)) = pager.poll_io().expect("there is space")
@@ -92,12 +92,12 @@ fn history(disk: &SimDisk, pager: &mut Pager, model: &mut ModelTrees, seed: u64,
     run
 }
 
-fn create(disk: &SimDisk) -> Pager {
+pub(crate) fn create(disk: &SimDisk) -> Pager {
     Pager::create(&mut disk.clone(), Arc::new(disk.clone()), &OPTIONS).expect("the disk is sound")
 }
 
 /// Opens what a crash has left, and holds it against what may be there.
-fn opens_as_it_must(disk: &SimDisk, run: &Run, told: &str) -> (Pager, ModelTrees) {
+pub(crate) fn opens_as_it_must(disk: &SimDisk, run: &Run, told: &str) -> (Pager, ModelTrees) {
     let report = check(&mut disk.clone(), TREES).unwrap_or_else(|error| panic!("{told}: {error}"));
     assert!(report.is_sound(), "{told}: {report}");
     let pager = reopen(disk, run.done);
@@ -111,7 +111,7 @@ fn opens_as_it_must(disk: &SimDisk, run: &Run, told: &str) -> (Pager, ModelTrees
     (pager, model)
 }
 
-fn crashes(seed: u64) -> [Crash; 5] {
+pub(crate) fn crashes(seed: u64) -> [Crash; 5] {
     [
         Crash::KeepAll,
         Crash::KeepNone,
@@ -208,7 +208,7 @@ fn a_full_disk_ends_the_attempt_and_nothing_else() {
         let mut error = None;
         while error.is_none() {
             let (token, io) = pager.poll_io().expect("told by the end of the request").expect("not done yet");
-            if matches!(io, crate::disk::Io::SetLength(_)) {
+            if matches!(io, crate::disk::Io::SetLength { .. }) {
                 disk.inject(0, Fault::Full);
             }
             disk.clone().submit(token, io);

@@ -43,6 +43,14 @@ pub(crate) type Path = SmallVec<[Step; 8]>;
 /// Nodes of a level that take the place of one, with their separators (the first one's is not used).
 pub(crate) type Parts = SmallVec<[(Vec<u8>, Child); 3]>;
 
+/// The right edge of a tree whose last put was an append: the next one needs no descent.
+pub(crate) struct Edge {
+    pub tree: TreeId,
+    /// To the last leaf. It is the edge for as long as that leaf is of the unpublished generation and no node of it was
+    /// retired: `retire` and any other put to the tree forget it.
+    pub path: Path,
+}
+
 /// What the checkpoint under way wants to know of changes.
 pub(crate) struct Watched {
     /// Frames born at or before it belong to it.
@@ -73,6 +81,7 @@ pub(crate) struct Forest {
     /// Bytes of frames that the current state reaches and no checkpoint has written.
     pub dirty_bytes: u64,
     pub watched: Option<Watched>,
+    pub edge: Option<Edge>,
     /// The writer's state is of one thread: sums are settled behind a shared borrow.
     pub not_sync: core::marker::PhantomData<Cell<()>>,
 }
@@ -94,6 +103,7 @@ impl Forest {
             retired: Vec::new(),
             dirty_bytes: 0,
             watched: None,
+            edge: None,
             not_sync: core::marker::PhantomData,
         }
     }
@@ -179,7 +189,8 @@ impl Forest {
         }
     }
 
-    fn copy(&mut self, child: &Child) -> Child {
+    /// A copy of a node in a frame of the unpublished generation, with the sum that its parent knows.
+    pub fn copy(&mut self, child: &Child) -> Child {
         let generation = self.state.generation;
         let mut frame = self.take(child.pages);
         copy_node(self.view(child), frame.bytes_mut());
@@ -192,6 +203,9 @@ impl Forest {
 
     /// Says that the next state has no use for a node.
     pub fn retire(&mut self, child: &Child) {
+        if self.is_own(child) {
+            self.edge = None;
+        }
         let retired = Retired {
             reference: child.reference,
             pages: child.pages,

@@ -20,6 +20,7 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod crash_tests;
 pub mod disk;
+pub mod eviction;
 mod forest;
 #[cfg(test)]
 mod forged_tests;
@@ -44,7 +45,12 @@ mod reader;
 mod residency;
 mod root;
 mod shared;
+mod shrink;
+#[cfg(test)]
+mod shrink_tests;
 pub mod sigbus;
+#[cfg(test)]
+mod spill_tests;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
@@ -54,3 +60,4 @@ pub use inspect::{InspectError, inspect};
 pub use open::{FileOptions, OpenError};
 pub use pager::Pager;
 pub use reader::{Pin, Reader};
+pub use shrink::ShrinkStep;

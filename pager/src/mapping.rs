@@ -26,7 +26,8 @@ pub trait PageSource: Send + Sync {
     /// Says that the run was brought in, and that its check passed; or that it was just written.
     fn set_resident(&self, run: PageRun);
 
-    /// Says that the run must be brought in and checked again.
+    /// Says that the run must be brought in and checked again. By the writer, between two operations: within one it relies on
+    /// what it has looked at.
     fn clear_resident(&self, run: PageRun);
 
     /// The bytes of a run whatever is known of it, to be checked before it is served. `None` beyond the end of the file.
@@ -41,19 +42,22 @@ pub trait PageSource: Send + Sync {
     /// # Errors
     /// So much can't be looked at: the address space that the process was allowed is shorter.
     fn grown(&self, file_pages: u64) -> io::Result<()>;
+
+    /// The file is about to become so short: no page behind that is served, and what comes to stand there later must be
+    /// brought in. Called by the writer, who makes sure that no pin reaches such a page.
+    fn cut(&self, file_pages: u64);
 }
 
 /// Pages of the longest mapping; asked for first, then halves of it where the address space is limited.
 const RESERVED_PAGES: u64 = FILE_PAGES_MAX;
-/// Most pages that one `refresh_slice` asks the kernel about: 128 MiB of file in 32 KiB of answer.
-const REFRESH_PAGES_MAX: u64 = 32_768;
-
 /// A longer run than this is always read through the driver: what it copies outweighs the way there.
 const CACHED_PAGES_MAX: usize = 16;
 
 /// A page file, mapped read-only and shared.
 pub struct Mapping {
     base: NonNull<u8>,
+    /// For advice: what is mapped stays so when it is closed.
+    file: File,
     reserved_pages: u64,
     /// What readers may look at.
     file_pages: AtomicU64,
@@ -80,8 +84,13 @@ impl Mapping {
                 Err(_) => reserved_pages /= 2,
             }
         };
-        let mapping =
-            Mapping { base, reserved_pages, file_pages: AtomicU64::new(file_pages), residency: Residency::new() };
+        let mapping = Mapping {
+            base,
+            file: file.try_clone()?,
+            reserved_pages,
+            file_pages: AtomicU64::new(file_pages),
+            residency: Residency::new(),
+        };
         // Advice: what the kernel does not follow costs speed only.
         // SAFETY: the range is this mapping's own.
         unsafe { libc::madvise(base.as_ptr().cast(), mapping.reserved_bytes(), libc::MADV_RANDOM) };
@@ -96,29 +105,49 @@ impl Mapping {
         (self.base.as_ptr() as usize, self.reserved_bytes())
     }
 
-    fn reserved_bytes(&self) -> usize {
-        self.reserved_pages as usize * PAGE_BYTES
+    /// Pages of the file, as far as readers may look at it.
+    #[must_use]
+    pub fn file_pages(&self) -> u64 {
+        self.file_pages.load(Ordering::Acquire)
     }
 
-    /// Asks the kernel which of up to `pages_max` (and at most 32 768) pages from `first` on it has evicted, and clears
-    /// their bits: they are brought in and checked again. Returns where to go on; 0 behind the end of the file. A page that
-    /// is evicted right behind the question keeps its bit until the next round.
+    /// Pages that are known to be in memory and checked.
+    #[must_use]
+    pub fn resident_pages(&self) -> u64 {
+        self.residency.pages()
+    }
+
+    /// Gives those pages of the run back to the kernel that are not known to be in memory: they were forgotten, and nobody
+    /// has needed them since. What is dirty stays.
     ///
     /// # Errors
     /// The system's.
-    pub fn refresh_slice(&self, first: u64, pages_max: u64) -> io::Result<u64> {
-        let file_pages = self.file_pages.load(Ordering::Acquire);
-        let pages = file_pages.saturating_sub(first).min(pages_max).min(REFRESH_PAGES_MAX);
-        if pages == 0 {
-            return Ok(0);
+    pub fn drop_unneeded(&self, run: PageRun) -> io::Result<()> {
+        let end = run.first.saturating_add(u64::from(run.pages)).min(self.file_pages());
+        let pages = u32::try_from(end.saturating_sub(run.first)).unwrap_or(0);
+        self.residency.for_each_absent(PageRun { first: run.first, pages }, |absent| self.give_back(absent))
+    }
+
+    fn give_back(&self, run: PageRun) -> io::Result<()> {
+        let bytes = run.pages as usize * PAGE_BYTES;
+        let start = self.base.as_ptr().wrapping_add(run.first as usize * PAGE_BYTES);
+        // SAFETY: the range is inside of this mapping, which is shared and of a file: what is unmapped comes back from the
+        // page cache, or the file, with the same bytes when it is touched.
+        if unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
         }
-        let mut in_memory = vec![0u8; pages as usize];
-        self.ask_kernel(first, &mut in_memory)?;
-        for (page, _) in (first..).zip(&in_memory).filter(|(_, state)| **state & 1 == 0) {
-            self.residency.clear(PageRun { first: page, pages: 1 });
+        let (Ok(offset), Ok(length)) = (i64::try_from(run.first * PAGE_BYTES as u64), i64::try_from(bytes)) else {
+            return Ok(());
+        };
+        // SAFETY: no memory is involved.
+        match unsafe { libc::posix_fadvise(self.file.as_raw_fd(), offset, length, libc::POSIX_FADV_DONTNEED) } {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
         }
-        let next = first + pages;
-        Ok(if next < file_pages { next } else { 0 })
+    }
+
+    fn reserved_bytes(&self) -> usize {
+        self.reserved_pages as usize * PAGE_BYTES
     }
 
     /// One byte a page from `first` on: bit 0 says that the kernel holds it in memory.
@@ -161,9 +190,9 @@ impl PageSource for Mapping {
         if run.pages == 0 || end > self.file_pages.load(Ordering::Acquire) {
             return None;
         }
-        // SAFETY: the range is inside of the mapping, which lives as long as `self`, and of the file, which never becomes
-        // shorter. Its bytes do not change while they are looked at: pages are written only while no pin and no tree
-        // refers to them, and the caller has a pin or is the writer.
+        // SAFETY: the range is inside of the mapping, which lives as long as `self`, and of the file. Its bytes do not
+        // change while they are looked at, and the file does not become too short for them: pages are written, or cut
+        // off, only while no pin and no tree refers to them, and the caller has a pin or is the writer.
         Some(unsafe {
             core::slice::from_raw_parts(
                 self.base.as_ptr().add(run.first as usize * PAGE_BYTES),
@@ -194,6 +223,16 @@ impl PageSource for Mapping {
         }
         self.file_pages.fetch_max(file_pages, Ordering::Release);
         Ok(())
+    }
+
+    fn cut(&self, file_pages: u64) {
+        let old = self.file_pages.fetch_min(file_pages, Ordering::AcqRel);
+        let mut first = file_pages;
+        while first < old {
+            let pages = u32::try_from(old - first).unwrap_or(u32::MAX);
+            self.residency.clear(PageRun { first, pages });
+            first += u64::from(pages);
+        }
     }
 }
 
@@ -236,20 +275,5 @@ mod tests {
         assert_eq!(mapping.page(run(70_000, 1)), Some(&[2; PAGE_BYTES][..]));
         assert_eq!(old, [1; PAGE_BYTES]);
         assert!(mapping.grown(FILE_PAGES_MAX + 1).is_err());
-    }
-
-    #[test]
-    fn a_refresh_clears_what_the_kernel_does_not_have() {
-        let file = tempfile::tempfile().expect("a temporary file");
-        file.write_all_at(&[1; 2 * PAGE_BYTES], 8 * PAGE_BYTES as u64).expect("written");
-        let mapping = Mapping::new(&file, 10).expect("mapped");
-        // Of the hole nothing was ever read, the last two pages have just been written.
-        mapping.set_resident(run(0, 10));
-        assert_eq!(mapping.refresh_slice(0, 3).expect("asked"), 3);
-        assert!(mapping.page(run(2, 1)).is_none() && mapping.page(run(3, 1)).is_some());
-        mapping.set_resident(run(3, 1));
-        assert_eq!(mapping.refresh_slice(8, 100).expect("asked"), 0, "the end of the file");
-        assert_eq!(mapping.page(run(8, 2)), Some(&[1; 2 * PAGE_BYTES][..]));
-        assert_eq!(mapping.refresh_slice(10, 100).expect("asked"), 0);
     }
 }

@@ -362,7 +362,9 @@ pub struct Opened {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenFailure {
     /// Not even a header and two metas.
-    #[error("the page file has only {bytes} bytes: it was truncated, or is none")]
+    #[error(
+        "the page file has only {bytes} bytes: it was truncated, or is none. Put the right file back, restore the member from a snapshot, or replace it"
+    )]
     TooShort {
         /// Length of the file.
         bytes: u64,
@@ -371,11 +373,13 @@ pub enum OpenFailure {
     #[error("the page file was never finished: its making was cut short, nothing was stored in it; remove it")]
     NeverFinished,
     /// Another magic.
-    #[error("this is not a Ringstone page file")]
+    #[error(
+        "page 0 (file offset 0): this is not a Ringstone page file. Put the right file back, restore the member from a snapshot, or replace it"
+    )]
     NotOurs,
     /// A checksum or zeros.
     #[error(
-        "page 0 (file offset 0), the header of the page file, is damaged: restore the file from a peer or a snapshot"
+        "page 0 (file offset 0), the header of the page file, is damaged. Restore the member from a snapshot, or replace it"
     )]
     HeaderDamaged,
     /// Written by a later (or never released) version.
@@ -399,7 +403,7 @@ pub enum OpenFailure {
         found: u32,
     },
     /// Another file than the one that belongs here.
-    #[error("this page file is {found}, but {expected} belongs here: files were exchanged")]
+    #[error("this page file is {found}, but {expected} belongs here: files were exchanged. Put the right file back")]
     ForeignFile {
         /// In the header.
         found: FileId,
@@ -407,7 +411,9 @@ pub enum OpenFailure {
         expected: FileId,
     },
     /// No state to start from.
-    #[error("both metas are damaged: page 1 (file offset 4096): {first}; page 2 (file offset 8192): {second}")]
+    #[error(
+        "both metas of the page file are damaged: page 1 (file offset 4096): {first}; page 2 (file offset 8192): {second}. Restore the member from a snapshot, or replace it"
+    )]
     BothDamaged {
         /// Of page 1.
         first: MetaDamage,
@@ -415,13 +421,17 @@ pub enum OpenFailure {
         second: MetaDamage,
     },
     /// Metas are written one generation after the other: somebody has copied one.
-    #[error("both metas have generation {generation}: one of the pages 1 and 2 was copied to the other's place")]
+    #[error(
+        "both metas of the page file have generation {generation}: one of the pages 1 and 2 (file offsets 4096 and 8192) was copied to the other's place. Restore the member from a snapshot, or replace it"
+    )]
     SameGeneration {
         /// Of both.
         generation: u64,
     },
     /// The file is shorter than the state that it holds.
-    #[error("the page file was truncated: it has {have} bytes, the state of generation {generation} needs {needed}")]
+    #[error(
+        "the page file was truncated: it has {have} bytes, the state of generation {generation} needs {needed}. Put the right file back, restore the member from a snapshot, or replace it"
+    )]
     Truncated {
         /// Length of the file.
         have: u64,

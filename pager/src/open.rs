@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api::PageRun;
 use crate::api::{TreeId, TreeSpec};
 use crate::checkpoint::Checkpoints;
-use crate::disk::{self, Disk, DiskError, Io};
+use crate::disk::{self, Disk, DiskError, Io, IoPurpose};
 use crate::freelist::{Freelist, Space};
 use crate::layout::{FileId, HEADER_PAGE, META_PAGES, PAGE_BYTES};
 use crate::mapping::PageSource;
@@ -81,19 +81,23 @@ impl Pager {
         freelist.begin_checkpoint(FIRST_GENERATION);
         let maps = freelist.maps().expect("nothing was freed in a new file");
         let meta = meta_of(&state, maps.space);
-        let write = |page: u64, bytes| Io::Write { offset: page * PAGE_BYTES as u64, buffers: vec![bytes] };
-        disk::run(disk, Io::SetLength(freelist.file_pages() * PAGE_BYTES as u64))?;
-        disk::run(disk, write(HEADER_PAGE, header.encode().into()))?;
+        let write =
+            |page: u64, bytes, purpose| Io::Write { offset: page * PAGE_BYTES as u64, buffers: vec![bytes], purpose };
+        let length = freelist.file_pages() * PAGE_BYTES as u64;
+        disk::run(disk, Io::SetLength { length, purpose: IoPurpose::CreateLength })?;
+        disk::run(disk, write(HEADER_PAGE, header.encode().into(), IoPurpose::CreateHeader))?;
         for (page, bytes) in maps.writes {
-            disk::run(disk, write(page, bytes))?;
+            disk::run(disk, write(page, bytes, IoPurpose::CreateMap))?;
         }
-        disk::run(disk, Io::Sync)?;
-        disk::run(disk, write(META_PAGES[0], meta.encode(file).into()))?;
-        disk::run(disk, Io::Sync)?;
+        disk::run(disk, Io::Sync { purpose: IoPurpose::CreateSync })?;
+        disk::run(disk, write(META_PAGES[0], meta.encode(file).into(), IoPurpose::CreateMeta))?;
+        disk::run(disk, Io::Sync { purpose: IoPurpose::CreateMetaSync })?;
         freelist.checkpointed();
         let shared = Shared::new(pages, file.crc_seed(), options.trees);
         shared.grown(freelist.file_pages())?;
-        Ok(Pager::assemble(file, Arc::new(shared), state, Checkpoints::new(freelist, FIRST_GENERATION, 0)))
+        let length_pages = freelist.file_pages();
+        let checkpoints = Checkpoints::new(freelist, FIRST_GENERATION, 0, length_pages);
+        Ok(Pager::assemble(file, Arc::new(shared), state, checkpoints))
     }
 
     /// Opens a page file with the state of its last finished checkpoint. Writes nothing new, but makes durable what it opens.
@@ -113,7 +117,7 @@ impl Pager {
         let file_bytes = disk.length()?;
         let head_bytes = (HEAD_PAGES * PAGE_BYTES) as u64;
         let bytes = usize::try_from(file_bytes.min(head_bytes)).expect("three pages at most");
-        let head = disk::run(disk, Io::Read { offset: 0, bytes })?;
+        let head = disk::run(disk, Io::Read { offset: 0, bytes, purpose: IoPurpose::OpenHead })?;
         let opened = meta::open(&head, file_bytes, Some(FileId(options.file_id)))?;
         let generation = opened.meta.generation;
         if generation < logged_generation {
@@ -130,7 +134,8 @@ impl Pager {
         let freelist = Freelist::open(file, (generation, opened.meta.space), older);
         let shared = Shared::new(pages, file.crc_seed(), options.trees);
         shared.grown(file_pages)?;
-        let checkpoints = Checkpoints::new(freelist, generation, usize::from(opened.slot));
+        let length_pages = file_bytes / PAGE_BYTES as u64;
+        let checkpoints = Checkpoints::new(freelist, generation, usize::from(opened.slot), length_pages);
         Ok((Pager::assemble(file, Arc::new(shared), state, checkpoints), opened.outcome))
     }
 }
@@ -142,8 +147,9 @@ impl Pager {
 fn make_durable(disk: &mut dyn Disk, head: &[u8], slot: u8) -> Result<(), DiskError> {
     let offset = META_PAGES[usize::from(slot)] as usize * PAGE_BYTES;
     let meta = head[offset..offset + PAGE_BYTES].to_vec();
-    disk::run(disk, Io::Write { offset: offset as u64, buffers: vec![meta.into()] })?;
-    disk::run(disk, Io::Sync)?;
+    let (offset, buffers) = (offset as u64, vec![meta.into()]);
+    disk::run(disk, Io::Write { offset, buffers, purpose: IoPurpose::OpenMeta })?;
+    disk::run(disk, Io::Sync { purpose: IoPurpose::OpenMetaSync })?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Methods, by what they do: `put`, `delete`, `delete_front`, `set_attributes` change the unpublished state; `publish`
 //! makes it visible and calls no system; `checkpoint_begin`, `poll_io`, `completed` write a published state to the file,
-//! at the caller's pace; `bring_in_done` takes note of pages that the caller has read.
+//! at the caller's pace; `shrink_*` (shrink.rs) give the end of the file back; `bring_in_done` takes note of pages that the caller has read.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::pins::Pins;
 use crate::reader::Reader;
 use crate::root::State;
 use crate::shared::Shared;
+use crate::shrink::Shrink;
 use crate::tree::{self, Visit};
 
 /// The writer of a page file. One thread; readers of other threads come from [`Pager::reader`].
@@ -31,6 +32,7 @@ pub struct Pager {
     pub(crate) is_changed: bool,
     pub(crate) pins: Pins,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) shrink: Option<Shrink>,
 }
 
 impl Pager {
@@ -47,6 +49,7 @@ impl Pager {
             pins: Pins::new(),
             checkpoints,
             is_changed: false,
+            shrink: None,
         }
     }
 
@@ -75,7 +78,7 @@ impl Pager {
         self.generation()
     }
 
-    fn settle_roots(&mut self) {
+    pub(crate) fn settle_roots(&mut self) {
         for number in 1..self.forest.state.roots.len() {
             let tree = TreeId(u8::try_from(number).expect("fewer than 256 trees"));
             let root = self.forest.root(tree);
@@ -157,6 +160,12 @@ impl Pager {
         self.checkpoints.freelist.pending_pages() * PAGE_BYTES as u64
     }
 
+    /// Regions of the file whose free pages are not known yet.
+    #[must_use]
+    pub fn unread_regions(&self) -> u64 {
+        self.checkpoints.freelist.unread_regions()
+    }
+
     /// Damage that was met where no caller could be told: of free maps, and of pages that were freed. To be reported.
     pub fn take_damage(&mut self) -> Option<Damage> {
         self.checkpoints.damage.pop_front()
@@ -182,6 +191,9 @@ impl Pager {
 
 impl ReadTrees for Pager {
     fn get(&self, tree: TreeId, key: &[u8]) -> Access<Option<&[u8]>> {
+        if self.forest.is_behind(tree, key) {
+            return Ok(None);
+        }
         tree::get(&self.forest, tree, &self.forest.root(tree), key)
     }
 

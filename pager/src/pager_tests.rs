@@ -24,7 +24,7 @@ fn pager() -> Pager {
     let mut state = State::empty();
     state.generation = 1;
     let file = FileId::default();
-    let checkpoints = Checkpoints::new(Freelist::create(file), 0, 0);
+    let checkpoints = Checkpoints::new(Freelist::create(file), 0, 0, 0);
     Pager::assemble(file, Arc::new(Shared::new(Arc::new(SimDisk::new()), 0, SPECS)), state, checkpoints)
 }
 

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 use crate::api::{Access, Damage, Fault, PageRun, Summarize, TreeId, TreeSpec};
-use crate::disk::{DiskError, DiskErrorKind};
+use crate::disk::{DiskError, DiskErrorKind, IoPurpose};
 use crate::frames::{Arena, view_frame};
 use crate::layout::PAGE_BYTES;
 use crate::mapping::PageSource;
@@ -56,12 +56,19 @@ impl Shared {
     pub fn grown(&self, pages: u64) -> Result<(), DiskError> {
         self.pages.grown(pages).map_err(|error| DiskError {
             operation: "mapping",
+            purpose: IoPurpose::Growth,
             offset: pages * PAGE_BYTES as u64,
             kind: DiskErrorKind::Full,
             cause: error.to_string(),
         })?;
         self.file_pages.store(pages, Ordering::Release);
         Ok(())
+    }
+
+    /// The file is going to be cut behind so many pages: whoever looks for one there is told that there is none.
+    pub fn cut(&self, pages: u64) {
+        self.file_pages.store(pages, Ordering::Release);
+        self.pages.cut(pages);
     }
 
     /// [`Shared::bring_in_done`], if the kernel holds the pages in memory already. False: they must be read first.

@@ -216,3 +216,56 @@ fn appends_leave_full_pages_behind() {
     let pages = usize::try_from(forest.dirty_bytes).expect("small") / crate::node::PAGE_BYTES;
     assert!(pages <= least + least / 25 + 4, "{pages} pages, {least} leaves at least");
 }
+
+#[test]
+fn appends_between_other_changes_do_as_the_model_does() {
+    for seed in 0..40_u64 {
+        let (mut forest, mut model) = (forest(), ModelTrees::new(SPECS));
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let (mut last, mut in_place) = (0_u64, 0);
+        let append = |number: u64| [&[0xff; 4][..], &number.to_be_bytes()].concat();
+        for _ in 0..400 {
+            match next(20) {
+                0 => {
+                    publish(&mut forest);
+                    check_all(&forest, &model);
+                }
+                // Sums are asked for in the middle of a generation.
+                1 => assert_eq!(forest.settle(TREE), model.aggregate(TREE, ALL).expect("the model")),
+                2 => {
+                    let key = append(last);
+                    assert_eq!(forest.delete(TREE, &key), model.delete(TREE, &key));
+                }
+                3 => {
+                    let (low, high) = (append(last.saturating_sub(30)), append(last.saturating_sub(next(30))));
+                    let range = (bound(Some(&low), true), bound(Some(&high), false));
+                    while !forest.delete_front(TREE, range, 10).expect("in frames") {}
+                    while !model.delete_front(TREE, range, 10).expect("the model") {}
+                }
+                4 => {
+                    let (key, value) = (key_of(next(600) as u16), vec![3; next(3000) as usize]);
+                    forest.put(TREE, &key, LeafValue::One(&value)).expect("in frames");
+                    model.put(TREE, &key, &[&value]).expect("the model");
+                }
+                // The other tree's edge is not this one's.
+                5 => forest.put(TreeId(2), &append(last), LeafValue::One(&[1])).expect("in frames"),
+                step => {
+                    last += u64::from(step > 6);
+                    let (key, value) = (append(last), vec![2; next(700) as usize]);
+                    if forest.is_behind(TREE, &key) {
+                        in_place += 1;
+                        assert_eq!(tree::get(&forest, TREE, &forest.root(TREE), &key), Ok(None));
+                    }
+                    forest.put(TREE, &key, LeafValue::One(&value)).expect("in frames");
+                    model.put(TREE, &key, &[&value]).expect("the model");
+                }
+            }
+        }
+        check_all(&forest, &model);
+        assert!(in_place > 50, "seed {seed}: the edge was used {in_place} times");
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ringstone_pager::api::{
     Access, Aggregate, Direction, Fault, KeyRange, PageRun, ReadTrees, TreeId, TreeSpec, WriteTrees,
 };
-use ringstone_pager::disk::{Disk, Io, StdDisk, Token, run};
+use ringstone_pager::disk::{Disk, Io, IoPurpose, StdDisk, Token, run};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::Mapping;
 use ringstone_pager::{CheckpointDone, FileOptions, Pager, inspect};
@@ -54,7 +54,7 @@ fn checkpoint(pager: &mut Pager, disk: &mut StdDisk) -> CheckpointDone {
 /// Reads the pages, as the owner does through its ring.
 fn bring_in(disk: &mut StdDisk, pages: PageRun) {
     let (offset, bytes) = (pages.first * PAGE_BYTES as u64, pages.pages as usize * PAGE_BYTES);
-    run(disk, Io::Read { offset, bytes }).expect("the disk works");
+    run(disk, Io::Read { offset, bytes, purpose: IoPurpose::ReadPage }).expect("the disk works");
 }
 
 fn resume<T>(pager: &mut Pager, disk: &mut StdDisk, mut operation: impl FnMut(&mut Pager) -> Access<T>) -> T {

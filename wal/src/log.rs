@@ -14,7 +14,7 @@
 use crate::batch::{UnitBuffer, blocks_for};
 use crate::buffer::AlignedBuffer;
 use crate::carry::{Carry, GROUPS_MAX};
-use crate::disk::{Completion, DiskError, FileName, Io, Token};
+use crate::disk::{Completion, DiskError, FileName, Io, Purpose, Token};
 use crate::error::WalError;
 use crate::format::{BLOCK_BYTES, UnitKind};
 use crate::options::Options;
@@ -36,6 +36,16 @@ enum Writing {
     Start { generation: u64, blocks: u32 },
     Batch { number: u64, blocks: u32 },
     Closing,
+}
+
+impl Writing {
+    fn purpose(self) -> Purpose {
+        match self {
+            Writing::Start { .. } => Purpose::SegmentStart,
+            Writing::Batch { .. } => Purpose::Batch,
+            Writing::Closing => Purpose::Closing,
+        }
+    }
 }
 
 struct InFlight {
@@ -199,23 +209,22 @@ impl Log {
     fn next_write(&mut self) -> Option<(Token, Io)> {
         if let Some(in_flight) = &mut self.in_flight {
             let buffer = in_flight.again.take()?;
-            return Some((
-                in_flight.token,
-                Io::Write { file: in_flight.file, offset: in_flight.offset, buffer, sync: true },
-            ));
+            let (file, offset, purpose) = (in_flight.file, in_flight.offset, in_flight.what.purpose());
+            return Some((in_flight.token, Io::Write { file, offset, buffer, sync: true, purpose }));
         }
         if !self.filling.is_empty() || self.start_wanted {
-            let needed = self.filling.blocks() as u32;
-            match self.segments.back() {
-                // The last block is kept for a closing block.
-                Some(active) if self.next_block + needed < active.blocks => Some(self.write_batch(needed)),
-                _ => self.write_start(),
-            }
+            if self.fits_active() { Some(self.write_batch(self.filling.blocks() as u32)) } else { self.write_start() }
         } else if (self.closing_wanted || self.ended) && !self.proven {
             Some(self.write_closing())
         } else {
             None
         }
+    }
+
+    /// Whether the active segment has room for the batch being filled. Its last block is kept for a closing block.
+    fn fits_active(&self) -> bool {
+        let needed = self.filling.blocks() as u32;
+        self.segments.back().is_some_and(|active| self.next_block + needed < active.blocks)
     }
 
     fn write_batch(&mut self, blocks: u32) -> (Token, Io) {
@@ -255,7 +264,7 @@ impl Log {
         let (file, offset) = (FileName::Segment(generation), u64::from(block) * BLOCK_BYTES as u64);
         let token = self.token();
         self.in_flight = Some(InFlight { token, what, file, offset, short_writes: 0, again: None });
-        (token, Io::Write { file, offset, buffer, sync: true })
+        (token, Io::Write { file, offset, buffer, sync: true, purpose: what.purpose() })
     }
 
     fn next_preparation(&mut self) -> Option<(Token, Io)> {
@@ -275,10 +284,10 @@ impl Log {
         Some((token, io))
     }
 
-    /// One slice goes with each batch, any number when nothing waits, and as many as possible when the active segment
-    /// fills faster than the next one.
+    /// One slice goes with each batch, any number when nothing waits or all waits for the next segment, and as many as
+    /// possible when the active segment fills faster than the next one.
     fn may_prepare(&self) -> bool {
-        let idle = self.in_flight.is_none() && self.filling.is_empty();
+        let idle = self.in_flight.is_none() && (self.filling.is_empty() || !self.fits_active());
         let used_bytes = u64::from(self.next_block) * BLOCK_BYTES as u64;
         idle || self.slice_credit || self.segments.is_empty() || used_bytes * 2 > self.preparation.filled_bytes()
     }

@@ -22,20 +22,26 @@ pub struct Options {
     pub spare_segments: usize,
     /// Slice in which a new segment is filled with zeros: a multiple of 4096.
     pub fill_slice_bytes: usize,
+    /// For each group the index of the first entry that its owner still needs. At open, segments that end before all of
+    /// these are not read beyond their starts: what they carry over stands in the start of the first one that is. Empty: all
+    /// is read.
+    pub needed_from: Vec<(u32, u64)>,
 }
 
 impl Options {
-    /// The defaults: segments of 64 MiB, batches of up to 4 MiB, closing after 10 ms, one spare segment.
+    /// The defaults: segments of 16 MiB (an open reads one that is not filled yet to its end), batches of up to 4 MiB,
+    /// closing after 10 ms, four spare segments.
     #[must_use]
     pub fn new(identity: Identity) -> Options {
         Options {
             identity,
             create: false,
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             batch_bytes_max: 4 << 20,
             quiet_nanos: 10_000_000,
-            spare_segments: 1,
+            spare_segments: 4,
             fill_slice_bytes: 128 << 10,
+            needed_from: Vec::new(),
         }
     }
 

@@ -15,7 +15,7 @@
 
 use crate::batch::blocks_for;
 use crate::buffer::AlignedBuffer;
-use crate::disk::{Completion, DiskError, FileName, Io};
+use crate::disk::{Completion, DiskError, FileName, Io, Purpose};
 use crate::error::WalError;
 use crate::format::{BLOCK_BYTES, Features, Identity, SegmentHeader};
 
@@ -146,17 +146,26 @@ impl Preparation {
         self.under_way = true;
         let (preparing, segment) = (FileName::Preparing(self.generation), FileName::Segment(self.generation));
         Some(match self.step {
-            Step::Create => (Io::Create { file: preparing, bytes: self.segment_bytes() }, None),
+            Step::Create => {
+                let (bytes, purpose) = (self.segment_bytes(), Purpose::NextCreate);
+                (Io::Create { file: preparing, bytes, purpose }, None)
+            }
             Step::Fill => (self.slice(preparing), None),
-            Step::FillSync => (Io::Sync { file: preparing }, None),
+            Step::FillSync => (Io::Sync { file: preparing, purpose: Purpose::NextFillSync }, None),
             Step::TakeOld { generation } => {
-                (Io::Rename { from: FileName::Segment(generation), to: preparing }, Some(generation))
+                let (from, purpose) = (FileName::Segment(generation), Purpose::NextTake);
+                (Io::Rename { from, to: preparing, purpose }, Some(generation))
             }
             Step::Header => (self.header(preparing), None),
-            Step::Publish => (Io::Rename { from: preparing, to: segment }, None),
-            Step::Drop { generation } => (Io::Delete { file: FileName::Segment(generation) }, Some(generation)),
-            Step::Discard => (Io::Delete { file: preparing }, None),
-            Step::TakeOldSync | Step::PublishSync | Step::DropSync | Step::DiscardSync => (Io::SyncDirectory, None),
+            Step::Publish => (Io::Rename { from: preparing, to: segment, purpose: Purpose::NextPublish }, None),
+            Step::Drop { generation } => {
+                (Io::Delete { file: FileName::Segment(generation), purpose: Purpose::Drop }, Some(generation))
+            }
+            Step::Discard => (Io::Delete { file: preparing, purpose: Purpose::Discard }, None),
+            Step::TakeOldSync => (Io::SyncDirectory { purpose: Purpose::NextTakeSync }, None),
+            Step::PublishSync => (Io::SyncDirectory { purpose: Purpose::NextPublishSync }, None),
+            Step::DropSync => (Io::SyncDirectory { purpose: Purpose::DropSync }, None),
+            Step::DiscardSync => (Io::SyncDirectory { purpose: Purpose::DiscardSync }, None),
             Step::Rest | Step::OutOfSpace { .. } => unreachable!("a step was chosen above"),
         })
     }
@@ -181,7 +190,7 @@ impl Preparation {
             self.buffer.take().unwrap_or_else(|| AlignedBuffer::zeroed(self.slice_bytes.div_ceil(BLOCK_BYTES)));
         buffer.set_length(bytes);
         buffer.fill(0);
-        Io::Write { file, offset: self.filled_bytes, buffer, sync: false }
+        Io::Write { file, offset: self.filled_bytes, buffer, sync: false, purpose: Purpose::NextFill }
     }
 
     fn header(&mut self, file: FileName) -> Io {
@@ -193,7 +202,7 @@ impl Preparation {
             segment_blocks: self.segment_blocks,
         };
         header.encode(&mut buffer);
-        Io::Write { file, offset: 0, buffer, sync: true }
+        Io::Write { file, offset: 0, buffer, sync: true, purpose: Purpose::NextHeader }
     }
 
     fn segment_bytes(&self) -> u64 {

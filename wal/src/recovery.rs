@@ -25,7 +25,7 @@
 use crate::batch::UnitBuffer;
 use crate::buffer::AlignedBuffer;
 use crate::carry::Carry;
-use crate::disk::{Disk, FileEntry, FileName, Io, run_blocking};
+use crate::disk::{Disk, FileEntry, FileName, Io, Purpose, run_blocking};
 use crate::drive::run_until;
 use crate::error::{Damage, DamageCause, WalError};
 use crate::format::{
@@ -70,16 +70,18 @@ pub enum Outcome {
 pub struct Recovered {
     /// How the log ended.
     pub outcome: Outcome,
-    /// Segments with records.
+    /// Segments with records, unread ones among them.
     pub segments: usize,
+    /// Segments of which nothing was needed.
+    pub unread: usize,
     /// Batches that were read.
     pub batches: u64,
     /// Records that were delivered.
     pub records: u64,
     /// The last batch.
     pub last_batch: BatchNumber,
-    /// For each group the term (0: not known) and index of its last entry before the first segment: the oldest entry
-    /// that the log still has follows it. Groups that began in the log's first segment are not listed.
+    /// For each group the term (0: not known) and index of its last entry before the first segment that was read: the oldest
+    /// entry that was delivered follows it. Groups that began in that segment are not listed.
     pub before_first: Vec<(u32, u64, u64)>,
 }
 
@@ -130,13 +132,13 @@ struct ScanEnd {
 }
 
 impl Log {
-    /// Opens the log: reads all of it once, in physical order and bounded memory (one window and one batch), gives each
-    /// record of a complete batch to `visit`, and makes a cut durable. Blocks. On an error forget all that `visit`
+    /// Opens the log: reads all of it that is needed ([`Options::needed_from`]) once, in physical order and bounded memory (one
+    /// window and one batch), gives each record of a complete batch to `visit`, and makes a cut durable. Blocks. On an error forget all that `visit`
     /// saw. When it returns, everything delivered is on disk and proven; opening again after a crash at any moment
     /// delivers the same.
     ///
-    /// Carried records (the last hard state, configuration and checkpoint of each group before the first segment) come
-    /// first.
+    /// Carried records (the last hard state, configuration and checkpoint of each group before the first segment that is
+    /// read) come first.
     ///
     /// # Errors
     /// [`WalError`]: each kind of damage has its own, and nothing was repaired.
@@ -149,7 +151,8 @@ impl Log {
         let files = disk.list()?;
         let listed = check_headers(disk, options.identity, &files)?;
         let mut scan = Scan::new(disk, options.identity, visit);
-        let end = scan.run(&listed)?;
+        let unread = scan.skip(&listed, &options.needed_from)?;
+        let end = scan.run(&listed[unread..])?;
         let Some(end) = end else { return create(scan, options, &listed, &files) };
         let (outcome, tail) = scan.judge(&end)?;
         scan.finish(options, end, tail, outcome, &files)
@@ -239,6 +242,8 @@ struct Scan<'a> {
     records: u64,
     before_first: Vec<(u32, u64, u64)>,
     segments: VecDeque<Segment>,
+    /// How many of them are not read.
+    unread: usize,
     carry: Carry,
     marks: Marks,
     notes: BatchNotes,
@@ -258,10 +263,48 @@ impl<'a> Scan<'a> {
             records: 0,
             before_first: Vec::new(),
             segments: VecDeque::new(),
+            unread: 0,
             carry: Carry::default(),
             marks: Marks::default(),
             notes: BatchNotes::default(),
         }
+    }
+
+    /// How many of the first segments end before everything that is needed. They stay the log's until they are released:
+    /// each counts as if it held the last entry before the first one that is read.
+    fn skip(&mut self, listed: &[Listed], needed_from: &[(u32, u64)]) -> Result<usize, WalError> {
+        if needed_from.is_empty() {
+            return Ok(0);
+        }
+        for (unread, segment) in listed.iter().enumerate().rev() {
+            let Some(before) = self.positions_before(*segment)? else { continue };
+            let is_behind = |&(group, index): &(u32, u64)| before.iter().any(|last| last.0 == group && last.1 < index);
+            if !needed_from.iter().all(is_behind) {
+                continue;
+            }
+            for &Listed { generation, blocks } in &listed[..unread] {
+                self.segments.push_back(Segment { generation, blocks, bytes_before: 0, highest: before.clone() });
+            }
+            self.unread = unread;
+            return Ok(unread);
+        }
+        Ok(0)
+    }
+
+    /// Group and index of the last entries before a segment, as its start has them. `None`: it has no good start, which is
+    /// judged when it is read.
+    fn positions_before(&mut self, segment: Listed) -> Result<Option<Vec<(u32, u64)>>, WalError> {
+        let mut reader = self.window.reader(self.disk, self.seed, segment.generation, segment.blocks);
+        let header = reader.unit(1, &mut self.payload)?;
+        let Some(header) = header.filter(|header| header.kind == UnitKind::Start) else { return Ok(None) };
+        let mut records = Records::new(&self.payload, header.chain);
+        let mut before = Vec::new();
+        while let Ok(Some(record)) = records.read() {
+            if record.kind == Kind::Position {
+                before.push((record.group, record.index));
+            }
+        }
+        Ok(Some(before))
     }
 
     /// Reads all batches; `None` if no segment was ever started.
@@ -340,7 +383,7 @@ impl<'a> Scan<'a> {
 
     /// The carried records, which `start` left in `payload`; only those of the first segment say something new.
     fn take_start(&mut self, segment: Listed) -> Result<(), WalError> {
-        let first = self.segments.is_empty();
+        let first = self.segments.len() == self.unread;
         let mut records = Records::new(&self.payload, self.chain);
         loop {
             let Ok(record) = records.read() else {
@@ -479,6 +522,7 @@ impl<'a> Scan<'a> {
         Recovered {
             outcome,
             segments: self.segments.len(),
+            unread: self.unread,
             batches: self.batches,
             records: self.records,
             last_batch: BatchNumber(self.last_batch),
@@ -501,16 +545,18 @@ impl<'a> Scan<'a> {
         remove_unfinished(self.disk, files)?;
         let ready = settle_unstarted(self.disk, &options, &end.unstarted)?;
         // What is read may still be in a cache only.
-        run_blocking(self.disk, Io::Sync { file })?;
-        run_blocking(self.disk, Io::SyncDirectory)?;
+        run_blocking(self.disk, Io::Sync { file, purpose: Purpose::ReplaySync })?;
+        run_blocking(self.disk, Io::SyncDirectory { purpose: Purpose::ReplaySyncDirectory })?;
         let mut next_block = end.next_block;
         if matches!(outcome, Outcome::TornTail { .. }) {
-            zero_blocks(self.disk, file, end.next_block, tail.dirty_end)?;
+            let purposes = [Purpose::TornTailClear, Purpose::TornTailClearSync];
+            zero_blocks(self.disk, file, end.next_block, tail.dirty_end, purposes)?;
         }
         if !end.closed {
             let closing = UnitBuffer::new(UnitKind::Closing, self.last_batch, self.chain, AlignedBuffer::zeroed(1));
             let buffer = closing.seal(self.seed, end.tail.generation, next_block);
-            run_blocking(self.disk, Io::Write { file, offset: offset_of_block(next_block), buffer, sync: true })?;
+            let (offset, purpose) = (offset_of_block(next_block), Purpose::RecoveryClosing);
+            run_blocking(self.disk, Io::Write { file, offset, buffer, sync: true, purpose })?;
             next_block += 1;
         }
         let position = Position {

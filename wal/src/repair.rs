@@ -1,7 +1,7 @@
 //! The writes of recovery. Each may be the last before a crash; doing them again is always right.
 
 use crate::buffer::AlignedBuffer;
-use crate::disk::{Disk, DiskError, FileEntry, FileName, Io, run_blocking};
+use crate::disk::{Disk, DiskError, FileEntry, FileName, Io, Purpose, run_blocking};
 use crate::format::BLOCK_BYTES;
 use crate::options::Options;
 
@@ -23,8 +23,8 @@ pub(crate) fn offset_of_block(position: u32) -> u64 {
 /// Removes files that were being prepared when the process ended.
 pub(crate) fn remove_unfinished(disk: &mut dyn Disk, files: &[FileEntry]) -> Result<(), DiskError> {
     for entry in files.iter().filter(|entry| matches!(entry.name, FileName::Preparing(_))) {
-        run_blocking(disk, Io::Delete { file: entry.name })?;
-        run_blocking(disk, Io::SyncDirectory)?;
+        run_blocking(disk, Io::Delete { file: entry.name, purpose: Purpose::UnfinishedRemove })?;
+        run_blocking(disk, Io::SyncDirectory { purpose: Purpose::UnfinishedRemoveSync })?;
     }
     Ok(())
 }
@@ -39,17 +39,23 @@ pub(crate) fn settle_unstarted(
     for (at, (segment, dirty_end)) in unstarted.iter().enumerate().rev() {
         let file = FileName::Segment(segment.generation);
         if at == 0 && segment.blocks == options.segment_blocks() {
-            zero_blocks(disk, file, 1, *dirty_end)?;
+            zero_blocks(disk, file, 1, *dirty_end, [Purpose::UnstartedClear, Purpose::UnstartedClearSync])?;
             return Ok(true);
         }
-        run_blocking(disk, Io::Delete { file })?;
-        run_blocking(disk, Io::SyncDirectory)?;
+        run_blocking(disk, Io::Delete { file, purpose: Purpose::UnstartedRemove })?;
+        run_blocking(disk, Io::SyncDirectory { purpose: Purpose::UnstartedRemoveSync })?;
     }
     Ok(false)
 }
 
-/// Zeroes the blocks [from, to), durably.
-pub(crate) fn zero_blocks(disk: &mut dyn Disk, file: FileName, from: u32, to: u32) -> Result<(), DiskError> {
+/// Zeroes the blocks [from, to), durably. The purposes are those of the writes and of the sync.
+pub(crate) fn zero_blocks(
+    disk: &mut dyn Disk,
+    file: FileName,
+    from: u32,
+    to: u32,
+    [purpose, sync_purpose]: [Purpose; 2],
+) -> Result<(), DiskError> {
     if from >= to {
         return Ok(());
     }
@@ -57,8 +63,9 @@ pub(crate) fn zero_blocks(disk: &mut dyn Disk, file: FileName, from: u32, to: u3
     while position < to {
         let blocks = CUT_SLICE_BLOCKS.min(to - position);
         let buffer = AlignedBuffer::zeroed(blocks as usize);
-        run_blocking(disk, Io::Write { file, offset: offset_of_block(position), buffer, sync: false })?;
+        let offset = offset_of_block(position);
+        run_blocking(disk, Io::Write { file, offset, buffer, sync: false, purpose })?;
         position += blocks;
     }
-    run_blocking(disk, Io::Sync { file })
+    run_blocking(disk, Io::Sync { file, purpose: sync_purpose })
 }

@@ -273,3 +273,73 @@ fn the_segment_size_may_change_between_starts() {
         }
     }
 }
+
+#[test]
+fn segments_before_what_is_needed_are_not_read() {
+    let needed = |index| Options { needed_from: vec![(1, index)], ..small() };
+    let mut disk = SimDisk::new(1);
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    write(&mut disk, &mut log, &[record(Kind::HardState, 0, b"term 7"), record(Kind::Config, 0, b"three members")])
+        .expect("writes");
+    for index in 1..=100 {
+        write(&mut disk, &mut log, &[entry(index, 3000)]).expect("writes");
+    }
+    // A later leader takes the tail back; the next segment's start knows.
+    write(&mut disk, &mut log, &[record(Kind::Truncate, 91, b"")]).expect("writes");
+    for index in 91..=120 {
+        write(&mut disk, &mut log, &[entry(index, 2900)]).expect("writes");
+    }
+    close(&mut disk, &mut log).expect("closes");
+    let (_, whole, all) = open(&mut disk.after_crash(Keep::Nothing), small()).expect("opens");
+    assert_eq!(whole.unread, 0);
+    for from in [1, 2, 30, 77, 90, 91, 95, 100, 101, 119, 120, 121, 500] {
+        let mut disk = disk.after_crash(Keep::Nothing);
+        let (mut log, recovered, records) = open(&mut disk, needed(from)).expect("opens");
+        assert_eq!((recovered.outcome, recovered.last_batch), (whole.outcome, whole.last_batch));
+        assert_eq!(recovered.segments, whole.segments, "unread segments are the log's all the same");
+        let is_entry = |record: &&Owned| record.kind == Kind::Entry;
+        let got: Vec<&Owned> = records.iter().filter(is_entry).collect();
+        let wanted: Vec<&Owned> = all.iter().filter(is_entry).collect();
+        assert!(wanted.ends_with(&got), "from {from} on: the end of the log");
+        let first = got.first().map_or(121, |record| record.index);
+        assert!(from > 120 || first <= from, "{first} is behind {from}");
+        // Between two of them lie at most a segment of entries, and the truncation's ten.
+        assert!(first + 16 + 10 >= from.min(121), "{first} is far before {from}");
+        if recovered.unread > 0 {
+            assert_eq!(records[0].payload, b"term 7");
+            assert_eq!(records[1].payload, b"three members");
+            assert_eq!(recovered.before_first[0].2 + 1, first.min(121));
+        }
+        // They are released and recycled like the others.
+        let meta = log.register_holder("meta", 1, 0);
+        write(&mut disk, &mut log, &[entry(121, 10)]).expect("writes");
+        assert_eq!(log.segment_count(), whole.segments);
+        log.release(meta, 122);
+        for index in 122..=180 {
+            write(&mut disk, &mut log, &[entry(index, 3000)]).expect("writes");
+            log.release(meta, index);
+        }
+        assert!(log.segment_count() <= small().spare_segments + 3, "{} segments", log.segment_count());
+    }
+    assert!(open(&mut disk.after_crash(Keep::Nothing), needed(110)).expect("opens").1.unread > 8);
+}
+
+/// A record of more than half a segment was appended while the next segment was half filled. It did not fit the active one,
+/// and the preparation gave its next slice only after a batch, which waited for the preparation: for ever.
+#[test]
+fn a_record_that_waits_for_the_next_segment_does_not_stop_its_preparation() {
+    let mut disk = SimDisk::new(1);
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    for _ in 0..5 {
+        let (token, io) = log.poll_io().expect("the next segment is prepared");
+        disk.submit(token, io);
+        log.completed(disk.poll_completion().expect("it works"));
+    }
+    log.append(entry(1, 16_000).borrow()).expect("appends");
+    let (token, io) = log.poll_io().expect("the batch");
+    disk.submit(token, io);
+    log.append(entry(2, 48_000).borrow()).expect("appends");
+    log.completed(disk.poll_completion().expect("it works"));
+    run_until_idle(&mut disk, &mut log).expect("it comes to an end");
+    assert_eq!(log.synced(), BatchNumber(2));
+}

@@ -2,7 +2,7 @@
 
 use ringstone_wal::buffer::AlignedBuffer;
 use ringstone_wal::disk::sim::{Fault, Keep, SimDisk};
-use ringstone_wal::disk::{DiskError, FileName, Io, run_blocking};
+use ringstone_wal::disk::{DiskError, FileName, Io, Purpose, run_blocking};
 
 const FILE: FileName = FileName::Segment(1);
 const BLOCK_BYTES: usize = 4096;
@@ -10,14 +10,18 @@ const BLOCK_BYTES: usize = 4096;
 fn write(disk: &mut SimDisk, block: u64, byte: u8, sync: bool) -> Result<(), DiskError> {
     let mut buffer = AlignedBuffer::zeroed(1);
     buffer.fill(byte);
-    run_blocking(disk, Io::Write { file: FILE, offset: block * BLOCK_BYTES as u64, buffer, sync })
+    run_blocking(
+        disk,
+        Io::Write { file: FILE, offset: block * BLOCK_BYTES as u64, buffer, sync, purpose: Purpose::Batch },
+    )
 }
 
 /// A file of two blocks, on disk.
 fn two_blocks() -> SimDisk {
     let mut disk = SimDisk::new(1);
-    run_blocking(&mut disk, Io::Create { file: FILE, bytes: 2 * BLOCK_BYTES as u64 }).expect("it works");
-    run_blocking(&mut disk, Io::SyncDirectory).expect("it works");
+    run_blocking(&mut disk, Io::Create { file: FILE, bytes: 2 * BLOCK_BYTES as u64, purpose: Purpose::NextCreate })
+        .expect("it works");
+    run_blocking(&mut disk, Io::SyncDirectory { purpose: Purpose::NextPublishSync }).expect("it works");
     (0..2).for_each(|block| write(&mut disk, block, 0, true).expect("it works"));
     disk
 }
@@ -50,9 +54,10 @@ fn no_later_sync_covers_what_a_failed_one_should_have() {
     let mut disk = two_blocks();
     write(&mut disk, 0, 1, false).expect("it works");
     disk.inject(0, Fault::Failed(libc::EIO));
-    run_blocking(&mut disk, Io::Sync { file: FILE }).expect_err("it fails");
+    run_blocking(&mut disk, Io::Sync { file: FILE, purpose: Purpose::NextFillSync }).expect_err("it fails");
     write(&mut disk, 1, 2, false).expect("it works");
-    run_blocking(&mut disk, Io::Sync { file: FILE }).expect("there is something new to write");
+    run_blocking(&mut disk, Io::Sync { file: FILE, purpose: Purpose::NextFillSync })
+        .expect("there is something new to write");
     assert_eq!(sectors(&disk, 0), [1; 8], "the cache still shows it");
     let left = disk.after_crash(Keep::Nothing);
     assert_eq!((sectors(&left, 0), sectors(&left, 1)), (vec![0; 8], vec![2; 8]));

@@ -1,9 +1,11 @@
 //! The KV service.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringstone_net::{Framed, ResponseSink, Status, decode_request};
+use ringstone_net::{Claim, Framed, ResponseSink, ShardMemory, Status, decode_request};
+use ringstone_proto::DecodeError;
 use ringstone_proto::etcdserverpb::range_request::SortTarget;
 use ringstone_proto::etcdserverpb::response_op::Response;
 use ringstone_proto::etcdserverpb::{
@@ -28,6 +30,10 @@ const ANSWER_BYTES_MAX: usize = i32::MAX as usize - 1024;
 const RESTARTS_MAX: u32 = 8;
 /// First chunk of a RangeStream, in keys.
 const STREAM_CHUNK_FIRST: usize = 10;
+/// Messages within a transaction that are decoded, whatever `--max-txn-ops` says: some 13 MiB.
+const TXN_MESSAGES_MAX: usize = 65_536;
+/// What a record takes beside its key and value.
+const RECORD_BYTES: usize = 128;
 
 impl Api {
     /// etcd refuses proposals larger than --max-request-bytes; the request's own encoding is most of one.
@@ -51,26 +57,37 @@ impl Api {
             }
         }
         if pieces.is_empty() {
+            let mut claim = self.memory.claim();
+            claim_answer(&mut claim, &response)?;
             return encode(trace, &response);
         }
         trace.worked();
         Ok(pieces.finish(response))
     }
 
-    /// One answer is at most half of the memory, and less than gRPC's own bound.
+    /// One answer is at most a quarter of the memory, and less than gRPC's own bound.
     fn answer_bytes_max(&self) -> usize {
-        let half = self.shard.shared.config.memory_limit_bytes / 2;
-        usize::try_from(half).unwrap_or(usize::MAX).min(ANSWER_BYTES_MAX)
+        let quarter = self.shard.shared.config.memory_limit_bytes / 4;
+        usize::try_from(quarter).unwrap_or(usize::MAX).min(ANSWER_BYTES_MAX)
     }
 
     /// What is read, and in front of it what was encoded meanwhile: of a range in the order of its keys, each step's.
     async fn read_range(&self, request: &RangeRequest) -> Result<(RangeResponse, Pieces), Status> {
-        let (mut scan, mut pieces, mut restarts) = (RangeScan::new(request), Pieces::default(), 0);
+        let (mut scan, mut pieces, mut restarts) = (RangeScan::new(request), Pieces::new(self.memory.claim()), 0);
+        let mut unsorted = Growing::new(&self.memory);
+        let in_key_order = scan.in_key_order();
         loop {
-            match self.shard.read(|pin, window| scan.step(pin, window, &mut read_budget()).map(Some)).await {
-                Ok(Progress::Done) => return Ok((scan.finish(), pieces)),
-                Ok(Progress::More) => {
-                    if scan.in_key_order() {
+            let step = self.shard.read(|pin, window| {
+                let mut budget = if in_key_order { read_budget() } else { growing_budget() };
+                let progress = scan.step(pin, window, &mut budget)?;
+                Ok(Some((progress, budget)))
+            });
+            match step.await {
+                Ok((Progress::Done, _)) => return Ok((scan.finish(), pieces)),
+                Ok((Progress::More, left)) => {
+                    if !scan.in_key_order() {
+                        unsorted.grow(left, self.answer_bytes_max())?;
+                    } else {
                         let kvs = scan.drain();
                         if !kvs.is_empty() {
                             pieces.push(kvs, self.answer_bytes_max())?;
@@ -80,7 +97,8 @@ impl Api {
                 }
                 // A compaction has overtaken a range of the latest revision, and nobody has seen any of it.
                 Err(Error::Compacted) if request.revision <= 0 && !pieces.is_empty() && restarts < RESTARTS_MAX => {
-                    (scan, pieces, restarts) = (RangeScan::new(request), Pieces::default(), restarts + 1);
+                    (scan, pieces, restarts) =
+                        (RangeScan::new(request), Pieces::new(self.memory.claim()), restarts + 1);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -123,15 +141,37 @@ impl Api {
         }
     }
 
+    /// Operations that are far too many are not even made: an empty one is two bytes in its request.
+    fn decode_txn(&self, message: Bytes) -> Result<TxnRequest, Status> {
+        let messages_max = self.shard.shared.config.max_txn_ops.saturating_mul(8).max(TXN_MESSAGES_MAX);
+        ringstone_proto::decode_within(message, messages_max).map_err(|error| match error {
+            DecodeError::TooMany(_) => Error::TooManyOps.into(),
+            error => error.into(),
+        })
+    }
+
     pub(super) async fn txn(&self, message: Bytes, trace: &Trace) -> Answered {
         let bytes = message.len();
-        let txn: TxnRequest = decode_request(message)?;
+        let txn = self.decode_txn(message)?;
         let (cost, shared, admission) = (request::txn_cost(&txn), &self.shard.shared, self.shard.admission());
         shared.check_space(admission, cost)?;
         check::check_txn(&txn, shared.config.max_txn_ops)?;
         let mut response = if request::is_read_only(&txn) {
             let mut read = ReadTxn::new(txn);
-            self.shard.scan(|pin, window, budget| read.step(pin, window, budget)).await?;
+            let mut held = Growing::new(&self.memory);
+            loop {
+                let step = self.shard.read(|pin, window| {
+                    let mut budget = growing_budget();
+                    let progress = read.step(pin, window, &mut budget)?;
+                    Ok(Some((progress, budget)))
+                });
+                let (progress, left) = step.await?;
+                held.grow(left, self.answer_bytes_max())?;
+                if progress == Progress::Done {
+                    break;
+                }
+                glommio::yield_if_needed().await;
+            }
             read.finish()
         } else {
             self.check_size(bytes)?;
@@ -212,10 +252,52 @@ impl Api {
     }
 }
 
+/// An answer that is large is begun only while there is memory for it.
+fn claim_answer(claim: &mut Claim, response: &RangeResponse) -> Result<(), Status> {
+    const SMALL_RECORDS: usize = 8;
+    let large = response.kvs.len() > SMALL_RECORDS || response.kvs.iter().any(|kv| kv.value.len() > 8 << 10);
+    if large {
+        claim.grow(response.kvs.iter().map(|kv| kv.key.len() + kv.value.len() + RECORD_BYTES).sum())?;
+    }
+    Ok(())
+}
+
+/// For steps whose records are counted by what they leave of it: its bytes are more than those of a few large values, the
+/// last of which may go beyond and is not seen.
+fn growing_budget() -> Budget {
+    Budget { records: 128, bytes: 4 << 20 }
+}
+
+/// What an answer holds that grows from step to step and is encoded at its end.
+struct Growing {
+    claim: Claim,
+    bytes: usize,
+}
+
+impl Growing {
+    fn new(memory: &Rc<ShardMemory>) -> Growing {
+        Growing { claim: memory.claim(), bytes: 0 }
+    }
+
+    /// A step has left so much of its [`growing_budget`].
+    fn grow(&mut self, left: Budget, bytes_max: usize) -> Result<(), Status> {
+        let whole = growing_budget();
+        let taken = (whole.bytes - left.bytes) + (whole.records - left.records) * RECORD_BYTES;
+        self.bytes += taken;
+        if self.bytes > bytes_max {
+            return Err(pieces::too_large(bytes_max));
+        }
+        self.claim.grow(taken)
+    }
+}
+
 /// Sends one message; a client that went away ends the call.
 pub(super) async fn send(
     responses: &ResponseSink,
     message: &impl ringstone_proto::prost::Message,
 ) -> Result<(), Status> {
-    responses.send(Framed::encode(message)).await.map_err(|_| Status::CANCELED)
+    let framed = Framed::encode(message);
+    let mut waiting = responses.hold();
+    waiting.set(framed.message_bytes());
+    responses.send(framed).await.map_err(|_| Status::CANCELED)
 }

@@ -1,7 +1,10 @@
 //! The Lease service.
 
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 
+use futures_util::future::{Either, select};
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
 use ringstone_net::{RequestStream, ResponseSink, Status, decode_request};
 use ringstone_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse,
@@ -19,6 +22,8 @@ use crate::shard::stages::Trace;
 
 /// etcd charges a grant with this many bytes.
 const GRANT_COST_BYTES: u64 = 64;
+/// Renewals of one stream under way: beyond them the stream is not read.
+const RENEWALS_UNDER_WAY_MAX: usize = 4096;
 /// Keys or leases that one look copies.
 const LIST_SLICE: usize = 1000;
 
@@ -115,20 +120,55 @@ impl Api {
     }
 
     /// One answer per request, in order. The client's half-close ends it.
+    /// The renewals of a stream are under way together: each waits for its batch in the log, and a client keeps all its
+    /// leases alive on one stream. Answers leave in the order of the requests.
     pub(super) async fn lease_keep_alive(
         &self,
         mut requests: RequestStream,
         responses: ResponseSink,
     ) -> Result<(), Status> {
-        while let Some(message) = requests.next().await {
-            let request: LeaseKeepAliveRequest = decode_request(message?)?;
-            // The header is from before the renewal: a client never sees a revision at which its lease was gone.
-            let header = Some(self.header(self.shard.window().revision));
-            let ttl = self.shard.keep_alive(request.id).await?;
-            self.shard.metrics().leases_renewed.add(u64::from(ttl > 0));
-            send(&responses, &LeaseKeepAliveResponse { header, id: request.id, ttl }).await?;
+        let mut under_way = FuturesOrdered::new();
+        loop {
+            let takes_more = under_way.len() < RENEWALS_UNDER_WAY_MAX;
+            let event = if under_way.is_empty() {
+                Either::Left(requests.next().await)
+            } else if takes_more {
+                match select(pin!(requests.next()), under_way.next()).await {
+                    Either::Left((request, _)) => Either::Left(request),
+                    Either::Right((answer, _)) => Either::Right(answer),
+                }
+            } else {
+                Either::Right(under_way.next().await)
+            };
+            match event {
+                Either::Left(Some(message)) => under_way.push_back(self.renew(decode_request(message?)?)),
+                Either::Left(None) => break,
+                Either::Right(answer) => send_renewal(&responses, answer).await?,
+            }
+        }
+        // The client has said all; it still gets its answers.
+        while let Some(answer) = under_way.next().await {
+            send_renewal(&responses, Some(answer)).await?;
         }
         Ok(())
+    }
+
+    async fn renew(&self, request: LeaseKeepAliveRequest) -> Result<LeaseKeepAliveResponse, Error> {
+        // The header is from before the renewal: a client never sees a revision at which its lease was gone.
+        let header = Some(self.header(self.shard.window().revision));
+        let ttl = self.shard.keep_alive(request.id).await?;
+        self.shard.metrics().leases_renewed.add(u64::from(ttl > 0));
+        Ok(LeaseKeepAliveResponse { header, id: request.id, ttl })
+    }
+}
+
+async fn send_renewal(
+    responses: &ResponseSink,
+    answer: Option<Result<LeaseKeepAliveResponse, Error>>,
+) -> Result<(), Status> {
+    match answer {
+        Some(answer) => send(responses, &answer?).await,
+        None => Ok(()),
     }
 }
 

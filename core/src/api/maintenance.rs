@@ -28,6 +28,8 @@ use crate::shard::{boottime, read_budget, state_of};
 use crate::state::Admission;
 use crate::trees::ALARM;
 
+/// What a snapshot under way holds: a piece, the place in the trees.
+const SNAPSHOT_BYTES: usize = 512 << 10;
 /// A pin is not held longer than this.
 const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(3600);
 
@@ -153,6 +155,8 @@ impl Api {
         tracing::info!("sending database snapshot to client");
         let pin = self.shard.pin();
         let state = state_of(&pin);
+        let mut held = responses.hold();
+        held.set(SNAPSHOT_BYTES);
         let mut image = ImageWriter::new(&self.shard.shared.identity);
         let mut digest = Sha256::new();
         loop {

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use ringstone_net::{
     CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, MethodKind, RequestStream,
-    ResponseSink, Status, UnaryEnd, decode_request,
+    ResponseSink, ShardMemory, Status, UnaryEnd, decode_request,
 };
 use ringstone_proto::etcdserverpb::ResponseHeader;
 use ringstone_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
@@ -37,6 +37,7 @@ use crate::shard::stages::Trace;
 /// The handler of one shard's connections.
 pub struct Api {
     shard: Rc<Shard>,
+    memory: Rc<ShardMemory>,
     clients: Clients,
 }
 
@@ -59,10 +60,10 @@ fn encode(trace: &Trace, response: &impl Message) -> Answered {
 }
 
 impl Api {
-    /// For the connections of `shard`.
+    /// For the connections of `shard`, which hold no more than `memory` lets them.
     #[must_use]
-    pub fn new(shard: Rc<Shard>) -> Api {
-        Api { shard, clients: Clients::default() }
+    pub fn new(shard: Rc<Shard>, memory: Rc<ShardMemory>) -> Api {
+        Api { shard, memory, clients: Clients::default() }
     }
 
     /// Calls so far by the version of their clients.

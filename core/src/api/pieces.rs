@@ -2,7 +2,7 @@
 //! records are not held beside their encoding.
 
 use bytes::{BufMut, Bytes};
-use ringstone_net::{Code, Framed, Status};
+use ringstone_net::{Claim, Code, Framed, Status};
 use ringstone_proto::etcdserverpb::RangeResponse;
 use ringstone_proto::mvccpb::KeyValue;
 use ringstone_proto::prost::Message as _;
@@ -11,13 +11,18 @@ use ringstone_proto::prost::Message as _;
 pub(super) const RECORDS: usize = 512;
 
 /// What is encoded so far.
-#[derive(Default)]
 pub(super) struct Pieces {
     pieces: Vec<Bytes>,
     bytes: usize,
+    claim: Claim,
 }
 
 impl Pieces {
+    /// None, with what they will hold taken from `claim`.
+    pub fn new(claim: Claim) -> Pieces {
+        Pieces { pieces: Vec::new(), bytes: 0, claim }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
@@ -25,16 +30,14 @@ impl Pieces {
     /// Encodes the next records.
     ///
     /// # Errors
-    /// They are more than `bytes_max`, with those before them.
+    /// They are more than `bytes_max`, with those before them, or than there is memory for.
     pub fn push(&mut self, kvs: Vec<KeyValue>, bytes_max: usize) -> Result<(), Status> {
         let piece = RangeResponse { kvs, ..RangeResponse::default() }.encode_to_vec();
         self.bytes += piece.len();
         if self.bytes > bytes_max {
-            let text = format!(
-                "ringstone: the answer has more than {bytes_max} bytes, half of what the server may use: ask for less at a time, with a limit or by RangeStream"
-            );
-            return Err(Status::new(Code::ResourceExhausted, text));
+            return Err(too_large(bytes_max));
         }
+        self.claim.grow(piece.len())?;
         self.pieces.push(piece.into());
         Ok(())
     }
@@ -53,11 +56,24 @@ impl Pieces {
     }
 }
 
+/// An answer that is not given.
+pub(super) fn too_large(bytes_max: usize) -> Status {
+    let text = format!(
+        "ringstone: the answer has more than {bytes_max} bytes, a quarter of what the server may use: ask for less at a time, with a limit or by RangeStream"
+    );
+    Status::new(Code::ResourceExhausted, text)
+}
+
 #[cfg(test)]
 mod tests {
+    use ringstone_net::{Memory, ShardMemory};
     use ringstone_proto::etcdserverpb::ResponseHeader;
 
     use super::*;
+
+    fn pieces() -> Pieces {
+        Pieces::new(ShardMemory::new(Memory::new(1 << 20, 1)).claim())
+    }
 
     fn records(from: usize, count: usize) -> Vec<KeyValue> {
         let record = |number| KeyValue { key: format!("k{number}").into(), version: 1, ..KeyValue::default() };
@@ -66,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_pieces_are_one_message() {
-        let mut pieces = Pieces::default();
+        let mut pieces = pieces();
         pieces.push(records(0, 10), 1000).expect("few bytes");
         pieces.push(records(10, 5), 1000).expect("few bytes");
         let header = Some(ResponseHeader { revision: 7, ..ResponseHeader::default() });
@@ -81,7 +97,7 @@ mod tests {
 
     #[test]
     fn too_much_is_refused_before_it_is_held() {
-        let mut pieces = Pieces::default();
+        let mut pieces = pieces();
         let refused = pieces.push(records(0, 100), 200).expect_err("more than 200 bytes");
         assert_eq!(refused.code, Code::ResourceExhausted);
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use ringstone_net::{Framed, RequestStream, ResponseSink, Status, decode_request};
+use ringstone_net::{Framed, Held, RequestStream, ResponseSink, Status, decode_request};
 use ringstone_proto::etcdserverpb::WatchRequest;
 use ringstone_proto::etcdserverpb::watch_request::RequestUnion;
 
@@ -35,7 +35,8 @@ impl Api {
         let stream = OpenStream { shard: Rc::clone(&self.shard), id };
         let failed = Cell::new(None);
         let reader = async {
-            let result = self.read_watch_requests(stream.id, requests).await;
+            let held = responses.hold();
+            let result = self.read_watch_requests(stream.id, requests, held).await;
             // The client's half-close does not end a watch: events go on.
             if let Err(status) = result {
                 failed.set(Some(status));
@@ -43,12 +44,17 @@ impl Api {
                 std::future::pending::<()>().await;
             }
         };
-        let writer = write_watch_answers(&self.shard, stream.id, responses);
+        let writer = write_watch_answers(&self.shard, stream.id, responses.clone());
         futures_util::future::select(std::pin::pin!(reader), std::pin::pin!(writer)).await;
         Err(failed.take().unwrap_or(Status::CANCELED))
     }
 
-    async fn read_watch_requests(&self, stream: StreamId, mut requests: RequestStream) -> Result<(), Status> {
+    async fn read_watch_requests(
+        &self,
+        stream: StreamId,
+        mut requests: RequestStream,
+        mut held: Held,
+    ) -> Result<(), Status> {
         loop {
             self.shard.watch_requests_wanted(stream).await;
             let Some(message) = requests.next().await else { return Ok(()) };
@@ -63,14 +69,26 @@ impl Api {
                 Some(RequestUnion::ProgressRequest(_)) => hub.request_progress(stream, window.revision),
                 None => {}
             }
+            held.set(hub.held_bytes(stream));
             drop(hub);
             self.shard.hub_moved();
+            // Thousands of requests may have come in one piece.
+            glommio::yield_if_needed().await;
         }
     }
 }
 
 async fn write_watch_answers(shard: &Shard, stream: StreamId, responses: ResponseSink) {
-    while responses.ready().await.is_ok() {
+    // What collects here while the client doesn't read.
+    let (mut held, queue_bytes) = (responses.hold(), shard.hub.borrow().queue_bytes_max());
+    loop {
+        if !responses.has_room() {
+            held.set(queue_bytes);
+        }
+        if responses.ready().await.is_err() {
+            return;
+        }
+        held.set(0);
         let output = shard.hub.borrow_mut().poll_output(stream, OUTPUT_BYTES);
         match output {
             Some(output) => {

@@ -26,10 +26,15 @@ const COLD: Duration = Duration::from_secs(1);
 /// Pages that one turn of apply takes in from the page cache before other tasks run: about a millisecond.
 pub(super) const CACHED_PAGES_A_TURN: usize = 512;
 
+/// Reads of a page that is gone each time, before it is touched all the same.
+const READS_MAX: u32 = 4;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     wanted: Vec<PageRun>,
+    /// Reads in a row of the page that apply waits for, which was gone each time.
+    reads: u32,
     /// When apply last met a page that had to be read.
     met_absent: Option<Duration>,
 }
@@ -102,7 +107,7 @@ impl Group {
 
     /// A page that will be needed soon: to be read beside others, and told by [`Group::prefetched`].
     pub fn poll_prefetch(&mut self) -> Option<PageRun> {
-        self.ahead.wanted.pop()
+        self.ahead.wanted.pop().or_else(|| self.poll_shrink_read())
     }
 
     /// A page that was read ahead is in the page cache. It may have another owner by now, so that a failed check means
@@ -111,12 +116,22 @@ impl Group {
     /// # Errors
     /// As [`Group::brought_in`], where apply waits for this very page.
     pub fn prefetched(&mut self, run: PageRun, result: Result<(), Damage>) -> Result<(), GroupError> {
+        self.shrink_read(run, &result);
         if self.absent == Some(run) {
             result.map_err(GroupError::Damaged)?;
+            // It may have left again already: then another read costs less than a touch that waits.
+            let is_cached = self.pager.bring_in_cached(run).map_err(GroupError::Damaged)?;
+            self.ahead.reads = if is_cached { 0 } else { self.ahead.reads + 1 };
+            if !is_cached && run.pages == 1 && self.ahead.reads < READS_MAX {
+                return Ok(());
+            }
+            self.ahead.reads = 0;
             return self.brought_in(run);
         }
         if result.is_ok() {
-            let _ = self.pager.bring_in_done(run);
+            // Of a long run the kernel is not asked.
+            let _ =
+                if run.pages == 1 { self.pager.bring_in_cached(run).map(drop) } else { self.pager.bring_in_done(run) };
         }
         Ok(())
     }

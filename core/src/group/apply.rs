@@ -14,6 +14,7 @@ use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
 use crate::entry::{Entry, EntryError};
 use crate::error::{ApplyFault, Error};
 use crate::event::{Event, EventKind};
+use crate::eviction;
 use crate::lease::state as lease;
 use crate::lease::state::{GrantRefusal, LeaseTime};
 use crate::mvcc::{self, Progress, Removal};
@@ -33,7 +34,7 @@ enum Stop {
 impl Group {
     /// Applies what is committed, sweeps behind the last compaction, publishes what changed.
     pub(super) fn apply_committed(&mut self) -> Result<(), GroupError> {
-        if self.absent.is_some() {
+        if self.absent.is_some() || self.is_spilling() || self.begin_spill() {
             return Ok(());
         }
         let mut applied = 0;
@@ -43,15 +44,19 @@ impl Group {
             match self.apply_entry(&entry, applied == 0) {
                 Ok(Progress::More) => {
                     self.committed.push_front(entry);
+                    // One that waits until no frame is a checkpoint's.
+                    self.settle_pages();
                     break;
                 }
                 Ok(Progress::Done) => {
+                    self.absent_in_a_row = 0;
                     self.state.applied_index = entry.index.0;
                     self.state.applied_term = entry.term.0;
                     applied += 1;
                 }
                 Err(Stop::Fault(ApplyFault::Absent(run))) => {
                     self.committed.push_front(entry);
+                    self.note_absent();
                     if self.pager.bring_in_cached(run).map_err(GroupError::Damaged)? {
                         taken_in += 1;
                         continue;
@@ -75,6 +80,14 @@ impl Group {
             self.publish();
         }
         Ok(())
+    }
+
+    /// An entry that needs more pages at once than there is memory for gets them all the same.
+    fn note_absent(&mut self) {
+        self.absent_in_a_row += 1;
+        if self.absent_in_a_row.is_multiple_of(eviction::ABSENT_IN_A_ROW) {
+            eviction::keep_pages(&self.shared, self.now);
+        }
     }
 
     fn sweep(&mut self) -> Result<bool, GroupError> {
@@ -157,7 +170,12 @@ impl Group {
 
     fn remove(&mut self, is_first: bool, make: impl FnOnce() -> Removal) -> Result<Option<Outcome>, ApplyFault> {
         let mut removal = self.removal.take().unwrap_or_else(make);
-        match removal.step(&mut self.pager, &mut self.state, is_first) {
+        if !removal.has_begun() {
+            self.removal_frames = self.pager.frame_bytes();
+        }
+        // Between its steps nothing is published, and so nothing settled.
+        let may_begin = is_first && !self.pager.is_checkpointing() && !self.pager.is_settling();
+        match removal.step(&mut self.pager, &mut self.state, may_begin) {
             Ok(Progress::Done) => {
                 let (applied, complete) = removal.finish(&mut self.state);
                 self.note_events(applied.events);
@@ -176,6 +194,28 @@ impl Group {
                 Err(fault)
             }
         }
+    }
+
+    /// The leaves of a removal under way are being written to the file: nothing may be changed.
+    pub(super) fn is_spilling(&self) -> bool {
+        self.removal.is_some() && self.pager.is_checkpointing()
+    }
+
+    /// However many keys go, memory holds a bounded part of what changes: the rest is written before its state is published,
+    /// and a crash leaves it as free pages.
+    fn begin_spill(&mut self) -> bool {
+        if self.removal.is_none() {
+            return false;
+        }
+        let frames = self.pager.frame_bytes();
+        self.removal_frames = self.removal_frames.min(frames);
+        let is_due = frames - self.removal_frames > self.dirty_bound() && !self.lacks_space();
+        if is_due && self.pager.spill_begin() {
+            // What is left then, or less, is where counting begins again.
+            self.removal_frames = u64::MAX;
+            return true;
+        }
+        false
     }
 
     fn apply_at_once(&mut self, clock: LeaseTime, command: &ArchivedCommand) -> Result<Outcome, ApplyFault> {

@@ -20,6 +20,7 @@ mod leases;
 mod open;
 mod records;
 mod restore;
+mod shrink;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -154,6 +155,10 @@ pub struct Group {
     committed: VecDeque<ringstone_raft::Entry>,
     absent: Option<PageRun>,
     ahead: ahead::Ahead,
+    shrinking: shrink::Shrinking,
+    forgetting: crate::eviction::Forgetting,
+    /// Absent pages that the entry at the front has met.
+    absent_in_a_row: u32,
     outputs: Outputs,
     pace: CheckpointPace,
     log_holder: HolderId,
@@ -169,6 +174,8 @@ pub struct Group {
     first: Option<(Command, Command)>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
     removal: Option<Removal>,
+    /// Bytes of frames when it began, or when its leaves were last written to the file.
+    removal_frames: u64,
     /// When the sweep under way began, or went on after a restart.
     sweep_began: Option<Duration>,
 }
@@ -191,7 +198,8 @@ impl Group {
 
     /// True while a checkpoint, a compaction or an apply has work left that needs no input.
     pub fn has_work(&self) -> bool {
-        (self.absent.is_none() && (!self.committed.is_empty() || self.sweep_pending())) || !self.unlogged.is_empty()
+        let is_held = self.absent.is_some() || self.is_spilling();
+        (!is_held && (!self.committed.is_empty() || self.sweep_pending())) || !self.unlogged.is_empty()
     }
 
     fn sweep_pending(&self) -> bool {
@@ -253,7 +261,19 @@ impl Group {
         self.apply_committed()?;
         self.drive_lessor()?;
         self.take_actions();
+        self.report_damage();
         self.fill_log()
+    }
+
+    /// Damage that no request has met: of free maps, and of pages that were freed. Those pages stay out of use.
+    fn report_damage(&mut self) {
+        while let Some(damage) = self.pager.take_damage() {
+            tracing::error!(
+                damage = %damage,
+                "the page file is damaged where nothing is read: writes go on, and its free space there is not used. Take \
+                 a snapshot, have the disk checked, and make the member anew"
+            );
+        }
     }
 
     fn take_actions(&mut self) {

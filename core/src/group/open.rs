@@ -7,6 +7,7 @@
 //!             entry            kept if behind `applied`; one that comes again replaces the tail
 //!             truncate         drops the tail
 //!             checkpoint       its generation must not be newer than the page file's: else the disk went back in time
+//!                              (where the newer meta is damaged: that of the checkpoint before it)
 //!  the entries kept must follow `applied` without a gap: else stop
 //! ```
 
@@ -19,8 +20,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringstone_pager::api::{ReadTrees as _, TreeSpec};
 use ringstone_pager::disk::{Disk as PageDisk, StdDisk};
+use ringstone_pager::eviction::Evictor;
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::{Mapping, PageSource};
+use ringstone_pager::meta::MetaOutcome;
 use ringstone_pager::sigbus;
 use ringstone_pager::{FileOptions, Pager};
 use ringstone_raft::{
@@ -38,8 +41,8 @@ use crate::shared::Shared;
 use crate::state::{State, StateError};
 use crate::trees::{ALARM, MEMBER};
 
-/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is. Where keys are many, each put
-/// makes a leaf of its own dirty: more frames save no writes then, and cost memory and the time of a restart.
+/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is (and half of it where the store is
+/// large: `CheckpointPace::dirty_bound`).
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
 /// Anonymous memory besides frames: buffers of log and connections, requests on their way, entries that are replayed.
 /// Measured under load: 72 to 99 MiB.
@@ -134,6 +137,12 @@ pub fn log_options(identity: &Identity) -> Options {
     Options::new(log_identity(identity))
 }
 
+/// A segment has room for several of the largest requests.
+fn segment_bytes(max_request_bytes: usize) -> u64 {
+    let least = Options::new(LogIdentity([0; 16])).segment_bytes;
+    (4 * max_request_bytes as u64).next_power_of_two().max(least)
+}
+
 /// Makes the empty page file and log of a new member. On disk when this returns: both, synced.
 ///
 /// # Errors
@@ -181,6 +190,8 @@ struct Replay {
     hard_state: HardState,
     checkpoint: u64,
     checkpoint_index: u64,
+    /// The one before `checkpoint`, where the log still has it.
+    checkpoint_before: u64,
     entries: Vec<Entry>,
     configuration: Option<Configuration>,
     fault: Option<OpenError>,
@@ -198,7 +209,11 @@ impl Replay {
                 None => self.fault = malformed("hard state"),
             },
             Kind::Checkpoint => match records::read_checkpoint(record.payload) {
-                Some(generation) => (self.checkpoint, self.checkpoint_index) = (generation, record.index),
+                Some(generation) if generation != self.checkpoint => {
+                    self.checkpoint_before = self.checkpoint;
+                    (self.checkpoint, self.checkpoint_index) = (generation, record.index);
+                }
+                Some(_) => {}
                 None => self.fault = malformed("checkpoint"),
             },
             Kind::Truncate => self.truncate(record.index),
@@ -255,7 +270,9 @@ pub fn open(
     let file_pages = disk.length().map_err(ringstone_pager::OpenError::from)? / PAGE_BYTES as u64;
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
-    let log_options = log_options(&shared.identity);
+    let _ = shared.evictor.set(Evictor::new(Arc::clone(&mapping)));
+    let mut log_options = log_options(&shared.identity);
+    log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
     open_with(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, random, now)
 }
 
@@ -275,15 +292,26 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         hard_state: HardState::default(),
         checkpoint: 0,
         checkpoint_index: 0,
+        checkpoint_before: 0,
         entries: Vec::new(),
         configuration: None,
         fault: None,
     };
-    let (mut log, recovered) = Log::open(storage.log_disk, storage.log_options, &mut |record| replay.visit(&record))?;
+    let log_options = Options { needed_from: vec![(GROUP, state.applied_index + 1)], ..storage.log_options };
+    let (mut log, recovered) = Log::open(storage.log_disk, log_options, &mut |record| replay.visit(&record))?;
     if let Some(fault) = replay.fault {
         return Err(fault);
     }
-    if replay.checkpoint > pager.generation() {
+    // A damaged meta is made up for by the older one, whose pages nothing has touched, and by the log, which is kept for it.
+    let least = if meta == MetaOutcome::BothValid { replay.checkpoint } else { replay.checkpoint_before };
+    if replay.checkpoint > pager.generation() && least <= pager.generation() {
+        tracing::warn!(
+            meta = ?meta,
+            generation = pager.generation(),
+            "the newer meta page is damaged: the older one counts, and the log has what came after it. Have the disk checked"
+        );
+    }
+    if least > pager.generation() {
         return Err(OpenError::Mismatch {
             what: "the log knows a later checkpoint than the page file: the page file went back in time",
             applied: state.applied_index,
@@ -333,6 +361,9 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         committed: Default::default(),
         absent: None,
         ahead: Default::default(),
+        shrinking: Default::default(),
+        forgetting: Default::default(),
+        absent_in_a_row: 0,
         outputs: Outputs::default(),
         pace,
         log_holder,
@@ -346,6 +377,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         was_caught_up: false,
         first: None,
         removal: None,
+        removal_frames: 0,
         sweep_began: None,
     })
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ringstone_pager::api::{Fault, PageRun, TreeId, WriteTrees as _};
-use ringstone_pager::disk::{self, Disk, Io, StdDisk};
+use ringstone_pager::disk::{self, Disk, Io, IoPurpose, StdDisk};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::{Mapping, PageSource};
 use ringstone_pager::{CheckpointError, Pager};
@@ -130,7 +130,8 @@ impl Restore {
 
     fn bring_in(&mut self, run: PageRun) -> Result<(), RestoreError> {
         let bytes = run.pages as usize * PAGE_BYTES;
-        disk::run(&mut *self.disk, Io::Read { offset: run.first * PAGE_BYTES as u64, bytes })?;
+        let offset = run.first * PAGE_BYTES as u64;
+        disk::run(&mut *self.disk, Io::Read { offset, bytes, purpose: IoPurpose::ReadPage })?;
         self.pager.bring_in_done(run).map_err(|damage| ImageError::Trees(Fault::Damaged(damage)).into())
     }
 

@@ -124,6 +124,8 @@ pub struct ShardMetrics {
     pub slow_applies: Counter,
     /// Slow requests by the stage that held them up ([`crate::shard::stages::Stage`]).
     pub slow_stages: [Counter; SLOW_STAGES],
+    /// Major page faults of its thread.
+    pub major_faults: AtomicU64,
     /// Its watches now.
     pub watches: WatchFigures,
 }
@@ -181,6 +183,7 @@ impl Default for ShardMetrics {
             range: pair(|| Histogram::seconds(0.0001, 20)),
             slow_applies: Counter::default(),
             slow_stages: std::array::from_fn(|_| Counter::default()),
+            major_faults: AtomicU64::new(0),
             watches: WatchFigures::default(),
         }
     }

@@ -35,6 +35,9 @@ use crate::trees::{BESIDE, LEASE_DEADLINE, LEASE_KEY, LIVE, LOG, VALUE};
 pub(super) const DELETE_BATCH_KEYS: usize = 512;
 const DELETE_BATCH_BYTES: usize = 1 << 20;
 
+/// Versions of a key that share a skip pointer: to make one, an older event is read, a leaf that is in no cache.
+const VERSIONS_A_SKIP: i64 = 4;
+
 /// Applies a Put.
 ///
 /// # Errors
@@ -256,9 +259,11 @@ pub(super) fn touch_lease<V: ReadTrees>(view: &V, id: i64, key: &[u8]) -> Access
     view.get(LEASE_KEY, &row).map(|_| ())
 }
 
-/// The skip pointer of the event of main revision `main` that follows `old`: a skew-binary list (two neighbouring skips of
-/// equal span become one over both), so that any version is O(log versions) steps away. Where the skip pointer leads out
-/// of the window a new list begins: equal on all members, whatever the sweep has removed.
+/// The skip pointer of the event of main revision `main` that follows `old`: a skew-binary list over each
+/// [`VERSIONS_A_SKIP`]th version (two neighbouring skips of equal span become one over both), so that any version is
+/// O(log versions) steps away; the versions between have the pointer of the one before them, which costs no look at an
+/// older event. Where the skip pointer leads out of the window a new list begins: equal on all members, whatever the sweep
+/// has removed.
 fn next_jump<V: ReadTrees>(view: &V, compact_revision: i64, main: i64, old: &Old) -> Access<Option<Jump>> {
     if old.meta.revision.main == main {
         // Both are one step for readers, who look for main revisions.
@@ -266,6 +271,9 @@ fn next_jump<V: ReadTrees>(view: &V, compact_revision: i64, main: i64, old: &Old
     }
     let near = Jump { to: old.meta.revision, span: 1 };
     let Some(jump) = old.jump.filter(|jump| jump.to.main > compact_revision) else { return Ok(Some(near)) };
+    if old.meta.version % VERSIONS_A_SKIP != 0 {
+        return Ok(Some(jump));
+    }
     Ok(Some(match event_at(view, jump.to)?.jump {
         Some(far) if far.span == jump.span => {
             Jump { to: far.to, span: far.span.saturating_add(jump.span).saturating_add(1) }

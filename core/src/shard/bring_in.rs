@@ -3,30 +3,38 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use glommio::io::BufferedFile;
 use ringstone_pager::api::{Damage, PageRun};
 
 use crate::error::Error;
 use crate::shard::notify::Broadcast;
+use crate::shared::Shared;
 
 const PAGE_BYTES: u64 = 4096;
+/// Damaged pages that the log tells of: more of them say nothing new.
+const REPORTED_MAX: usize = 256;
 
 /// The page file for reading, and the reads under way: several that wait for one page share its read.
 pub struct PageReads {
     file: Rc<BufferedFile>,
+    shared: Arc<Shared>,
     under_way: RefCell<AHashMap<u64, Rc<Broadcast>>>,
+    reported: RefCell<AHashSet<u64>>,
 }
 
 impl PageReads {
-    /// Reads through `file`.
-    pub fn new(file: Rc<BufferedFile>) -> PageReads {
-        PageReads { file, under_way: RefCell::new(AHashMap::new()) }
+    /// Reads through `file`, whose length `shared` tells.
+    pub fn new(file: Rc<BufferedFile>, shared: Arc<Shared>) -> PageReads {
+        PageReads { file, shared, under_way: RefCell::default(), reported: RefCell::default() }
     }
 
     /// Returns when the page cache holds the run, unchecked: that takes a pin, for without one the run may have another
-    /// owner by now. False: another task read it meanwhile, and whatever came of that is not known.
+    /// owner by now. False: another task read it meanwhile, and whatever came of that is not known; or it was cut off with
+    /// the end of the file, so that the newest state has it elsewhere. In both cases: look again.
     ///
     /// # Errors
     /// [`Error::Damaged`]: the disk can't read it.
@@ -38,10 +46,31 @@ impl PageReads {
         }
         let done = Rc::new(Broadcast::default());
         self.under_way.borrow_mut().insert(run.first, Rc::clone(&done));
-        let result = read_run(&self.file, run).await;
+        let mut result = read_run(&self.file, run).await;
+        let is_gone = result.is_err() && self.is_behind_the_end(run);
+        if result.is_err() && !is_gone {
+            // It may have been gone for a moment: the file has grown again since.
+            result = read_run(&self.file, run).await;
+        }
         self.under_way.borrow_mut().remove(&run.first);
         done.complete();
-        result.map(|()| true).map_err(Error::Damaged)
+        if is_gone { Ok(false) } else { result.map(|()| true).map_err(|damage| self.report(damage)) }
+    }
+
+    /// The length is told before the file is cut, and after it has grown.
+    fn is_behind_the_end(&self, run: PageRun) -> bool {
+        (run.first + u64::from(run.pages)) * PAGE_BYTES > self.shared.file_bytes.load(Ordering::Acquire)
+    }
+
+    /// The client is told each time that its read meets the page; the log once.
+    pub fn report(&self, damage: Damage) -> Error {
+        let mut reported = self.reported.borrow_mut();
+        let page = damage.page;
+        let error = Error::Damaged(damage);
+        if reported.len() < REPORTED_MAX && reported.insert(page) {
+            tracing::error!(error = %error, "a read met a damaged page: what needs it is refused, all else goes on");
+        }
+        error
     }
 }
 

@@ -20,6 +20,25 @@ pub fn listener(fd: OwnedFd) -> TcpListener {
     unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) }
 }
 
+/// Makes a file `length` bytes long; blocks the caller.
+///
+/// # Errors
+/// The system's.
+pub fn cut(fd: RawFd, length: u64) -> io::Result<()> {
+    let length = i64::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    loop {
+        // SAFETY: no memory of ours is involved but what the pager has given up; a descriptor that was closed meanwhile is
+        // an error.
+        if unsafe { libc::ftruncate(fd, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
 /// Makes a file `more` bytes longer than `from`, its length now, with blocks behind it where the file system can; blocks the
 /// caller.
 ///

@@ -459,7 +459,7 @@ impl Driver {
 async fn execute(file: &BufferedFile, io: pages::Io) -> pages::DiskResult {
     let failed = |error: glommio::GlommioError<()>| pages::DiskError::new(&io, &std::io::Error::from(error));
     match &io {
-        pages::Io::Write { offset, buffers } => {
+        pages::Io::Write { offset, buffers, .. } => {
             let mut bytes = Vec::with_capacity(buffers.iter().map(|buffer| buffer.as_ref().len()).sum());
             buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer.as_ref()));
             let wanted = bytes.len();
@@ -469,15 +469,25 @@ async fn execute(file: &BufferedFile, io: pages::Io) -> pages::DiskResult {
             }
             Err(pages::DiskError::new(&io, &std::io::Error::from(std::io::ErrorKind::WriteZero)))
         }
-        pages::Io::Read { offset, bytes } => {
+        pages::Io::Read { offset, bytes, .. } => {
             let read = file.read_at(*offset, *bytes).await.map_err(failed)?;
             if read.len() == *bytes {
                 return Ok(read.to_vec());
             }
             Err(pages::DiskError::new(&io, &std::io::Error::from(std::io::ErrorKind::UnexpectedEof)))
         }
-        pages::Io::Sync => file.fdatasync().await.map(|()| Vec::new()).map_err(failed),
-        pages::Io::SetLength(length) => {
+        pages::Io::Sync { .. } => file.fdatasync().await.map(|()| Vec::new()).map_err(failed),
+        pages::Io::Cut { length, .. } => {
+            // Frees blocks, which a file system may take its time for: on a thread that may block.
+            if file.file_size().await.map_err(failed)? > *length {
+                let fd = file.as_raw_fd();
+                let bytes = *length;
+                let cut = glommio::executor().spawn_blocking(move || fds::cut(fd, bytes)).await;
+                cut.map_err(|error| pages::DiskError::new(&io, &error))?;
+            }
+            Ok(Vec::new())
+        }
+        pages::Io::SetLength { length, .. } => {
             let now = file.file_size().await.map_err(failed)?;
             if now < *length {
                 // Blocks, not only a length: a disk that is full says so here, where a checkpoint can still be given up.

@@ -34,6 +34,7 @@ use ringstone_pager::api::{PageRun, ReadTrees as _};
 use crate::command::Command;
 use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
+use crate::eviction;
 use crate::group::{GROUP, Proposal, Reply};
 use crate::metrics::ShardMetrics;
 use crate::mvcc::{Budget, Progress};
@@ -56,6 +57,8 @@ pub fn read_budget() -> Budget {
 
 /// Requests of one shard that wait for the group at the same time.
 const PENDING_MAX: usize = 65_536;
+/// Reads of a page that is gone each time, before it is touched all the same.
+const READS_MAX: u32 = 4;
 
 /// What a place gets: the group's answer, and how its batch came to it.
 type Answered = (Result<Told, Error>, Stamps);
@@ -162,37 +165,45 @@ impl Shard {
         &self,
         mut step: impl FnMut(&ringstone_pager::Pin<'_>, Window) -> Result<Option<T>, ReadFault>,
     ) -> Result<T, Error> {
-        let mut just_read = None;
+        let mut just_read = JustRead::default();
+        let mut absent_in_a_row = 0;
         loop {
             let pin = self.reader.pin();
             match step(&pin, Window::of_attributes(pin.attributes())) {
                 Ok(Some(value)) => return Ok(value),
                 Ok(None) => {
+                    absent_in_a_row = 0;
                     drop(pin);
                     glommio::yield_if_needed().await;
                 }
                 Err(ReadFault::Refused(error)) => return Err(error),
                 Err(ReadFault::Absent(run)) => {
+                    absent_in_a_row += 1;
+                    if absent_in_a_row % eviction::ABSENT_IN_A_ROW == 0 {
+                        eviction::keep_pages(&self.shared, boottime());
+                    }
                     // Still pinned: what fails its check now is damage, and nobody else's page.
-                    let taken = self.take_in(run, just_read.take())?;
+                    let taken = self.take_in(run, &mut just_read)?;
                     drop(pin);
                     if taken {
                         // A cold scan meets thousands of them in a row.
                         glommio::yield_if_needed().await;
                     } else {
-                        just_read = self.pages.read(run).await?.then_some(run);
+                        just_read.note(run, self.pages.read(run).await?);
                     }
                 }
             }
         }
     }
 
-    /// Checks a run that was just read, or that the page cache holds all the same. False: it has to be read.
-    fn take_in(&self, run: PageRun, just_read: Option<PageRun>) -> Result<bool, Error> {
-        if just_read == Some(run) {
-            return self.reader.bring_in_done(run).map(|()| true).map_err(Error::Damaged);
+    /// Checks a run that the page cache holds, or that was just read. False: it has to be read.
+    fn take_in(&self, run: PageRun, just_read: &mut JustRead) -> Result<bool, Error> {
+        // It may have left again already: then another read costs less than a touch that waits.
+        let taken = self.reader.bring_in_cached(run).map_err(|damage| self.pages.report(damage))?;
+        if taken || !just_read.is_enough(run) {
+            return Ok(taken);
         }
-        self.reader.bring_in_cached(run).map_err(Error::Damaged)
+        self.reader.bring_in_done(run).map(|()| true).map_err(|damage| self.pages.report(damage))
     }
 
     /// A root that stays as it is while the result lives: its pages are not reused. For answers that must be of one
@@ -206,9 +217,9 @@ impl Shard {
     /// # Errors
     /// [`Error::Damaged`].
     pub async fn bring_in(&self, run: PageRun) -> Result<(), Error> {
-        let mut just_read = None;
-        while !self.take_in(run, just_read)? {
-            just_read = self.pages.read(run).await?.then_some(run);
+        let mut just_read = JustRead::default();
+        while !self.take_in(run, &mut just_read)? {
+            just_read.note(run, self.pages.read(run).await?);
         }
         Ok(())
     }
@@ -257,6 +268,26 @@ impl Shard {
     /// Returns when the member is told to stop: calls that have no end of their own end then.
     pub async fn told_to_stop(&self) {
         self.shutdown.wait().await;
+    }
+}
+
+/// The run that a reader has read last, and how often in a row.
+#[derive(Default)]
+struct JustRead {
+    run: Option<PageRun>,
+    times: u32,
+}
+
+impl JustRead {
+    fn note(&mut self, run: PageRun, is_read: bool) {
+        let again = self.run == Some(run);
+        let times = if again { self.times } else { 0 };
+        *self = JustRead { run: Some(run), times: times + u32::from(is_read) };
+    }
+
+    /// What the kernel does not call cached was read often enough: long runs, of which it is not asked, once.
+    fn is_enough(&self, run: PageRun) -> bool {
+        self.run == Some(run) && self.times >= if run.pages == 1 { READS_MAX } else { 1 }
     }
 }
 

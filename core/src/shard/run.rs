@@ -14,7 +14,7 @@ use glommio::io::BufferedFile;
 use glommio::net::{AcceptedTcpStream, TcpListener};
 use glommio::timer::sleep;
 use ringstone_net::glommio_io::{GlommioRuntime, GlommioStream};
-use ringstone_net::{Limits, Server, serve_connection};
+use ringstone_net::{Limits, Server, ShardMemory, serve_connection};
 use ringstone_pager::Reader;
 use ringstone_wal::disk::ring::RingDisk;
 
@@ -118,7 +118,7 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     let shard = Rc::new(Shard {
         id,
         hub: RefCell::new(hub),
-        pages: PageReads::new(Rc::clone(&file)),
+        pages: PageReads::new(Rc::clone(&file), Arc::clone(&shared)),
         reader,
         pending: Pending::new(first_request_id),
         outbox: RefCell::new(ToGroup::default()),
@@ -129,8 +129,9 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         group_wake: RefCell::new(None),
         shared,
     });
-    let api = Rc::new(Api::new(Rc::clone(&shard)));
-    let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard));
+    let memory = ShardMemory::new(Arc::clone(&shard.shared.connection_memory));
+    let api = Rc::new(Api::new(Rc::clone(&shard), Rc::clone(&memory)));
+    let server = Server::new(api, GlommioRuntime::new(boottime), limits(&shard)).within_memory(memory);
     let extensive = shard.shared.config.extensive_metrics;
     let server = Rc::new(if extensive { server.counting_times() } else { server });
     let running = Rc::new(Running { shard, pulse, server, open: Cell::new(0) });
@@ -142,6 +143,15 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
             Ok(())
         }
     }
+}
+
+/// Of this thread: times that it had to wait for the disk because of a page that the kernel had taken back.
+fn major_faults() -> u64 {
+    // SAFETY: an all-zero rusage is a valid place for the answer.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a value that lives through the call.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    u64::try_from(usage.ru_majflt).unwrap_or(0)
 }
 
 fn hub_limits(shared: &Shared) -> HubLimits {
@@ -164,13 +174,17 @@ pub(super) fn identity(shared: &Shared) -> MemberIdentity {
 
 fn limits(shard: &Shard) -> Limits {
     let config = &shard.shared.config;
+    let memory_bytes = shard.shared.connection_memory.bytes_max();
+    let usual = Limits::default();
     Limits {
+        connection_outgoing_bytes_max: usual.connection_outgoing_bytes_max.min(memory_bytes / 2),
+        connection_incoming_bytes_max: usual.connection_incoming_bytes_max.min(memory_bytes / 4),
         message_bytes_max: config.max_request_bytes + REQUEST_OVERHEAD_BYTES,
         streams_max: config.max_concurrent_streams,
         keepalive_interval: config.keepalive_interval,
         keepalive_timeout: config.keepalive_timeout,
         shutdown_grace: SHUTDOWN_GRACE,
-        ..Limits::default()
+        ..usual
     }
 }
 
@@ -200,6 +214,7 @@ impl Running {
         if let Ok(mut clients) = shared.clients[id].lock() {
             *clients = self.server.handler.client_requests();
         }
+        shared.metrics[id].major_faults.store(major_faults(), Ordering::Relaxed);
         let stats = self.shard.hub.borrow().stats();
         let watches = &shared.metrics[id].watches;
         watches.streams.store(stats.streams as u64, Ordering::Relaxed);

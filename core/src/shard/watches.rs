@@ -7,8 +7,7 @@ use glommio::timer::sleep;
 
 use super::notify::Notify;
 use super::{Shard, boottime};
-use crate::error::ReadFault;
-
+use crate::error::{Error, ReadFault};
 use crate::watch::{LogHistory, StreamId};
 
 /// Events that one look into the log visits before other tasks get their turn.
@@ -99,12 +98,19 @@ impl Shard {
                     result.map(Some).map_err(ReadFault::from)
                 })
                 .await;
-            self.hub_moved();
-            if let Err(error) = result {
-                // The watchers concerned stay behind and see nothing wrong; the page is reported where it was found.
-                tracing::error!(error = %error, "watchers can't read the log");
-                sleep(TICK).await;
+            match result {
+                Ok(()) => {}
+                // Who waits for these events must not wait for ever; nobody else needs them.
+                Err(Error::Damaged(damage)) => {
+                    let reason = Error::Damaged(damage).to_string();
+                    self.hub.borrow_mut().give_up_window(&reason);
+                }
+                Err(error) => {
+                    tracing::error!(error = %error, "watchers can't read the log");
+                    sleep(TICK).await;
+                }
             }
+            self.hub_moved();
             glommio::yield_if_needed().await;
         }
     }

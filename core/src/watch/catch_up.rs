@@ -7,6 +7,7 @@
 
 use core::ops::ControlFlow;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -76,7 +77,8 @@ impl Hub {
     /// as [`Hub::delivered`]; publishing comes before delivering, so any fresh pin is.
     ///
     /// # Errors
-    /// [`Fault`](ringstone_pager::api::Fault): nothing is lost; call again once the page is there.
+    /// [`Fault`](ringstone_pager::api::Fault): nothing is lost; call again once the page is there. Where it is damaged,
+    /// [`Hub::give_up_window`] is for those who need it.
     pub fn catch_up(&mut self, history: &impl History, events_max: usize) -> Access<()> {
         let mut budget = events_max.max(1);
         while budget > 0 {
@@ -218,12 +220,34 @@ impl Hub {
         *delivered
     }
 
+    /// The log is damaged where the open window stands: the watches that need it end, with this reason. All others go on.
+    pub fn give_up_window(&mut self, reason: &str) {
+        let Some(window) = self.window.take() else { return };
+        let (reason, revision): (Rc<str>, i64) = (reason.into(), self.delivered);
+        // Those that begin behind it get a window of their own.
+        for member in window.members.iter().filter(|member| member.next <= window.position.main) {
+            let watcher = self.watchers[member.slot as usize].as_ref();
+            let is_same = |watcher: &&Watcher| watcher.generation == member.generation;
+            let Some(watcher) = watcher.filter(is_same) else { continue };
+            let (index, id) = (watcher.stream, watcher.id);
+            self.remove_watcher(member.slot);
+            self.push(index, Item::Ended { id, revision, reason: Rc::clone(&reason) });
+            self.maybe_pay_progress(index);
+        }
+        self.let_go(&window);
+    }
+
     /// Gives the members what the window has for them. They now have everything up to revision `last`.
     fn close_window(&mut self, last: i64) {
         let window = self.window.take().expect("a window is open");
         for member in &window.members {
             self.close_member(member, last);
         }
+        self.let_go(&window);
+    }
+
+    /// The stream whose turn it was may have another one.
+    fn let_go(&mut self, window: &Window) {
         let stream = self.streams[window.stream as usize].as_mut();
         if let Some(stream) = stream.filter(|stream| stream.generation == window.stream_generation) {
             stream.is_hungry = false;

@@ -60,6 +60,11 @@ impl Default for HubLimits {
     }
 }
 
+/// A watch with its places in the tables, beside its keys, which the index has once more.
+const WATCHER_BYTES: usize = 400;
+/// A request that waits.
+const REQUEST_BYTES: usize = 256;
+
 /// A stream of this hub. It stays invalid once the stream is closed: late calls with it do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId {
@@ -187,6 +192,20 @@ impl Hub {
     pub fn wants_requests(&self, stream: StreamId) -> bool {
         self.valid(stream).is_some_and(|stream| {
             stream.requests.len() < self.limits.requests_max && stream.queue_cost() < self.limits.queue_bytes
+        })
+    }
+
+    /// Bytes of answers that a stream may have waiting, whatever it watches.
+    #[must_use]
+    pub fn queue_bytes_max(&self) -> usize {
+        self.limits.queue_bytes
+    }
+
+    /// Bytes that the watches and waiting requests of a stream hold.
+    #[must_use]
+    pub fn held_bytes(&self, stream: StreamId) -> usize {
+        self.valid(stream).map_or(0, |stream| {
+            stream.watchers.len() * WATCHER_BYTES + stream.span_bytes + stream.requests.len() * REQUEST_BYTES
         })
     }
 
@@ -361,10 +380,12 @@ impl Hub {
             u32::try_from(self.watchers.len() - 1).expect("watchers_max is below 2^32")
         });
         self.index.insert(&span, slot);
+        let span_bytes = 2 * span.bytes();
         let generation = self.next_generation();
         let watcher = Watcher { stream, generation, id, span, start_revision, state, wishes, quiet: true };
         self.watchers[slot as usize] = Some(watcher);
         let owner = self.stream_mut(stream);
+        owner.span_bytes += span_bytes;
         owner.watchers.insert(id, slot);
         owner.progress_watchers += usize::from(wishes.progress_notify);
         if wishes.progress_notify && owner.progress_watchers == 1 {
@@ -373,11 +394,12 @@ impl Hub {
         slot
     }
 
-    fn remove_watcher(&mut self, slot: Slot) {
+    pub(super) fn remove_watcher(&mut self, slot: Slot) {
         let watcher = self.watchers[slot as usize].take().expect("a slot of a stream holds a watcher");
         self.free_watchers.push(slot);
         self.index.remove(&watcher.span, slot);
         let owner = self.stream_mut(watcher.stream);
+        owner.span_bytes -= 2 * watcher.span.bytes();
         owner.watchers.remove(&watcher.id);
         match watcher.state {
             State::Live => {}
@@ -454,6 +476,10 @@ fn write_item(writer: &mut FrameWriter, item: Item, identity: MemberIdentity, fr
         Item::Refused { reason, revision: at } => {
             (head.watch_id, head.created, head.canceled, revision) = (-1, true, true, at);
             head.cancel_reason = reason.into();
+        }
+        Item::Ended { id, revision: at, reason } => {
+            (head.watch_id, head.canceled, revision) = (id, true, at);
+            head.cancel_reason = (&*reason).into();
         }
         Item::Events { id, revision, fragment, events } => {
             head.watch_id = id;

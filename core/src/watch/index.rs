@@ -5,7 +5,7 @@
 //! node. Priorities are a fixed mix of a counter: no seed, and nothing that a client sends has influence on them.
 
 use core::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ahash::RandomState;
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use super::watcher::{Slot, Span, SpanEnd};
 
 #[derive(Default)]
 pub(super) struct WatchIndex {
-    singles: HashMap<Bytes, SmallVec<[Slot; 4]>, RandomState>,
+    singles: HashMap<Bytes, Slots, RandomState>,
     ranges: RangeTree,
 }
 
@@ -38,7 +38,7 @@ impl WatchIndex {
 
     fn remove_single(&mut self, key: &Bytes, slot: Slot) {
         let slots = self.singles.get_mut(key).expect("a single key that is watched is in the map");
-        take_out(slots, slot);
+        slots.take_out(slot);
         if slots.is_empty() {
             self.singles.remove(key);
         }
@@ -47,15 +47,62 @@ impl WatchIndex {
     /// Adds the watchers whose span holds `key`, in no particular but a repeatable order.
     pub fn stab(&self, key: &[u8], found: &mut Vec<Slot>) {
         if let Some(slots) = self.singles.get(key) {
-            found.extend_from_slice(slots);
+            slots.add_to(found);
         }
         self.ranges.stab(self.ranges.root, key, found);
     }
 }
 
-fn take_out(slots: &mut SmallVec<[Slot; 4]>, slot: Slot) {
-    let at = slots.iter().position(|&other| other == slot).expect("a watcher stands at its span");
-    slots.swap_remove(at);
+/// Up to so many watchers of one span are looked through one by one.
+const FEW_MAX: usize = 32;
+
+/// The watchers of one span: a few, or any number. One client may have a hundred thousand of the same key, and they end
+/// together: taking one out must not look through all others.
+#[derive(Default)]
+struct Slots {
+    few: SmallVec<[Slot; 4]>,
+    many: Option<Box<BTreeSet<Slot>>>,
+}
+
+impl Slots {
+    fn of(slot: Slot) -> Slots {
+        Slots { few: smallvec::smallvec![slot], many: None }
+    }
+
+    fn push(&mut self, slot: Slot) {
+        match &mut self.many {
+            Some(many) => assert!(many.insert(slot), "a watcher stands at its span once"),
+            None if self.few.len() < FEW_MAX => self.few.push(slot),
+            None => self.many = Some(Box::new(self.few.drain(..).chain([slot]).collect())),
+        }
+    }
+
+    fn take_out(&mut self, slot: Slot) {
+        match &mut self.many {
+            Some(many) => {
+                assert!(many.remove(&slot), "a watcher stands at its span");
+                if many.len() <= FEW_MAX / 2 {
+                    self.few = many.iter().copied().collect();
+                    self.many = None;
+                }
+            }
+            None => {
+                let at = self.few.iter().position(|&other| other == slot).expect("a watcher stands at its span");
+                self.few.swap_remove(at);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_none()
+    }
+
+    fn add_to(&self, found: &mut Vec<Slot>) {
+        match &self.many {
+            Some(many) => found.extend(many.iter()),
+            None => found.extend_from_slice(&self.few),
+        }
+    }
 }
 
 const NIL: u32 = u32::MAX;
@@ -82,7 +129,7 @@ struct Node {
     /// The node of this subtree whose end is the furthest.
     furthest: u32,
     priority: u32,
-    slots: SmallVec<[Slot; 4]>,
+    slots: Slots,
 }
 
 fn compare_ends(left: Option<&Bytes>, right: Option<&Bytes>) -> Ordering {
@@ -142,7 +189,7 @@ impl RangeTree {
             right: NIL,
             furthest: NIL,
             priority: mixed(self.made),
-            slots: SmallVec::from_slice(&[slot]),
+            slots: Slots::of(slot),
         };
         let new = match self.free.pop() {
             Some(at) => {
@@ -201,13 +248,13 @@ impl RangeTree {
     fn remove(&mut self, start: &Bytes, end: Option<&Bytes>, slot: Slot) {
         let found = self.find(start, end);
         assert!(found != NIL, "a range that is watched is in the tree");
-        take_out(&mut self.node_mut(found).slots, slot);
+        self.node_mut(found).slots.take_out(slot);
         if !self.node(found).slots.is_empty() {
             return;
         }
         self.root = self.remove_below(self.root, found);
         let gone = self.node_mut(found);
-        (gone.start, gone.end, gone.slots) = (Bytes::new(), None, SmallVec::new());
+        (gone.start, gone.end, gone.slots) = (Bytes::new(), None, Slots::default());
         self.free.push(found);
     }
 
@@ -269,7 +316,7 @@ impl RangeTree {
         self.stab(node.left, key, found);
         if &node.start[..] <= key {
             if node.end.as_ref().is_none_or(|end| key < &end[..]) {
-                found.extend_from_slice(&node.slots);
+                node.slots.add_to(found);
             }
             self.stab(node.right, key, found);
         }
@@ -315,6 +362,27 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A hundred thousand watchers of one key used to end in as many walks over all of them: 2 s in which nothing else ran.
+    #[test]
+    fn many_watchers_of_one_span_come_and_go() {
+        let (single, open) = (Bytes::from_static(b"k"), Bytes::from_static(b"a"));
+        let spans = [Span { start: single, end: SpanEnd::Single }, Span { start: open, end: SpanEnd::Open }];
+        let mut index = WatchIndex::default();
+        let mut expected: Vec<Slot> = (0..1000).collect();
+        for &slot in &expected {
+            index.insert(&spans[slot as usize % 2], slot);
+        }
+        assert!(index.singles[&spans[0].start].many.is_some(), "as a set, not as a list");
+        while let Some(slot) = expected.pop() {
+            index.remove(&spans[slot as usize % 2], slot);
+            let mut found = Vec::new();
+            index.stab(b"k", &mut found);
+            found.sort_unstable();
+            assert_eq!(found, expected);
+        }
+        assert!(index.singles.is_empty());
     }
 
     /// Ascending inserts are what a Kubernetes start looks like; a list instead of a tree would show here.

@@ -1,6 +1,7 @@
 //! One client stream: its watches, what is queued for it, and what it has asked for that has to wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use ringstone_proto::etcdserverpb::WatchCreateRequest;
@@ -18,12 +19,38 @@ pub(super) const REFERENCE_COST: usize = size_of::<Bytes>();
 
 /// An answer in the order of the stream.
 pub(super) enum Item {
-    Created { id: i64, revision: i64 },
-    Refused { reason: Box<str>, revision: i64 },
-    Canceled { id: i64, revision: i64 },
-    Compacted { id: i64, compacted: i64 },
-    Progress { id: i64, revision: i64 },
-    Events { id: i64, revision: i64, fragment: bool, events: SmallVec<[Bytes; 1]> },
+    Created {
+        id: i64,
+        revision: i64,
+    },
+    Refused {
+        reason: Box<str>,
+        revision: i64,
+    },
+    Canceled {
+        id: i64,
+        revision: i64,
+    },
+    Compacted {
+        id: i64,
+        compacted: i64,
+    },
+    /// What it needs can't be read.
+    Ended {
+        id: i64,
+        revision: i64,
+        reason: Rc<str>,
+    },
+    Progress {
+        id: i64,
+        revision: i64,
+    },
+    Events {
+        id: i64,
+        revision: i64,
+        fragment: bool,
+        events: SmallVec<[Bytes; 1]>,
+    },
 }
 
 /// A request that waits until the shard has delivered what was published when it arrived.
@@ -37,6 +64,8 @@ pub(super) enum Request {
 pub(super) struct Stream {
     pub generation: u32,
     pub watchers: BTreeMap<i64, Slot>,
+    /// Of the keys of its watches, as the hub holds them.
+    pub span_bytes: usize,
     pub next_id: i64,
     queue: VecDeque<(Item, usize)>,
     queue_cost: usize,
@@ -73,6 +102,7 @@ impl Stream {
         Stream {
             generation,
             watchers: BTreeMap::new(),
+            span_bytes: 0,
             next_id: 0,
             queue: VecDeque::new(),
             queue_cost: 0,

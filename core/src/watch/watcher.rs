@@ -45,6 +45,12 @@ impl Span {
         Some(Span { start, end })
     }
 
+    /// Bytes of its keys.
+    pub fn bytes(&self) -> usize {
+        let end = if let SpanEnd::Before(end) = &self.end { end.len() } else { 0 };
+        self.start.len() + end
+    }
+
     pub fn holds(&self, key: &[u8]) -> bool {
         match &self.end {
             SpanEnd::Single => key == self.start,

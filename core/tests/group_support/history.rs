@@ -219,15 +219,22 @@ pub fn first_life(disks: Disks, journal: &SharedJournal, fuse: &Fuse, seed: u64,
 
 /// Opens what is left and drives it until ready; then more requests, a checkpoint, and all checks.
 pub fn recover(disks: &Disks, fuse: &Fuse, journal: &SharedJournal, seed: u64, more: u64) -> Result<(), Ended> {
-    journal.borrow_mut().life += 1;
+    let mut life = reopen(disks, fuse, journal, seed)?;
+    rounds(&mut life, seed ^ 0xABCD, more, &mut Made::default())?;
+    checkpoint_and_check(&mut life)?;
+    Ok(())
+}
+
+/// Opens what is left, drives it until ready, and holds it against what was acknowledged.
+pub fn reopen(disks: &Disks, fuse: &Fuse, journal: &SharedJournal, seed: u64) -> Result<Life, Ended> {
+    let life = journal.borrow().life + 1;
+    (journal.borrow_mut().life, journal.borrow_mut().is_open) = (life, false);
     let mut life = open(disks, fuse, journal, seed)?;
     life.until_ready()?;
     life.verify();
     let alarms = life.group.state().alarms;
     journal.borrow_mut().reborn(alarms);
-    rounds(&mut life, seed ^ 0xABCD, more, &mut Made::default())?;
-    checkpoint_and_check(&mut life)?;
-    Ok(())
+    Ok(life)
 }
 
 /// All that can be checked of a life that goes on.
@@ -253,7 +260,7 @@ pub fn recover_and_pick(disks: &Disks, journal: &Journal, seed: u64, more: u64, 
     let journal = journal.clone().shared();
     let (watched_disks, watched_journal, watched_picked) = (disks.clone(), journal.clone(), Rc::clone(&picked));
     let mut chance = random(seed);
-    let fuse = Fuse::watched(move |at| {
+    let fuse = Fuse::watched(move |at, _| {
         let mut picked = watched_picked.borrow_mut();
         // Reservoir sampling: how many there will be is not known.
         let place = if picked.len() < count { picked.len() } else { chance.below(at + 1) as usize };

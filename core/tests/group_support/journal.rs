@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use ringstone_core::command::{Command, DeleteRange, Op};
 use ringstone_core::event::{Event, EventKind, Revision};
-use ringstone_core::group::{Answer, Outputs, Reply};
+use ringstone_core::group::{Answer, KeptAlive, Outputs, Reply};
 use ringstone_core::mvcc;
 use ringstone_proto::mvccpb::KeyValue;
 
@@ -48,6 +48,10 @@ pub struct Journal {
     alarms_from: usize,
     /// Answers to other lives' requests are nobody's.
     pub life: u32,
+    /// Keep-alives that were answered with a time to live.
+    pub kept_alive: u64,
+    /// The life has found what it has: what follows is no recovery.
+    pub is_open: bool,
     /// Takes no note of anything: the log was written by somebody else.
     is_blind: bool,
 }
@@ -78,6 +82,8 @@ impl Journal {
             alarms_before: 0,
             alarms_from: 0,
             life: 1,
+            kept_alive: 0,
+            is_open: false,
             is_blind: false,
         }
     }
@@ -243,6 +249,8 @@ impl Journal {
         }
         self.walk(&changes_of(&outputs.events));
         let life = self.life;
+        let kept = |kept: &&KeptAlive| kept.shard == life && kept.outcome.as_ref().is_ok_and(|ttl_s| *ttl_s > 0);
+        self.kept_alive += outputs.kept_alive.iter().filter(kept).count() as u64;
         for answer in outputs.answers.iter().filter(|answer| answer.shard == life) {
             self.answered(answer);
         }
@@ -288,10 +296,15 @@ impl Journal {
         self.commands.truncate(self.applied_below);
         self.acked_below = self.applied_below;
         (self.alarms_before, self.alarms_from) = (alarms, self.applied_below);
+        self.is_open = true;
     }
 
     pub fn all_answered(&self) -> bool {
         self.acked_below == self.commands.len()
+    }
+
+    pub fn answered_count(&self) -> usize {
+        self.acked_below
     }
 
     pub fn unanswered(&self) -> usize {

@@ -7,23 +7,25 @@ use std::time::Duration;
 use ringstone_core::command::{ArchivedCommand, Bootstrap, Command, Member};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::entry::{Draft, Envelope};
+use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::event::{Event, Revision};
 use ringstone_core::group::{self, Group, GroupError, OpenError, Proposal, Storage, tree_specs};
 use ringstone_core::identity::Identity;
 use ringstone_core::lease::state as lease;
-use ringstone_core::mvcc::hash::hash_kv;
+use ringstone_core::mvcc::hash::{HashKv, hash_kv};
 use ringstone_core::mvcc::history::read_events;
 use ringstone_core::mvcc::{self, Budget, Progress, RangeScan};
 use ringstone_core::shared::Shared;
 use ringstone_core::state::State;
 use ringstone_pager::api::{Damage, Fault, PageRun, ReadTrees as _};
 use ringstone_pager::check::check;
-use ringstone_pager::disk::{Completion, Disk as _, Io, Token};
+use ringstone_pager::disk::{Completion, Disk as _, Io, IoPurpose, Token};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::PageSource as _;
 use ringstone_pager::model::ModelTrees;
 use ringstone_pager::{Pin, Reader};
 use ringstone_proto::etcdserverpb::RangeRequest;
+use ringstone_proto::mvccpb::KeyValue;
 use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::sim::Random;
 
@@ -69,10 +71,12 @@ fn shared() -> Arc<Shared> {
     Arc::new(Shared::new(config, IDENTITY))
 }
 
-/// Segments of 64 KiB: a history crosses dozens of their ends.
-pub fn log_options() -> ringstone_wal::Options {
+/// Settings of a log on these disks.
+pub fn log_options(disks: &Disks) -> ringstone_wal::Options {
     let mut options = group::log_options(&IDENTITY);
-    (options.segment_bytes, options.fill_slice_bytes, options.batch_bytes_max) = (64 << 10, 32 << 10, 24 << 10);
+    options.segment_bytes = disks.segment_bytes();
+    (options.fill_slice_bytes, options.batch_bytes_max) = (32 << 10, 24 << 10);
+    options.spare_segments = 1;
     options
 }
 
@@ -83,7 +87,7 @@ pub fn create(disks: &Disks, fuse: &Fuse) -> Result<(), OpenError> {
         page_disk: &mut pages,
         pages: Arc::new(disks.pages.clone()),
         log_disk: &mut log_disk,
-        log_options: log_options(),
+        log_options: log_options(disks),
     };
     group::create_files_with(storage, &IDENTITY)
 }
@@ -114,7 +118,7 @@ pub fn open(disks: &Disks, fuse: &Fuse, journal: &SharedJournal, seed: u64) -> R
         page_disk: &mut pages,
         pages: Arc::new(disks.pages.clone()),
         log_disk: &mut log,
-        log_options: log_options(),
+        log_options: log_options(disks),
     };
     let mut group = group::open_with(shared(), storage, random.below(u64::MAX), now)?;
     group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
@@ -151,7 +155,7 @@ impl Life {
         let _ = self.group.quiet(self.now);
         moved |= self.log_io()?;
         let pages = self.pages_under_way || self.bringing_in.is_some() || self.group.checkpoint_running();
-        Ok(moved || pages || self.group.has_work() || self.log.under_way > 0)
+        Ok(moved || pages || self.group.has_work() || !self.log.is_idle())
     }
 
     fn take_page_completions(&mut self) -> Result<bool, GroupError> {
@@ -172,7 +176,8 @@ impl Life {
     /// As the shard's `read_run` does it.
     fn bring_in(&mut self) {
         let Some(run) = self.group.absent().filter(|_| self.bringing_in.is_none()) else { return };
-        let io = Io::Read { offset: run.first * PAGE_BYTES as u64, bytes: run.pages as usize * PAGE_BYTES };
+        let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+        let io = Io::Read { offset, bytes, purpose: IoPurpose::ReadPage };
         self.pages.submit(BRING_IN, io);
         self.bringing_in = Some(run);
     }
@@ -234,6 +239,30 @@ impl Life {
         panic!("the group does not become ready");
     }
 
+    /// A clean stop: the last checkpoint, then the closing block.
+    pub fn stop(&mut self) -> Result<(), GroupError> {
+        self.checkpoint()?;
+        self.group.stop();
+        self.settle()?;
+        self.group.close_log();
+        for _ in 0..100_000 {
+            if self.group.is_closed() {
+                return Ok(());
+            }
+            self.log_io()?;
+        }
+        panic!("the log does not close");
+    }
+
+    pub fn keep_alive(&mut self, lease: i64) -> Result<(), GroupError> {
+        let shard = self.journal.borrow().life;
+        self.group.keep_alive(self.now, shard, 0, lease)
+    }
+
+    pub fn reader(&self) -> Reader {
+        self.group.reader()
+    }
+
     pub fn wait(&mut self, time: Duration) -> Result<(), GroupError> {
         let until = self.now + time;
         while self.now < until {
@@ -263,27 +292,37 @@ impl Life {
         assert!(report.is_sound(), "{report}");
     }
 
-    fn read<R>(&self, mut read: impl FnMut(&Pin<'_>, &State) -> Result<R, Fault>) -> R {
+    fn read<R>(&self, read: impl FnMut(&Pin<'_>, &State) -> Result<R, Fault>) -> R {
+        self.try_read(read).expect("the file is sound")
+    }
+
+    /// What a shard would answer: a value, or damage.
+    pub fn try_read<R>(&self, mut read: impl FnMut(&Pin<'_>, &State) -> Result<R, Fault>) -> Result<R, Damage> {
         loop {
             let pin = self.reader.pin();
             let state = State::from_attributes(pin.attributes()).expect("a state of this version");
             match read(&pin, &state) {
-                Ok(done) => return done,
-                Err(Fault::Absent(run)) => self.reader.bring_in_done(run).expect("the page is sound"),
-                Err(fault) => panic!("{fault}"),
+                Ok(done) => return Ok(done),
+                Err(Fault::Absent(run)) => self.reader.bring_in_done(run)?,
+                Err(Fault::Damaged(damage)) => return Err(damage),
             }
         }
     }
 
-    fn range(&self, revision: i64) -> Vec<ringstone_proto::mvccpb::KeyValue> {
-        self.read(|pin, state| {
-            let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() };
-            let mut scan = RangeScan::new(&all);
+    fn range(&self, revision: i64) -> Vec<KeyValue> {
+        self.try_range(&[0], &[0], revision).expect("the file is sound")
+    }
+
+    pub fn try_range(&self, key: &[u8], range_end: &[u8], revision: i64) -> Result<Vec<KeyValue>, Damage> {
+        self.try_read(|pin, state| {
+            let (key, range_end) = (key.to_vec().into(), range_end.to_vec().into());
+            let mut scan = RangeScan::new(&RangeRequest { key, range_end, revision, ..Default::default() });
             loop {
                 match scan.step(pin, state, &mut Budget::UNBOUNDED.clone()) {
                     Ok(Progress::Done) => return Ok(scan.finish().kvs),
                     Ok(Progress::More) => {}
-                    Err(ringstone_core::error::ReadFault::Absent(run)) => return Err(Fault::Absent(run)),
+                    Err(ReadFault::Absent(run)) => return Err(Fault::Absent(run)),
+                    Err(ReadFault::Refused(Error::Damaged(damage))) => return Err(Fault::Damaged(damage)),
                     Err(fault) => panic!("range at {revision}: {fault}"),
                 }
             }
@@ -292,7 +331,11 @@ impl Life {
 
     /// All events that a compaction has left, and the state that they lead to.
     pub fn events(&self) -> (Vec<Event>, State) {
-        self.read(|pin, state| {
+        self.try_events().expect("the file is sound")
+    }
+
+    pub fn try_events(&self) -> Result<(Vec<Event>, State), Damage> {
+        self.try_read(|pin, state| {
             let mut events = Vec::new();
             let from = state.compact_revision.max(1) + 1;
             let mut cursor = Revision { main: from, sub: 0 };
@@ -327,13 +370,23 @@ impl Life {
         }
     }
 
-    /// HashKV is that of a store that has done the same and was never stopped.
+    /// HashKV is that of a store that was never stopped.
     pub fn verify_hash(&self) {
-        let found = self.read(|pin, state| match hash_kv(pin, state, 0) {
-            Ok(hash) => Ok((hash, state.compact_revision)),
-            Err(ringstone_core::error::ReadFault::Absent(run)) => Err(Fault::Absent(run)),
+        assert_eq!(self.try_hash().expect("the file is sound"), self.expected_hash(), "HashKV");
+    }
+
+    pub fn try_hash(&self) -> Result<HashKv, Damage> {
+        self.try_read(|pin, state| match hash_kv(pin, state, 0) {
+            Ok(hash) => Ok(hash),
+            Err(ReadFault::Absent(run)) => Err(Fault::Absent(run)),
+            Err(ReadFault::Refused(Error::Damaged(damage))) => Err(Fault::Damaged(damage)),
             Err(fault) => panic!("HashKV: {fault}"),
-        });
+        })
+    }
+
+    /// HashKV of a store that has done the same and was never stopped.
+    pub fn expected_hash(&self) -> HashKv {
+        let compacted = self.read(|_, state| Ok(state.compact_revision));
         let mut trees = ModelTrees::new(&tree_specs());
         let mut state = State { hash_key: HASH_KEY, cluster_id: IDENTITY.cluster_id, ..State::default() };
         for command in &self.journal.borrow().in_order {
@@ -353,11 +406,11 @@ impl Life {
                 }
             }
         }
-        if found.1 >= 0 {
-            mvcc::apply_compact(&mut trees, &mut state, found.1).expect("no faults").response.expect("compacts");
+        if compacted >= 0 {
+            mvcc::apply_compact(&mut trees, &mut state, compacted).expect("no faults").response.expect("compacts");
             state.compaction_hashes.clear();
         }
-        assert_eq!(found.0, hash_kv(&trees, &state, 0).expect("no faults"), "HashKV");
+        hash_kv(&trees, &state, 0).expect("no faults")
     }
 }
 

@@ -6,3 +6,5 @@ pub mod disks;
 pub mod history;
 pub mod journal;
 pub mod life;
+pub mod paths;
+pub mod snapshot;

@@ -14,6 +14,9 @@ pub enum DecodeError {
     /// More than [`DECODE_DEPTH_MAX`] messages within each other.
     #[error("proto: exceeded maximum recursion depth")]
     TooDeep,
+    /// More messages within it than [`decode_within`] was told to take.
+    #[error("proto: more than {0} messages within one")]
+    TooMany(usize),
     /// A string field of this message is not UTF-8.
     #[error("proto: {message} contains invalid UTF-8 in a string field")]
     NotUtf8 {
@@ -29,7 +32,23 @@ pub enum DecodeError {
 /// # Errors
 /// [`DecodeError`]; a gRPC server answers it with status 13.
 pub fn decode<M: prost::Message + Default + Described>(bytes: Bytes) -> Result<M, DecodeError> {
-    let foreign = check(&bytes, M::SHAPE, 1)?;
+    decode_within(bytes, usize::MAX)
+}
+
+/// [`decode`] for messages that may have any number of others in them: an empty one takes two bytes here and some hundred
+/// in memory, so more than `messages_max` are refused before they are made.
+///
+/// # Errors
+/// [`DecodeError`]
+pub fn decode_within<M: prost::Message + Default + Described>(
+    bytes: Bytes,
+    messages_max: usize,
+) -> Result<M, DecodeError> {
+    let mut left = messages_max;
+    let foreign = check(&bytes, M::SHAPE, 1, &mut left).map_err(|error| match error {
+        DecodeError::TooMany(_) => DecodeError::TooMany(messages_max),
+        other => other,
+    })?;
     let bytes = if foreign { without_foreign(&bytes, M::SHAPE)?.into() } else { bytes };
     // What prost can still refuse after `check` is a string.
     M::decode(bytes).map_err(|_| DecodeError::NotUtf8 { message: M::SHAPE.name })
@@ -93,6 +112,18 @@ mod tests {
         let groups = vec![0x7b; 2 << 20];
         assert_eq!(decode::<PutRequest>(groups.clone().into()), Err(DecodeError::TooDeep));
         assert_eq!(decode::<WatchRequest>(wrap(1, &groups).into()), Err(DecodeError::TooDeep));
+    }
+
+    #[test]
+    fn what_is_cheap_to_send_and_dear_to_hold_is_refused_before_it_is_made() {
+        let wide: Vec<u8> = [0x12, 0].repeat(1000);
+        let txn: TxnRequest = decode_within(wide.clone().into(), 1000).expect("as many as may be");
+        assert_eq!(txn.success.len(), 1000);
+        let refused = decode_within::<TxnRequest>(wide.clone().into(), 999);
+        assert_eq!(refused, Err(DecodeError::TooMany(999)));
+        // Within others they count the same.
+        let inner = wrap(2, &wrap(4, &wide));
+        assert_eq!(decode_within::<TxnRequest>(inner.into(), 1001), Err(DecodeError::TooMany(1001)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod decode;
 mod method;
 mod shape;
 
-pub use decode::{DECODE_DEPTH_MAX, DecodeError, decode};
+pub use decode::{DECODE_DEPTH_MAX, DecodeError, decode, decode_within};
 pub use method::{Method, MethodKind};
 pub use prost;
 pub use shape::Described;

@@ -133,8 +133,14 @@ fn take_varint(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
     Err(DecodeError::Malformed)
 }
 
-/// Walks `bytes` as a message of `shape`; true if a known field has a foreign wire type somewhere.
-pub(crate) fn check(mut bytes: &[u8], shape: &Shape, depth: usize) -> Result<bool, DecodeError> {
+/// Walks `bytes` as a message of `shape`; true if a known field has a foreign wire type somewhere. `messages_left` is how
+/// many messages there may be within it.
+pub(crate) fn check(
+    mut bytes: &[u8],
+    shape: &Shape,
+    depth: usize,
+    messages_left: &mut usize,
+) -> Result<bool, DecodeError> {
     if depth > DECODE_DEPTH_MAX {
         return Err(DecodeError::TooDeep);
     }
@@ -145,7 +151,8 @@ pub(crate) fn check(mut bytes: &[u8], shape: &Shape, depth: usize) -> Result<boo
         if let Kind::Message(inner) = field.kind
             && !field.foreign
         {
-            foreign |= check(field.payload, inner, depth + 1)?;
+            *messages_left = messages_left.checked_sub(1).ok_or(DecodeError::TooMany(0))?;
+            foreign |= check(field.payload, inner, depth + 1, messages_left)?;
         }
     }
     Ok(foreign)

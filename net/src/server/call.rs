@@ -1,14 +1,15 @@
 //! One call: its head, its right to be here, its message, its handler, its answer.
 
 use super::head::{Refusal, read_head};
-use super::requests::RequestStream;
+use super::requests::{Incoming, RequestStream};
 use super::shared::{DeadlineWait, Shared};
 use super::sink::{ResponseSink, SinkState, response_head, send_trailers_only, trailers};
 use crate::admission::admission;
 use crate::budget::Outgoing;
-use crate::context::CallContext;
+use crate::context::{CallContext, kept_metadata};
 use crate::framed::Framed;
 use crate::handler::{Handler, UnaryEnd};
+use crate::memory::{CALL_BYTES, Charge, Kind};
 use crate::status::{Code, Status};
 use futures_util::future::Either;
 use h2::RecvStream;
@@ -38,24 +39,26 @@ pub(super) fn start<H: Handler>(
         Ok(head) => head,
         Err(refusal) => {
             refuse(&mut respond, refusal);
+            shared.call_ended();
             return None;
         }
     };
     let started_at = shared.now.get();
     let deadline = head.timeout.map(|timeout| started_at.saturating_add(timeout));
-    let context = CallContext { peer: shared.peer, metadata: parts.headers, deadline, started_at };
-    let call = Call::new(shared, head.method, started_at, deadline);
+    let (metadata, metadata_bytes) = kept_metadata(&parts.headers);
+    let context = CallContext { peer: shared.peer, metadata, deadline, started_at };
+    let call = Call::new(shared, head.method, started_at, deadline, metadata_bytes);
     if let Err(status) = admit(shared, &**handler, head.method, &context) {
         call.end(status.code);
         send_trailers_only(&mut respond, &head.content_type, Some(&status));
         return None;
     }
-    let requests = RequestStream::new(head.method, body, head.encoding, shared);
+    let incoming = Incoming::new(head.method, body, head.encoding, shared);
     Some(match head.method.kind() {
-        MethodKind::Unary => Either::Left(unary(handler.clone(), call, context, requests, respond, head.content_type)),
+        MethodKind::Unary => Either::Left(unary(handler.clone(), call, context, incoming, respond, head.content_type)),
         MethodKind::ClientStream | MethodKind::ServerStream | MethodKind::BidiStream => {
             let sink = SinkState::new(head.method, respond, head.content_type, shared);
-            Either::Right(stream(handler.clone(), call, context, requests, sink))
+            Either::Right(stream(handler.clone(), call, context, incoming, sink))
         }
     })
 }
@@ -75,6 +78,14 @@ fn admit(shared: &Shared, handler: &impl Handler, method: Method, context: &Call
         let text = format!("grpc: more than {bytes_max} bytes of responses on this connection have not been read");
         return Err(Status::new(Code::ResourceExhausted, text));
     }
+    admit_memory(shared)
+}
+
+fn admit_memory(shared: &Shared) -> Result<(), Status> {
+    if !shared.budget.admits_call() {
+        let text = "grpc: this connection holds more than its share of the server's memory";
+        return Err(Status::new(Code::ResourceExhausted, text));
+    }
     Ok(())
 }
 
@@ -83,20 +94,28 @@ fn unary<H: Handler>(
     handler: Rc<H>,
     mut call: Call,
     context: CallContext,
-    mut requests: RequestStream,
+    mut incoming: Incoming,
     mut respond: SendResponse<Outgoing>,
     content_type: HeaderValue,
 ) -> impl Future<Output = ()> + use<H> {
     async move {
         let method = call.method;
+        let shared = call.shared.clone();
         let notes = H::Notes::default();
         let outcome = {
             let mut work = pin!(async {
                 // A message cut short is Unknown here and Internal on a stream: grpc-go has it so.
-                let message = requests.only().await.map_err(|status| match &*status.message {
+                let only = poll_fn(|cx| incoming.poll_only(cx)).await;
+                let message = only.map_err(|status| match &*status.message {
                     "unexpected EOF" => Status { code: Code::Unknown, ..status },
                     _ => status,
                 })?;
+                // What the client sends beyond its message is thrown away as it comes.
+                drop(incoming);
+                // Other calls of this turn may have taken much since this one was let in.
+                shared.budget.memory().relieve();
+                admit_memory(&shared)?;
+                let _working = Working::new(&shared, message.len());
                 handler.unary(method, &context, message, &notes).await
             });
             poll_fn(|cx| {
@@ -123,6 +142,26 @@ fn unary<H: Handler>(
             },
         };
         handler.unary_ended(method, &context, &notes, end);
+    }
+}
+
+/// A unary call whose handler works on its message.
+struct Working {
+    shared: Rc<Shared>,
+    /// The message, and what its handler makes of it.
+    _message: Charge,
+}
+
+impl Working {
+    fn new(shared: &Rc<Shared>, message_bytes: usize) -> Working {
+        shared.working.set(shared.working.get() + 1);
+        Working { shared: shared.clone(), _message: Charge::new(&shared.budget, Kind::Other, 2 * message_bytes) }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.shared.working.set(self.shared.working.get() - 1);
     }
 }
 
@@ -205,18 +244,28 @@ fn stream<H: Handler>(
     handler: Rc<H>,
     mut call: Call,
     context: CallContext,
-    requests: RequestStream,
+    incoming: Incoming,
     sink: SinkState,
 ) -> impl Future<Output = ()> + use<H> {
     let sink = CallSink(Rc::new(RefCell::new(sink)));
     async move {
         let outcome = {
             let responses = ResponseSink::new(sink.0.clone());
+            let incoming = Rc::new(RefCell::new(incoming));
+            let requests = RequestStream::new(incoming.clone());
             let mut work = pin!(handler.stream(call.method, &context, requests, responses));
             poll_fn(|cx| {
-                if let Poll::Ready(result) = work.as_mut().poll(cx) {
+                // A stream's handler may work for long at each poll, and does not end.
+                if call.shared.is_late() {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                let polled = work.as_mut().poll(cx);
+                call.shared.note_work();
+                if let Poll::Ready(result) = polled {
                     return Poll::Ready(Outcome::Done(result));
                 }
+                incoming.borrow_mut().pull(cx);
                 if call.poll_deadline(cx).is_ready() {
                     return Poll::Ready(Outcome::Done(Err(Status::DEADLINE_EXCEEDED)));
                 }
@@ -242,12 +291,19 @@ struct Call {
     wait: DeadlineWait,
     shared: Rc<Shared>,
     ended: Cell<Code>,
+    _charge: Charge,
     /// Where the times of calls are counted: its start, and what its handler took.
     timed: Option<(Instant, Cell<Option<Duration>>)>,
 }
 
 impl Call {
-    fn new(shared: &Rc<Shared>, method: Method, started_at: Duration, deadline: Option<Duration>) -> Self {
+    fn new(
+        shared: &Rc<Shared>,
+        method: Method,
+        started_at: Duration,
+        deadline: Option<Duration>,
+        metadata_bytes: usize,
+    ) -> Self {
         shared.metrics.call_started(method);
         Call {
             method,
@@ -256,6 +312,7 @@ impl Call {
             wait: DeadlineWait::new(shared.clone()),
             shared: shared.clone(),
             ended: Cell::new(Code::Canceled),
+            _charge: Charge::new(&shared.budget, Kind::Other, CALL_BYTES + metadata_bytes),
             timed: shared.metrics.counts_times().then(|| (Instant::now(), Cell::new(None))),
         }
     }
@@ -289,6 +346,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        self.shared.call_ended();
         self.shared.metrics.call_handled(self.method, self.ended.get());
         if let Some((began, took)) = &self.timed {
             self.shared.metrics.call_took(self.method, took.get().unwrap_or_else(|| began.elapsed()));

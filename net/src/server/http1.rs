@@ -1,20 +1,26 @@
 //! HTTP/1.1: one request after the other, each with its whole body, bounded in bytes and time.
 
 use super::http1_body::{BodyReader, framing};
+use super::pace::Pace;
 use super::{ConnectionEnd, Server, unless};
 use crate::context::Peer;
 use crate::handler::{Handler, HttpRequest, HttpResponse};
 use crate::limits::Limits;
+use crate::memory::{Budget, Charge, Kind};
 use crate::runtime::{Runtime, within};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 const HEADERS_MAX: usize = 100;
+/// Bytes read before others have their turn.
+const TURN_BYTES_MAX: usize = 64 << 10;
 /// How long unread bytes are waited for when we end a connection.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -56,14 +62,23 @@ pub(super) async fn serve<S, H, R>(
     peer: Peer,
     server: &Server<H, R>,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    budget: Rc<Budget>,
 ) -> ConnectionEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Handler,
     R: Runtime,
 {
-    let mut connection =
-        Connection { stream, input: BytesMut::from(&start[..]), limits: &server.limits, runtime: &server.runtime };
+    let mut connection = Connection {
+        stream,
+        input: BytesMut::from(&start[..]),
+        limits: &server.limits,
+        runtime: &server.runtime,
+        charge: Charge::new(&budget, Kind::Incoming, 0),
+        budget,
+        pace: server.pace.clone(),
+        turn_bytes: 0,
+    };
     let mut timeout = server.limits.handshake_timeout;
     loop {
         let head = match unless(connection.read_head(timeout), shutdown.as_mut()).await {
@@ -103,6 +118,11 @@ struct Connection<'a, S, R> {
     input: BytesMut,
     limits: &'a Limits,
     runtime: &'a R,
+    charge: Charge,
+    budget: Rc<Budget>,
+    pace: Rc<Pace>,
+    /// Bytes read since the others had their turn.
+    turn_bytes: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
@@ -123,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
                 self.input.advance(length);
                 return Ok(head);
             }
-            if self.stream.read_buf(&mut self.input).await? == 0 {
+            if self.read_more(0).await? == 0 {
                 return Err(match self.input.is_empty() {
                     true => Stop::Quiet(ConnectionEnd::Closed),
                     false => Stop::Refused(Refused::bad("request cut short")),
@@ -144,8 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
             if std::mem::take(&mut may_ask) {
                 self.write(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
             }
-            let (stream, input) = (&mut self.stream, &mut self.input);
-            match within(self.runtime, self.limits.http1_timeout, stream.read_buf(input)).await {
+            let (runtime, timeout) = (self.runtime, self.limits.http1_timeout);
+            match within(runtime, timeout, self.read_more(reader.held_bytes())).await {
                 None => return Err(Stop::Quiet(ConnectionEnd::HandshakeTimeout)),
                 Some(Ok(0)) => return Err(Stop::Refused(Refused::bad("body cut short"))),
                 Some(count) => drop(count?),
@@ -153,12 +173,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
         }
     }
 
+    /// Reads what there is behind `input`, beside `held_bytes` of a body.
+    async fn read_more(&mut self, held_bytes: usize) -> Result<usize, Stop> {
+        const NO_ROOM: Refused = Refused { status: 503, why: "the server has no memory for this request" };
+        self.charge.set(held_bytes + self.input.capacity());
+        self.budget.memory().relieve();
+        if self.turn_bytes >= TURN_BYTES_MAX {
+            self.turn_bytes = 0;
+            self.pace.rest(self.runtime).await;
+        }
+        let read = unless_condemned(&self.budget, self.stream.read_buf(&mut self.input)).await;
+        let count = read.map_or(Err(Stop::Refused(NO_ROOM)), |count| Ok(count?))?;
+        self.turn_bytes += count;
+        Ok(count)
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.charge.set(self.input.capacity() + bytes.len());
+        self.budget.memory().relieve();
         let write = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        within(self.runtime, self.limits.http1_timeout, write).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+        // One that is condemned has its refusal written all the same, if its client takes it at once.
+        let timeout = if self.budget.is_condemned() { LINGER } else { self.limits.http1_timeout };
+        let write = async {
+            match self.budget.is_condemned() {
+                true => Some(write.await),
+                false => unless_condemned(&self.budget, write).await,
+            }
+        };
+        let written = within(self.runtime, timeout, write).await.flatten();
+        self.charge.set(self.input.capacity());
+        written.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn stop(mut self, stop: Stop) -> ConnectionEnd {
@@ -184,6 +231,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, R: Runtime> Connection<'_, S, R> {
         };
         within(self.runtime, LINGER, drain).await;
     }
+}
+
+/// `future`, or None if the connection has to go for what it holds.
+async fn unless_condemned<T>(budget: &Budget, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if budget.is_condemned() {
+            return Poll::Ready(None);
+        }
+        budget.register(cx.waker());
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
 
 /// The head at the front of `input` and its length; None if it is not whole.

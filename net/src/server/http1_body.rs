@@ -76,6 +76,11 @@ impl BodyReader {
         BodyReader { body: BytesMut::new(), body_bytes_max, state }
     }
 
+    /// Bytes of the body so far, with what is reserved for more.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.body.capacity()
+    }
+
     /// Takes what it can; the body when it is whole.
     pub(super) fn advance(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, Refused> {
         loop {

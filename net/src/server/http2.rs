@@ -6,6 +6,7 @@
 //! ```
 
 use super::call;
+use super::pace::Pace;
 use super::shared::Shared;
 use super::turn::Turn;
 use super::wire::Wire;
@@ -14,12 +15,14 @@ use crate::budget::Outgoing;
 use crate::context::Peer;
 use crate::handler::Handler;
 use crate::limits::{IDLE_PING_MIN_TIME, Limits, PING_STRIKES_MAX};
+use crate::memory::Budget;
 use crate::runtime::{LocalBoxFuture, Runtime, within};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream};
 use h2::server::{Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::Request;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -29,6 +32,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Times that HTTP/2 and the calls may wake each other before the task lets others run.
 const ROUNDS_MAX: usize = 16;
+/// Calls that a shard works on at once, by and large: several of the group's batches.
+const WORKING_CALLS_MAX: usize = 4096;
+/// A connection with so many of them is one that they are shared among.
+const BUSY_CALLS: usize = 32;
 /// How long our last frames are waited for when we end a connection.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -37,6 +44,7 @@ pub(super) async fn serve<S, H, R>(
     peer: Peer,
     server: &Server<H, R>,
     shutdown: Pin<&mut impl Future<Output = ()>>,
+    budget: Rc<Budget>,
 ) -> ConnectionEnd
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -50,7 +58,9 @@ where
     };
     let pings = connection.ping_pong().expect("asked for once");
     let now = server.runtime.now();
-    let shared = Rc::new(Shared::new(server.limits.clone(), server.metrics.clone(), peer, now));
+    let clock = server.runtime.clone();
+    let clock = Box::new(move || clock.now());
+    let shared = Rc::new(Shared::new(server.limits.clone(), server.metrics.clone(), peer, clock, budget));
     let start = |request, respond| call::start(&shared, &server.handler, request, respond);
     let mut driver = Driver {
         connection,
@@ -64,6 +74,10 @@ where
         ending: None,
         force_at: None,
         greeting_until: Some(now + server.limits.handshake_timeout),
+        head_until: None,
+        pace: server.pace.clone(),
+        my_turn: Rc::new(Cell::new(true)),
+        busy: Busy { count: server.busy.clone(), is_busy: false },
         runtime: server.runtime.clone(),
         shared: shared.clone(),
         start,
@@ -106,6 +120,11 @@ struct Driver<S, R, F, M> {
     force_at: Option<Duration>,
     /// When the client's first frame must have come; None once it has.
     greeting_until: Option<Duration>,
+    /// When the rest of a head must have come; None outside of heads.
+    head_until: Option<Duration>,
+    pace: Rc<Pace>,
+    my_turn: Rc<Cell<bool>>,
+    busy: Busy,
     runtime: R,
     shared: Rc<Shared>,
     start: M,
@@ -121,7 +140,10 @@ where
     fn poll(&mut self, cx: &mut Context<'_>, shutdown: Pin<&mut impl Future<Output = ()>>) -> Poll<ConnectionEnd> {
         self.turn.begin(cx);
         let ended = self.poll_turn(cx, shutdown);
-        self.turn.end();
+        match self.my_turn.get() {
+            true => self.turn.end(),
+            false => self.turn.rest(),
+        }
         ended
     }
 
@@ -130,6 +152,10 @@ where
         self.shared.now.set(now);
         self.wire.begin_turn();
         self.shared.wake_expired(now);
+        if self.shared.budget.is_condemned() {
+            return Poll::Ready(self.give_way());
+        }
+        self.shared.budget.register(cx.waker());
         if self.force_at.is_none() && shutdown.poll(cx).is_ready() {
             self.connection.graceful_shutdown();
             self.force_at = Some(now + self.shared.limits.shutdown_grace);
@@ -138,6 +164,11 @@ where
         if self.force_at.is_some_and(|at| at <= now) {
             return Poll::Ready(ConnectionEnd::ShutdownForced);
         }
+        if !self.my_turn.get() {
+            self.arm_timer(now, cx);
+            return Poll::Pending;
+        }
+        self.shared.begin_work(now);
         for _ in 0..ROUNDS_MAX {
             if self.turn.connection.take()
                 && let Poll::Ready(end) = self.poll_connection(now)
@@ -148,26 +179,47 @@ where
                 self.poll_calls();
             }
             self.check_resets();
-            if self.wire.starved() || !(self.turn.connection.is_set() || self.turn.calls.is_set()) {
+            let working_max = self.busy.working_max(self.shared.working.get());
+            if self.wire.hold(self.shared.working.get() >= working_max) {
+                self.turn.connection.set();
+            }
+            if self.wire.starved()
+                || self.shared.is_late()
+                || !(self.turn.connection.is_set() || self.turn.calls.is_set())
+            {
                 break;
             }
         }
         if let Poll::Ready(Err(error)) = self.wire.poll_write_out(&mut self.turn.connection.context()) {
             return Poll::Ready(error.into());
         }
+        self.shared.settle(self.wire.held_bytes(), !self.wire.is_full() && !self.turn.connection.is_set());
+        if self.wire.starved() || self.shared.is_late() {
+            self.my_turn.set(false);
+            self.pace.wait(&self.runtime, self.my_turn.clone(), cx.waker());
+        }
         if self.wire.read_bytes() > 0 {
             self.greeting_until = None;
         }
-        if self.greeting_until.is_some_and(|until| until <= now) {
+        self.head_until = match self.wire.is_within_head() {
+            true => self.head_until.or(Some(now + self.shared.limits.handshake_timeout)),
+            false => None,
+        };
+        let late = [self.greeting_until, self.head_until].into_iter().flatten().any(|until| until <= now);
+        if late {
             return Poll::Ready(ConnectionEnd::HandshakeTimeout);
         }
         if self.keepalive.is_over(now, &self.shared.limits, &mut self.turn.connection.context()) {
             return Poll::Ready(ConnectionEnd::KeepaliveTimeout);
         }
-        let keepalive = Some(self.keepalive.next(&self.shared.limits));
-        let next = [self.shared.next_deadline(), keepalive, self.force_at, self.greeting_until];
-        self.timer.arm(now, next.into_iter().flatten().min(), cx);
+        self.arm_timer(now, cx);
         Poll::Pending
+    }
+
+    fn arm_timer(&mut self, now: Duration, cx: &mut Context<'_>) {
+        let keepalive = Some(self.keepalive.next(&self.shared.limits));
+        let next = [self.shared.next_deadline(), keepalive, self.force_at, self.greeting_until, self.head_until];
+        self.timer.arm(now, next.into_iter().flatten().min(), cx);
     }
 
     /// Reads, accepts, and writes to the wire.
@@ -204,9 +256,21 @@ where
         ConnectionEnd::TooManyPings
     }
 
+    /// For the server's memory: whatever is on its way is dropped.
+    fn give_way(&mut self) -> ConnectionEnd {
+        self.wire.push_go_away(self.last_stream, Reason::ENHANCE_YOUR_CALM.into(), b"too_much_memory");
+        ConnectionEnd::OutOfMemory
+    }
+
     fn poll_calls(&mut self) {
         let mut cx = self.turn.calls.context();
-        while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(&mut cx) {}
+        while let Poll::Ready(Some(())) = Pin::new(&mut self.calls).poll_next(&mut cx) {
+            if self.shared.note_work() {
+                // The rest has its next turn.
+                self.turn.calls.set();
+                return;
+            }
+        }
     }
 
     fn check_resets(&mut self) {
@@ -215,6 +279,34 @@ where
             self.ending = Some(ConnectionEnd::RapidResets);
             self.turn.connection.set();
         }
+    }
+}
+
+/// Whether this connection is one of those with many calls to work on, which share what the shard works on at once: a call
+/// of a modest connection waits behind all of them.
+struct Busy {
+    count: Rc<Cell<usize>>,
+    is_busy: bool,
+}
+
+impl Busy {
+    /// Calls of this connection to work on, `working` now, beyond which no more are read. They wait with the client:
+    /// their number keeps the group's batches full anyway.
+    fn working_max(&mut self, working: usize) -> usize {
+        let is_busy = working >= BUSY_CALLS;
+        match (self.is_busy, is_busy) {
+            (false, true) => self.count.set(self.count.get() + 1),
+            (true, false) => self.count.set(self.count.get() - 1),
+            _ => {}
+        }
+        self.is_busy = is_busy;
+        (WORKING_CALLS_MAX / self.count.get().max(1)).max(BUSY_CALLS)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.working_max(0);
     }
 }
 

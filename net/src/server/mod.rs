@@ -5,6 +5,7 @@ mod head;
 mod http1;
 mod http1_body;
 mod http2;
+mod pace;
 mod requests;
 mod shared;
 mod sink;
@@ -17,9 +18,12 @@ pub use sink::{ResponseSink, SinkError};
 use crate::context::Peer;
 use crate::handler::Handler;
 use crate::limits::Limits;
+use crate::memory::{Charge, Kind, SOCKET_BYTES, ShardMemory};
 use crate::metrics::WireMetrics;
 use crate::runtime::{Runtime, within};
 use bytes::Bytes;
+use pace::Pace;
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -37,6 +41,11 @@ pub struct Server<H, R> {
     pub limits: Rc<Limits>,
     /// Counters of the shard.
     pub metrics: Rc<WireMetrics>,
+    /// What its connections hold.
+    pub memory: Rc<ShardMemory>,
+    pace: Rc<Pace>,
+    /// Connections whose handlers have many calls to work on.
+    busy: Rc<Cell<usize>>,
 }
 
 impl<H, R: Clone> Clone for Server<H, R> {
@@ -46,6 +55,9 @@ impl<H, R: Clone> Clone for Server<H, R> {
             runtime: self.runtime.clone(),
             limits: self.limits.clone(),
             metrics: self.metrics.clone(),
+            memory: self.memory.clone(),
+            pace: self.pace.clone(),
+            busy: self.busy.clone(),
         }
     }
 }
@@ -53,7 +65,22 @@ impl<H, R: Clone> Clone for Server<H, R> {
 impl<H: Handler, R: Runtime> Server<H, R> {
     /// A server with counters at zero.
     pub fn new(handler: Rc<H>, runtime: R, limits: Limits) -> Self {
-        Server { handler, runtime, limits: Rc::new(limits), metrics: Rc::default() }
+        Server {
+            handler,
+            runtime,
+            limits: Rc::new(limits),
+            metrics: Rc::default(),
+            memory: ShardMemory::unbounded(),
+            pace: Rc::default(),
+            busy: Rc::default(),
+        }
+    }
+
+    /// The same, and its connections hold no more than that lets them.
+    #[must_use]
+    pub fn within_memory(mut self, memory: Rc<ShardMemory>) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// The same, and how long calls take is counted: etcd's `--metrics=extensive`.
@@ -88,6 +115,9 @@ pub enum ConnectionEnd {
     /// The client reset more calls at their start than it may.
     #[error("too many calls reset at their start")]
     RapidResets,
+    /// There was no room for it, or it held more than others when there was too little for all.
+    #[error("out of memory for connections")]
+    OutOfMemory,
     /// Calls were still open when the time of grace after a shutdown was over.
     #[error("shut down with open calls")]
     ShutdownForced,
@@ -129,6 +159,11 @@ where
     server.metrics.connection_opened();
     let _opened = Opened(&server.metrics);
 
+    if !server.memory.admits_connection() {
+        return ConnectionEnd::OutOfMemory;
+    }
+    let budget = server.memory.connect();
+    let _socket = Charge::new(&budget, Kind::Other, SOCKET_BYTES);
     let mut stream = stream;
     let mut shutdown = std::pin::pin!(shutdown);
     let sniffed = within(&server.runtime, server.limits.handshake_timeout, sniff(&mut stream));
@@ -138,8 +173,10 @@ where
         Some(None) => ConnectionEnd::HandshakeTimeout,
         Some(Some(Err(error))) => error.into(),
         Some(Some(Ok(Sniffed::Nothing))) => ConnectionEnd::Closed,
-        Some(Some(Ok(Sniffed::Http2))) => http2::serve(stream, peer, server, shutdown).await,
-        Some(Some(Ok(Sniffed::Other(start)))) => http1::serve(stream, start, peer, server, shutdown).await,
+        Some(Some(Ok(Sniffed::Http2))) => Box::pin(http2::serve(stream, peer, server, shutdown, budget)).await,
+        Some(Some(Ok(Sniffed::Other(start)))) => {
+            Box::pin(http1::serve(stream, start, peer, server, shutdown, budget)).await
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use super::shared::Shared;
 use crate::budget::Outgoing;
 use crate::framed::Framed;
+use crate::memory::Held;
 use crate::status::{Code, Status};
 use h2::SendStream;
 use h2::server::SendResponse;
@@ -103,6 +104,12 @@ impl ResponseSink {
     /// Bytes taken and not yet allowed by the client's window.
     pub fn queued_bytes(&self) -> usize {
         self.state.borrow().queued_bytes
+    }
+
+    /// For what the handler holds beside its messages as long as the call goes on.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        Held::new(&self.state.borrow().shared.budget)
     }
 
     /// True if the call has ended: nothing more can be sent.

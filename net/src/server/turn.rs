@@ -82,6 +82,11 @@ impl Turn {
         self.task.in_turn.store(true, SeqCst);
     }
 
+    /// Ends a turn whose connection waits for its next one, whatever there is to do.
+    pub(super) fn rest(&self) {
+        self.task.in_turn.store(false, SeqCst);
+    }
+
     pub(super) fn end(&self) {
         self.task.in_turn.store(false, SeqCst);
         if self.connection.is_set() || self.calls.is_set() {

@@ -2,7 +2,8 @@
 //!
 //! Writes are gathered until the end of a turn, so that all answers that became ready in it leave in one write. Frames
 //! that come in are looked at on their way: HTTP/2's pings are answered inside of `h2`, which doesn't show them, and
-//! they have to be counted. What is read in one turn is bounded, so that one client can't keep the shard.
+//! they have to be counted. What is read in one turn is bounded, in bytes and in frames, so that one client can't keep the
+//! shard. And nothing is read from a client that does not read: whatever it asked for would pile up here.
 
 use bytes::{Buf, Bytes};
 use std::cell::RefCell;
@@ -17,7 +18,9 @@ const OUT_BYTES_MAX: usize = 64 << 10;
 /// A buffer larger than this is given back when it is empty.
 const OUT_KEPT_BYTES_MAX: usize = 16 << 10;
 /// Bytes read in one turn.
-const TURN_READ_BYTES_MAX: usize = 256 << 10;
+const TURN_READ_BYTES_MAX: usize = 128 << 10;
+/// Frames read in one turn; one read of the socket more may be in it. A frame may be a call, which takes some microseconds.
+const TURN_FRAMES_MAX: u32 = 256;
 
 pub(super) struct Wire<S>(Rc<RefCell<State<S>>>);
 
@@ -38,7 +41,12 @@ struct State<S> {
     frames: FrameScanner,
     sent_frames: FrameScanner,
     turn_read_bytes: usize,
+    turn_frames: u32,
     starved: bool,
+    /// Its handlers have enough to do.
+    held: bool,
+    /// The socket took no more: nothing is read until it does.
+    socket_full: bool,
     read_bytes: u64,
 }
 
@@ -53,7 +61,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             frames: FrameScanner::default(),
             sent_frames: FrameScanner::default(),
             turn_read_bytes: 0,
+            turn_frames: 0,
             starved: false,
+            held: false,
+            socket_full: false,
             read_bytes: 0,
         })))
     }
@@ -61,12 +72,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(super) fn begin_turn(&self) {
         let state = &mut *self.0.borrow_mut();
         state.turn_read_bytes = 0;
+        state.turn_frames = state.frames.frames;
         state.starved = false;
     }
 
     /// True if the turn's share of reading is used up; there may be more.
     pub(super) fn starved(&self) -> bool {
         self.0.borrow().starved
+    }
+
+    /// While `held`, nothing is read. True if it was and is no longer: HTTP/2 has to be polled.
+    pub(super) fn hold(&self, held: bool) -> bool {
+        std::mem::replace(&mut self.0.borrow_mut().held, held) && !held
+    }
+
+    /// True while the client takes nothing.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.borrow().socket_full
+    }
+
+    /// Bytes held between turns: gathered ones, and those of a head that is not complete.
+    pub(super) fn held_bytes(&self) -> usize {
+        let state = self.0.borrow();
+        state.out.capacity() + state.frames.open_head_bytes
+    }
+
+    /// True while a head's last frame has not come.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.0.borrow().frames.open_head_bytes > 0
     }
 
     /// Bytes read so far.
@@ -136,7 +169,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Writes until at most `keep` gathered bytes are left.
     fn poll_write_out(&mut self, cx: &mut Context<'_>, keep: usize) -> Poll<io::Result<()>> {
         while self.out.len() - self.out_written > keep {
-            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.out_written..]))?;
+            let polled = Pin::new(&mut self.stream).poll_write(cx, &self.out[self.out_written..]);
+            self.socket_full = polled.is_pending();
+            let written = ready!(polled)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -165,7 +200,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
             state.preface.advance(count);
             return Poll::Ready(Ok(()));
         }
-        if state.turn_read_bytes >= TURN_READ_BYTES_MAX {
+        if state.socket_full {
+            // Woken when the socket takes more.
+            ready!(state.poll_write_out(cx, 0))?;
+        }
+        // Whoever changes this has HTTP/2 polled again.
+        if state.held {
+            return Poll::Pending;
+        }
+        let frames = state.frames.frames.wrapping_sub(state.turn_frames);
+        if state.turn_read_bytes >= TURN_READ_BYTES_MAX || frames >= TURN_FRAMES_MAX {
             state.starved = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -212,6 +256,10 @@ struct FrameScanner {
     head: [u8; 9],
     head_filled: usize,
     payload_left: usize,
+    /// Heads of frames that have come by, wrapping.
+    frames: u32,
+    /// Bytes of a HEADERS frame and its CONTINUATIONs while the last one has not come; at least 1 then.
+    open_head_bytes: usize,
     pings: u32,
     /// A DATA or HEADERS frame has come by.
     answers: bool,
@@ -222,7 +270,9 @@ impl FrameScanner {
         const DATA: u8 = 0;
         const HEADERS: u8 = 1;
         const PING: u8 = 6;
+        const CONTINUATION: u8 = 9;
         const ACK: u8 = 1;
+        const END_HEADERS: u8 = 4;
         loop {
             let skipped = self.payload_left.min(bytes.len());
             self.payload_left -= skipped;
@@ -238,7 +288,14 @@ impl FrameScanner {
                 self.head_filled = 0;
                 let [high, middle, low, kind, flags, ..] = self.head;
                 self.payload_left = u32::from_be_bytes([0, high, middle, low]) as usize;
+                self.frames = self.frames.wrapping_add(1);
                 self.answers |= matches!(kind, DATA | HEADERS);
+                if matches!(kind, HEADERS | CONTINUATION) {
+                    self.open_head_bytes = match flags & END_HEADERS == 0 {
+                        true => self.open_head_bytes + self.payload_left + 1,
+                        false => 0,
+                    };
+                }
                 if kind == PING && flags & ACK == 0 {
                     self.pings = self.pings.saturating_add(1);
                 }
@@ -250,6 +307,17 @@ impl FrameScanner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_are_open_until_their_last_frame() {
+        let mut scanner = FrameScanner::default();
+        scanner.scan(&[0, 0, 2, 1, 0, 0, 0, 0, 1, 7, 7]);
+        assert_eq!((scanner.frames, scanner.open_head_bytes), (1, 3));
+        scanner.scan(&[0, 0, 0, 9, 0, 0, 0, 0, 1]);
+        assert_eq!((scanner.frames, scanner.open_head_bytes), (2, 4));
+        scanner.scan(&[0, 0, 0, 9, 4, 0, 0, 0, 1]);
+        assert_eq!((scanner.frames, scanner.open_head_bytes), (3, 0));
+    }
 
     #[test]
     fn pings_are_counted_however_the_bytes_are_cut() {

@@ -149,9 +149,13 @@ pub struct Harness {
 
 impl Harness {
     pub fn start(limits: Limits) -> (Harness, DuplexStream) {
+        Harness::start_within(limits, &ShardMemory::new(Memory::new(1 << 30, 1)))
+    }
+
+    pub fn start_within(limits: Limits, memory: &Rc<ShardMemory>) -> (Harness, DuplexStream) {
         let (ours, theirs) = tokio::io::duplex(256 << 10);
         let handler = Rc::<TestHandler>::default();
-        let server = Server::new(handler.clone(), TokioRuntime::default(), limits);
+        let server = Server::new(handler.clone(), TokioRuntime::default(), limits).within_memory(memory.clone());
         let metrics = server.metrics.clone();
         let (shutdown, asked) = oneshot::channel::<()>();
         let ended = spawn_local(async move {

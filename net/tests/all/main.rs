@@ -7,3 +7,4 @@ mod grpc_calls;
 mod grpc_wire;
 mod http1;
 mod limits;
+mod memory;

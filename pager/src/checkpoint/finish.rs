@@ -18,10 +18,27 @@ impl Pager {
         self.checkpoints.freelist.checkpointed();
         self.checkpoints.newest_generation = running.state.generation;
         self.checkpoints.newest_slot = 1 - self.checkpoints.newest_slot;
+        self.ask_cut();
         CheckpointDone {
             generation: running.state.generation,
             attributes: running.state.attributes,
             written_bytes: running.written_bytes,
+        }
+    }
+
+    /// The file is longer than both metas say: its end is cut off, a piece at a time. Nobody refers to a page there (it was
+    /// released before a meta was made without it), so that no reader looks at one; one that still asks for a page that
+    /// an older state had there is told that it is gone, by the length that is lowered first.
+    pub(super) fn ask_cut(&mut self) {
+        let pages = self.checkpoints.freelist.cut_pages();
+        let length_pages = self.checkpoints.length_pages;
+        if length_pages > pages {
+            self.shared.cut(pages);
+            let pages = pages.max(length_pages.saturating_sub(CUT_PAGES_MAX));
+            self.checkpoints.apart.push_back((
+                Purpose::Cut(pages),
+                Io::Cut { length: pages * PAGE_BYTES as u64, purpose: IoPurpose::Cut },
+            ));
         }
     }
 
@@ -36,8 +53,10 @@ impl Pager {
         if let Some(rest) = running.run.filter(|run| run.pages > 0) {
             freelist.give_back(rest);
         }
-        freelist.abandon_checkpoint();
-        self.forest.watched = None;
+        if !running.is_spill {
+            freelist.abandon_checkpoint();
+            self.forest.watched = None;
+        }
         running.no_space.expect("only for want of space is a checkpoint given up")
     }
 

@@ -9,8 +9,14 @@
 //! when it polls: what it does not poll for is not written. No meta is written before a sync, submitted after all writes
 //! below it had completed, has completed; none is reported before the sync that followed it. A failed write, sync or meta
 //! is final; a disk that is too full for the file to grow only ends the attempt.
+//!
+//! A *spill* writes leaves of the unpublished state in the same way, without maps, meta or sync: `spill.rs`.
+//!
+//! Apart from that, between two checkpoints or beside one: the file is cut once both metas are shorter than it, and a
+//! region's free map is read because the owner wants to know. The file grows only when no such request is left.
 
 mod finish;
+mod spill;
 mod steps;
 mod switch;
 mod walk;
@@ -18,7 +24,7 @@ mod walk;
 use std::collections::{HashMap, VecDeque};
 
 use crate::api::{Damage, PageRun};
-use crate::disk::{Buffer, DiskError, DiskErrorKind, DiskResult, Io, Token};
+use crate::disk::{Buffer, DiskError, DiskErrorKind, DiskResult, Io, IoPurpose, Token};
 use crate::forest::{Retired, Watched};
 use crate::freelist::{Freelist, Need, Space};
 use crate::layout::{META_PAGES, PAGE_BYTES};
@@ -33,6 +39,9 @@ const SLICE_BYTES: usize = 256 << 10;
 const SWITCHED_AT_ONCE: usize = 64;
 /// Frames that are released at a publish.
 const RELEASED_AT_ONCE: usize = 1024;
+
+/// Pages that one request cuts off: a file system that frees gigabytes at once holds up the writes behind it.
+const CUT_PAGES_MAX: u64 = 16_384;
 
 /// Damage that waits to be asked for.
 const DAMAGE_MAX: usize = 64;
@@ -88,6 +97,8 @@ enum Phase {
     Meta,
     /// The second sync is under way.
     MetaSync,
+    /// A spill's leaves are under way.
+    Spilled,
     /// There is no space: what is under way must come back, then the pages are given back.
     Abort,
 }
@@ -100,12 +111,17 @@ enum Purpose {
     Growth(u64),
     /// Reads the free map of a region.
     Region(u64),
+    /// The same, apart from a checkpoint and only to know.
+    Look(u64),
+    /// Makes the file so many pages short: no meta needs more.
+    Cut(u64),
     Sync,
 }
 
-/// A checkpoint that is being written.
+/// A checkpoint that is being written, or a spill.
 struct Running {
     phase: Phase,
+    is_spill: bool,
     state: State,
     walk: Walk,
     /// A frame that waits for pages.
@@ -133,14 +149,20 @@ pub(crate) struct Checkpoints {
     pub damage: VecDeque<Damage>,
     running: Option<Running>,
     under_way: HashMap<Token, Purpose>,
+    /// What is asked of the disk whether a checkpoint is under way or not.
+    apart: VecDeque<(Purpose, Io)>,
     next_token: u64,
+    /// Pages of the file itself: more than the metas need after a crash, and until a shorter one is cut.
+    pub length_pages: u64,
+    /// A look at a region is under way, or one has failed.
+    looks_no_more: bool,
     /// Frames that a finished checkpoint has written, to be released.
     written: Vec<Child>,
     failed: Option<CheckpointError>,
 }
 
 impl Checkpoints {
-    pub fn new(freelist: Freelist, newest_generation: u64, newest_slot: usize) -> Checkpoints {
+    pub fn new(freelist: Freelist, newest_generation: u64, newest_slot: usize, length_pages: u64) -> Checkpoints {
         Checkpoints {
             freelist,
             newest_generation,
@@ -148,7 +170,10 @@ impl Checkpoints {
             damage: VecDeque::new(),
             running: None,
             under_way: HashMap::new(),
+            apart: VecDeque::new(),
             next_token: 0,
+            length_pages,
+            looks_no_more: false,
             written: Vec::new(),
             failed: None,
         }
@@ -159,6 +184,26 @@ impl Checkpoints {
         if self.damage.len() < DAMAGE_MAX {
             self.damage.push_back(damage);
         }
+    }
+
+    /// Is the file longer than the newest state needs, and does a checkpoint bring the cut nearer?
+    pub fn is_longer_than_needed(&self) -> bool {
+        self.length_pages > self.freelist.file_pages() && !self.is_cutting()
+    }
+
+    /// Is a cut asked for, or under way?
+    pub fn is_cutting(&self) -> bool {
+        let asked = self.apart.iter().map(|(purpose, _)| purpose);
+        asked.chain(self.under_way.values()).any(|purpose| matches!(purpose, Purpose::Cut(_)))
+    }
+
+    /// See [`Pager::look_at_region`].
+    pub fn look_at_region(&mut self) -> bool {
+        let Some(region) = self.freelist.unread_region().filter(|_| !self.looks_no_more) else { return false };
+        self.looks_no_more = true;
+        let io = steps::read_maps(region, IoPurpose::LookMap);
+        self.apart.push_back((Purpose::Look(region), io));
+        true
     }
 
     fn running(&mut self) -> &mut Running {
@@ -189,9 +234,24 @@ impl Pager {
         state.generation -= 1;
         self.checkpoints.freelist.begin_checkpoint(state.generation);
         self.forest.watched = Some(Watched::new(state.generation));
-        self.checkpoints.running = Some(Running {
+        let walk = Walk::new(state.roots.iter().map(|root| root.child));
+        self.checkpoints.running = Some(Running::new(state, walk));
+        Ok(true)
+    }
+
+    /// Is a checkpoint under way, or a spill?
+    #[must_use]
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpoints.running.is_some()
+    }
+}
+
+impl Running {
+    fn new(state: State, walk: Walk) -> Running {
+        Running {
             phase: Phase::Write,
-            walk: Walk::new(state.roots.iter().map(|root| root.child)),
+            is_spill: false,
+            walk,
             state,
             waiting: None,
             run: None,
@@ -202,13 +262,10 @@ impl Pager {
             written_bytes: 0,
             space: None,
             no_space: None,
-        });
-        Ok(true)
+        }
     }
 
-    /// Is a checkpoint under way?
-    #[must_use]
-    pub fn is_checkpointing(&self) -> bool {
-        self.checkpoints.running.is_some()
+    fn purpose(&self) -> IoPurpose {
+        if self.is_spill { IoPurpose::Spill } else { IoPurpose::Nodes }
     }
 }

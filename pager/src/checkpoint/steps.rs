@@ -10,16 +10,20 @@ impl Pager {
     pub fn poll_io(&mut self) -> Result<Option<(Token, Io)>, CheckpointError> {
         loop {
             let checkpoints = &mut self.checkpoints;
+            if checkpoints.failed.is_none()
+                && let Some((purpose, io)) = checkpoints.apart.pop_front()
+            {
+                let token = checkpoints.token(purpose);
+                return Ok(Some((token, io)));
+            }
             let Some(running) = checkpoints.running.as_mut().filter(|_| checkpoints.failed.is_none()) else {
                 return Ok(None);
             };
             if let Some((purpose, io)) = running.ready.pop_front() {
-                let token = Token(checkpoints.next_token);
-                checkpoints.next_token += 1;
                 if let Io::Write { buffers, .. } = &io {
                     running.written_bytes += buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
                 }
-                checkpoints.under_way.insert(token, purpose);
+                let token = checkpoints.token(purpose);
                 return Ok(Some((token, io)));
             }
             if !self.step_checkpoint()? {
@@ -44,21 +48,35 @@ impl Pager {
             (Purpose::Growth(_), Err(error)) if error.kind == DiskErrorKind::Full => {
                 self.no_space(CheckpointError::Full(error));
             }
+            (Purpose::Look(_), Err(error)) if error.kind != DiskErrorKind::Gone => return Ok(None),
             (_, Err(error)) => return Err(self.fail(CheckpointError::Failed(error))),
             (Purpose::Growth(pages), Ok(_)) => match self.shared.grown(pages) {
-                Ok(()) => self.checkpoints.freelist.grown(pages),
+                Ok(()) => {
+                    self.checkpoints.freelist.grown(pages);
+                    self.checkpoints.length_pages = self.checkpoints.length_pages.max(pages);
+                }
                 Err(error) => self.no_space(CheckpointError::Full(error)),
             },
-            (Purpose::Region(region), Ok(maps)) => {
+            (Purpose::Region(region) | Purpose::Look(region), Ok(maps)) => {
+                self.checkpoints.looks_no_more &= !matches!(purpose, Purpose::Look(_));
                 if let Err(damage) = self.checkpoints.freelist.region_read(region, &maps) {
                     self.checkpoints.note(damage);
                 }
             }
+            (Purpose::Cut(pages), Ok(_)) => {
+                self.checkpoints.length_pages = pages;
+                self.ask_cut();
+            }
             (Purpose::Write | Purpose::Sync, Ok(_)) => {}
         }
-        let is_quiet = self.checkpoints.under_way.is_empty();
-        match self.checkpoints.running().phase {
+        let Some(running) = &self.checkpoints.running else { return Ok(None) };
+        let is_quiet = self.checkpoints.under_way.is_empty() && running.ready.is_empty();
+        match running.phase {
             Phase::MetaSync if is_quiet => Ok(Some(self.finish())),
+            Phase::Spilled if is_quiet => {
+                self.finish_spill();
+                Ok(None)
+            }
             Phase::Abort if is_quiet => Err(self.abort()),
             _ => Ok(None),
         }
@@ -76,9 +94,13 @@ impl Pager {
         match running.phase {
             Phase::Write => return Ok(self.step_write()),
             Phase::Regions => return self.step_regions(),
+            Phase::Spilled if is_quiet => {
+                self.finish_spill();
+                return Ok(false);
+            }
             Phase::Abort if is_quiet => return Err(self.abort()),
             Phase::Maps if is_quiet => {
-                running.ready.push_back((Purpose::Sync, Io::Sync));
+                running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::NodesSync }));
                 running.phase = Phase::Sync;
             }
             Phase::Sync if is_quiet => {
@@ -86,7 +108,7 @@ impl Pager {
                 self.checkpoints.running().phase = Phase::Meta;
             }
             Phase::Meta if is_quiet => {
-                running.ready.push_back((Purpose::Sync, Io::Sync));
+                running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::MetaSync }));
                 running.phase = Phase::MetaSync;
             }
             _ => return Ok(false),
@@ -105,7 +127,8 @@ impl Pager {
                 if let Some(rest) = running.run.take().filter(|run| run.pages > 0) {
                     self.checkpoints.freelist.give_back(rest);
                 }
-                self.checkpoints.running().phase = Phase::Regions;
+                let running = self.checkpoints.running();
+                running.phase = if running.is_spill { Phase::Spilled } else { Phase::Regions };
                 return true;
             };
             let Some(page) = self.place(child.pages) else {
@@ -139,8 +162,9 @@ impl Pager {
             *run = PageRun { first: page + u64::from(pages), pages: run.pages - pages };
             return Some(page);
         }
-        if self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Write)) {
-            // Growth, or a region's map, is on its way.
+        let waits = self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Write));
+        if waits || !self.checkpoints.apart.is_empty() {
+            // Growth, a region's map or a cut is on its way.
             return None;
         }
         let freelist = &mut self.checkpoints.freelist;
@@ -165,7 +189,8 @@ impl Pager {
         match need {
             Need::Region(region) => running.ready.push_back(read_region(region)),
             Need::Growth(pages) => {
-                running.ready.push_back((Purpose::Growth(pages), Io::SetLength(pages * PAGE_BYTES as u64)));
+                let io = Io::SetLength { length: pages * PAGE_BYTES as u64, purpose: IoPurpose::Growth };
+                running.ready.push_back((Purpose::Growth(pages), io));
             }
             Need::Full => self.no_space(CheckpointError::FileFull),
         }
@@ -185,8 +210,9 @@ impl Pager {
             Ok(maps) => {
                 let running = self.checkpoints.running();
                 for (page, buffer) in maps.writes {
-                    let offset = page * PAGE_BYTES as u64;
-                    running.ready.push_back((Purpose::Write, Io::Write { offset, buffers: vec![buffer] }));
+                    let (offset, buffers) = (page * PAGE_BYTES as u64, vec![buffer]);
+                    let io = Io::Write { offset, buffers, purpose: IoPurpose::Map };
+                    running.ready.push_back((Purpose::Write, io));
                 }
                 running.space = Some(maps.space);
                 running.phase = Phase::Maps;
@@ -209,7 +235,8 @@ impl Pager {
         let space = running.space.take().expect("the maps were made");
         let slot = 1 - self.checkpoints.newest_slot;
         let bytes = crate::open::meta_of(&running.state, space).encode(self.file);
-        let io = Io::Write { offset: META_PAGES[slot] * PAGE_BYTES as u64, buffers: vec![Buffer::from(bytes)] };
+        let (offset, buffers) = (META_PAGES[slot] * PAGE_BYTES as u64, vec![Buffer::from(bytes)]);
+        let io = Io::Write { offset, buffers, purpose: IoPurpose::Meta };
         running.ready.push_back((Purpose::Write, io));
     }
 
@@ -222,10 +249,22 @@ impl Pager {
     }
 }
 
+impl Checkpoints {
+    fn token(&mut self, purpose: Purpose) -> Token {
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.under_way.insert(token, purpose);
+        token
+    }
+}
+
 fn read_region(region: u64) -> (Purpose, Io) {
+    (Purpose::Region(region), read_maps(region, IoPurpose::ReadMap))
+}
+
+pub(super) fn read_maps(region: u64, purpose: IoPurpose) -> Io {
     let run = Freelist::map_run(region);
-    let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
-    (Purpose::Region(region), Io::Read { offset, bytes })
+    Io::Read { offset: run.first * PAGE_BYTES as u64, bytes: run.pages as usize * PAGE_BYTES, purpose }
 }
 
 impl Running {
@@ -235,12 +274,12 @@ impl Running {
         let mut offset = self.slice_first * PAGE_BYTES as u64;
         if slice.len() <= SLICE_BYTES && !slice.is_empty() {
             let buffers = vec![Buffer::from(slice)];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers }));
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: self.purpose() }));
             return;
         }
         for part in slice.chunks(SLICE_BYTES) {
             let buffers = vec![Buffer::from(part.to_vec())];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers }));
+            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: self.purpose() }));
             offset += part.len() as u64;
         }
     }

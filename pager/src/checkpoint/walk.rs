@@ -10,11 +10,24 @@ pub(crate) struct Walk {
     roots: Vec<Child>,
     /// Branches on the way down, with the cell to look at next.
     stack: Vec<(Child, usize)>,
+    /// Of the frames only the leaves of this generation.
+    leaves_of: Option<u64>,
 }
 
 impl Walk {
     pub fn new(roots: impl Iterator<Item = Child>) -> Walk {
-        Walk { roots: roots.filter(|root| root.reference.is_frame()).collect(), stack: Vec::new() }
+        Walk { roots: roots.filter(|root| root.reference.is_frame()).collect(), stack: Vec::new(), leaves_of: None }
+    }
+
+    /// The leaves that were made in one generation, with nothing else.
+    pub fn leaves_of(generation: u64, roots: impl Iterator<Item = Child>) -> Walk {
+        let mut walk = Walk { leaves_of: Some(generation), ..Walk::new(core::iter::empty()) };
+        walk.roots = roots.filter(|root| walk.takes(root)).collect();
+        walk
+    }
+
+    fn takes(&self, child: &Child) -> bool {
+        child.reference.is_frame() && self.leaves_of.is_none_or(|generation| child.generation == generation)
     }
 
     /// The next frame: all frames below it were given before.
@@ -28,11 +41,14 @@ impl Walk {
             let view = forest.view(branch);
             if view.is_leaf() || *index == view.len() {
                 let (child, _) = self.stack.pop().expect("just seen");
-                return Some(child);
+                if view.is_leaf() || self.leaves_of.is_none() {
+                    return Some(child);
+                }
+                continue;
             }
             let below = view.child(*index);
             *index += 1;
-            if below.reference.is_frame() {
+            if self.takes(&below) {
                 self.stack.push((below, 0));
             }
         }

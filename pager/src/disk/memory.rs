@@ -14,6 +14,9 @@ type Sector = [u8; SECTOR_BYTES];
 /// The number of a change that no later sync makes durable (its sync has failed).
 const NEVER: u64 = u64::MAX;
 
+/// Stands for the length among sectors.
+const LENGTH: u64 = u64::MAX;
+
 /// A file with its unsynced changes. Changes are numbered in the order of their execution.
 #[derive(Clone, Default)]
 pub(super) struct Medium {
@@ -40,6 +43,25 @@ impl Medium {
             self.lengths.push((self.changes, length));
             self.changes += 1;
         }
+    }
+
+    /// Makes the file shorter, like any other change durable with the next sync. What was behind the end is zeros, should the
+    /// file grow again; a power cut may bring it back.
+    pub fn cut(&mut self, length: u64) {
+        let old = self.length();
+        if length >= old {
+            return;
+        }
+        self.lengths.push((self.changes, length));
+        let pages = self.durable.keys().flat_map(|page| page * SECTORS_PER_PAGE..(page + 1) * SECTORS_PER_PAGE);
+        let known: Vec<u64> = pages.chain(self.unsynced.keys().copied()).collect();
+        for sector in known.into_iter().filter(|sector| sector * SECTOR_BYTES as u64 >= length) {
+            let versions = self.unsynced.entry(sector).or_default();
+            if versions.last().is_none_or(|(change, _)| *change != self.changes) {
+                versions.push((self.changes, [0; SECTOR_BYTES]));
+            }
+        }
+        self.changes += 1;
     }
 
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
@@ -123,6 +145,26 @@ impl Medium {
             self.durable_length = lengths[chosen].1;
         }
         self.cut_behind_the_end();
+    }
+
+    /// What no sync has covered, in the order of execution: change by change, a sector (or, as [`LENGTH`], the length) each.
+    pub fn unsynced(&self) -> Vec<(u64, u64)> {
+        let sectors = self.unsynced.iter().flat_map(|(sector, all)| all.iter().map(|(change, _)| (*change, *sector)));
+        let mut all: Vec<(u64, u64)> =
+            self.lengths.iter().map(|(change, _)| (*change, LENGTH)).chain(sectors).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Forgets all of [`Medium::unsynced`] but its beginning.
+    pub fn keep_first(&mut self, count: usize) {
+        let all = self.unsynced();
+        let is_kept = |one: (u64, u64)| all[..count.min(all.len())].binary_search(&one).is_ok();
+        for (sector, versions) in &mut self.unsynced {
+            versions.retain(|(change, _)| is_kept((*change, *sector)));
+        }
+        self.unsynced.retain(|_, versions| !versions.is_empty());
+        self.lengths.retain(|(change, _)| is_kept((*change, LENGTH)));
     }
 
     /// Tears the writes that a power cut takes: of each all, nothing, the first sectors, the last ones or some; of the

@@ -1,15 +1,17 @@
 //! What the pager asks of the page file's storage, and what it is told.
 //!
 //! `submit(token, io)` takes an [`Io`], plain data that any driver can execute; later `poll()` gives its [`Completion`].
-//! Several may be under way at once and complete in any order. Durability: a completed `Write` or `SetLength` is on disk
+//! Several may be under way at once and complete in any order. Durability: a completed `Write`, `SetLength` or `Cut` is on disk
 //! only when a `Sync` *submitted after its completion* has completed. A failed `Sync` is final for the file.
 
 mod memory;
+mod purpose;
 mod sim;
 mod std_disk;
 
 use std::sync::Arc;
 
+pub use purpose::IoPurpose;
 pub use sim::{Crash, Fault, IoCounts, SimDisk};
 pub use std_disk::StdDisk;
 
@@ -58,6 +60,8 @@ pub enum Io {
         offset: u64,
         /// What is written.
         buffers: Vec<Buffer>,
+        /// What for.
+        purpose: IoPurpose,
     },
     /// Reads exactly `bytes`; less is the error [`DiskErrorKind::Short`].
     Read {
@@ -65,11 +69,28 @@ pub enum Io {
         offset: u64,
         /// How much.
         bytes: usize,
+        /// What for.
+        purpose: IoPurpose,
     },
     /// Makes all that completed before its submission durable, the length included.
-    Sync,
+    Sync {
+        /// What for.
+        purpose: IoPurpose,
+    },
     /// Makes the file this long, filled with zeros; a file that is longer stays as it is.
-    SetLength(u64),
+    SetLength {
+        /// In bytes.
+        length: u64,
+        /// What for.
+        purpose: IoPurpose,
+    },
+    /// Makes the file this short; one that is shorter stays as it is.
+    Cut {
+        /// In bytes.
+        length: u64,
+        /// What for.
+        purpose: IoPurpose,
+    },
 }
 
 impl Io {
@@ -79,8 +100,9 @@ impl Io {
         match self {
             Io::Write { .. } => "write",
             Io::Read { .. } => "read",
-            Io::Sync => "sync",
-            Io::SetLength(_) => "set length",
+            Io::Sync { .. } => "sync",
+            Io::SetLength { .. } => "set length",
+            Io::Cut { .. } => "cut",
         }
     }
 
@@ -89,8 +111,20 @@ impl Io {
     pub fn offset(&self) -> u64 {
         match self {
             Io::Write { offset, .. } | Io::Read { offset, .. } => *offset,
-            Io::SetLength(length) => *length,
-            Io::Sync => 0,
+            Io::SetLength { length, .. } | Io::Cut { length, .. } => *length,
+            Io::Sync { .. } => 0,
+        }
+    }
+
+    /// What it is for.
+    #[must_use]
+    pub fn purpose(&self) -> IoPurpose {
+        match self {
+            Io::Write { purpose, .. }
+            | Io::Read { purpose, .. }
+            | Io::Sync { purpose }
+            | Io::SetLength { purpose, .. }
+            | Io::Cut { purpose, .. } => *purpose,
         }
     }
 }
@@ -108,12 +142,32 @@ pub enum DiskErrorKind {
     Gone,
 }
 
+impl DiskErrorKind {
+    /// What the operator can do, as the end of a message.
+    fn remedy(self) -> &'static str {
+        match self {
+            DiskErrorKind::Failed => {
+                ". The disk or its file system failed (see dmesg): what was acknowledged is in the log; have the disk \
+                 checked, and start the member again"
+            }
+            DiskErrorKind::Full => ". Make room on the disk of the page file",
+            DiskErrorKind::Short => {
+                ". The file is shorter than it was, or the disk takes only a part of a write: restore the member from a \
+                 snapshot, or replace it"
+            }
+            DiskErrorKind::Gone => "",
+        }
+    }
+}
+
 /// A request that failed. How much of a failed write is on disk is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{operation} of the page file at offset {offset} failed: {cause}")]
+#[error("{operation} of the page file at offset {offset} ({purpose}) failed: {cause}{}", .kind.remedy())]
 pub struct DiskError {
     /// What was asked.
     pub operation: &'static str,
+    /// What for.
+    pub purpose: IoPurpose,
     /// Where, in bytes.
     pub offset: u64,
     /// For the caller's decision.
@@ -131,7 +185,16 @@ impl DiskError {
             std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::WriteZero => DiskErrorKind::Short,
             _ => DiskErrorKind::Failed,
         };
-        DiskError { operation: io.name(), offset: io.offset(), kind, cause: error.to_string() }
+        DiskError { operation: io.name(), purpose: io.purpose(), offset: io.offset(), kind, cause: error.to_string() }
+    }
+}
+
+impl DiskError {
+    /// The system does not say how long the file is.
+    #[must_use]
+    pub fn of_length(error: &std::io::Error) -> DiskError {
+        let io = Io::SetLength { length: 0, purpose: IoPurpose::OpenHead };
+        DiskError { operation: "length", ..DiskError::new(&io, error) }
     }
 }
 
@@ -167,10 +230,16 @@ pub trait Disk {
 /// # Errors
 /// The disk's, and [`DiskErrorKind::Gone`] where it holds nothing that could complete.
 pub fn run(disk: &mut dyn Disk, io: Io) -> DiskResult {
-    let (operation, offset) = (io.name(), io.offset());
+    let gone = DiskError {
+        operation: io.name(),
+        purpose: io.purpose(),
+        offset: io.offset(),
+        kind: DiskErrorKind::Gone,
+        cause: "nothing completes".to_owned(),
+    };
     disk.submit(Token(u64::MAX), io);
     match disk.poll() {
         Some(completion) => completion.result,
-        None => Err(DiskError { operation, offset, kind: DiskErrorKind::Gone, cause: "nothing completes".to_owned() }),
+        None => Err(gone),
     }
 }

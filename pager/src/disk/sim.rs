@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::memory::Medium;
-use super::{Completion, Disk, DiskError, DiskErrorKind, DiskResult, Io, Token};
+use super::{Completion, Disk, DiskError, DiskErrorKind, DiskResult, Io, IoPurpose, Token};
 use crate::api::PageRun;
 use crate::layout::PAGE_BYTES;
 use crate::mapping::PageSource;
@@ -26,6 +26,8 @@ pub enum Crash {
     Random(u64),
     /// Of each write all, nothing, the first sectors, the last ones or some; of the newest some and never all; in any order.
     Torn(u64),
+    /// The first so many of [`SimDisk::unsynced`], in the order in which they were asked for.
+    First(usize),
 }
 
 /// What shall go wrong with a request.
@@ -52,13 +54,15 @@ pub struct IoCounts {
     pub syncs: u64,
     /// `Io::SetLength`.
     pub set_lengths: u64,
+    /// `Io::Cut`.
+    pub cuts: u64,
 }
 
 impl IoCounts {
     /// All that change the file or make it durable: the points at which a crash can differ.
     #[must_use]
     pub fn changing(&self) -> u64 {
-        self.writes + self.syncs + self.set_lengths
+        self.writes + self.syncs + self.set_lengths + self.cuts
     }
 }
 
@@ -80,6 +84,7 @@ struct State {
     counts: IoCounts,
     /// Requests that change the file and are executed; those submitted later never are.
     changing_max: Option<u64>,
+    stopped_at: Option<IoPurpose>,
     faults: HashMap<u64, Fault>,
     shuffle: Option<u64>,
     resident: HashSet<u64>,
@@ -141,12 +146,26 @@ impl SimDisk {
                 state.medium.tear(|bound| random(&mut seed) % bound);
                 state.medium.crash(|choices| choices - 1);
             }
+            Crash::First(count) => {
+                state.medium.keep_first(count);
+                state.medium.crash(|choices| choices - 1);
+            }
             Crash::Random(mut seed) => state.medium.crash(|choices| (random(&mut seed) % choices as u64) as usize),
         }
         state.resident.clear();
         state.snapshot_of.clear();
         state.changing_max = None;
         state.faults.clear();
+    }
+
+    /// The changes that no sync has covered, requests under way among them, in their order: for each sector or length the
+    /// number of its write. Its beginnings are what [`Crash::First`] keeps.
+    #[must_use]
+    pub fn unsynced(&self) -> Vec<u64> {
+        let state = self.state();
+        let mut medium = state.medium.clone();
+        state.under_way.iter().for_each(|request| apply(&mut medium, &request.io));
+        medium.unsynced().into_iter().map(|(change, _)| change).collect()
     }
 
     /// Executes `count` more requests that change the file (reads don't count) and completes all later ones with
@@ -161,6 +180,12 @@ impl SimDisk {
     pub fn is_stopped(&self) -> bool {
         let state = self.state();
         state.changing_max.is_some_and(|most| state.counts.changing() > most)
+    }
+
+    /// What the first request that was refused is for.
+    #[must_use]
+    pub fn stopped_at(&self) -> Option<IoPurpose> {
+        self.state().stopped_at
     }
 
     /// The request that is submitted after `count` others from now on meets this fault. Reads count.
@@ -214,15 +239,16 @@ impl SimDisk {
 /// Puts a request that was never executed among the unsynced changes.
 fn apply(medium: &mut Medium, io: &Io) {
     match io {
-        Io::Write { offset, buffers } => {
+        Io::Write { offset, buffers, .. } => {
             let mut at = *offset;
             for buffer in buffers {
                 medium.write(at, buffer);
                 at += buffer.len() as u64;
             }
         }
-        Io::SetLength(length) => medium.set_length(*length),
-        Io::Read { .. } | Io::Sync => {}
+        Io::SetLength { length, .. } => medium.set_length(*length),
+        Io::Cut { length, .. } => medium.cut(*length),
+        Io::Read { .. } | Io::Sync { .. } => {}
     }
 }
 
@@ -246,6 +272,7 @@ impl State {
     fn execute(&mut self, request: &UnderWay) -> DiskResult {
         let fail = |kind, cause: &str| DiskError {
             operation: request.io.name(),
+            purpose: request.io.purpose(),
             offset: request.io.offset(),
             kind,
             cause: cause.to_owned(),
@@ -262,13 +289,13 @@ impl State {
             });
         }
         match &request.io {
-            Io::Read { offset, bytes } => {
+            Io::Read { offset, bytes, .. } => {
                 return self
                     .medium
                     .read(*offset, *bytes)
                     .ok_or_else(|| fail(DiskErrorKind::Short, "the file ends before that"));
             }
-            Io::Sync => self.medium.sync(request.covered),
+            Io::Sync { .. } => self.medium.sync(request.covered),
             io => apply(&mut self.medium, io),
         }
         self.forget_written(&request.io);
@@ -277,18 +304,18 @@ impl State {
 
     fn execute_badly(&mut self, request: &UnderWay, fault: Fault) {
         match (&request.io, fault) {
-            (Io::Write { offset, buffers }, Fault::Failed | Fault::Short) => {
+            (Io::Write { offset, buffers, .. }, Fault::Failed | Fault::Short) => {
                 let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
                 self.medium.write(*offset, &bytes[..bytes.len() / 2]);
                 self.forget_written(&request.io);
             }
-            (Io::Sync, Fault::Failed | Fault::Short) => self.medium.fail_sync(request.covered),
+            (Io::Sync { .. }, Fault::Failed | Fault::Short) => self.medium.fail_sync(request.covered),
             _ => {}
         }
     }
 
     fn forget_written(&mut self, io: &Io) {
-        if let Io::Write { offset, buffers } = io {
+        if let Io::Write { offset, buffers, .. } = io {
             forget(self, *offset, buffers.iter().map(|buffer| buffer.len()).sum());
         }
     }
@@ -305,10 +332,14 @@ impl Disk for SimDisk {
                 state.counts.written_bytes += buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
             }
             Io::Read { .. } => state.counts.reads += 1,
-            Io::Sync => state.counts.syncs += 1,
-            Io::SetLength(_) => state.counts.set_lengths += 1,
+            Io::Sync { .. } => state.counts.syncs += 1,
+            Io::SetLength { .. } => state.counts.set_lengths += 1,
+            Io::Cut { .. } => state.counts.cuts += 1,
         }
         let stopped = state.changing_max.is_some_and(|most| state.counts.changing() > most);
+        if stopped && state.stopped_at.is_none() {
+            state.stopped_at = Some(io.purpose());
+        }
         let covered = state.medium.changes();
         state.under_way.push_back(UnderWay { token, io, covered, fault, stopped });
     }
@@ -331,6 +362,7 @@ impl Disk for SimDisk {
         if state.under_way[index].stopped {
             let result = Err(DiskError {
                 operation: state.under_way[index].io.name(),
+                purpose: state.under_way[index].io.purpose(),
                 offset: state.under_way[index].io.offset(),
                 kind: DiskErrorKind::Gone,
                 cause: "the simulated disk has stopped".to_owned(),
@@ -395,6 +427,12 @@ impl PageSource for SimDisk {
 
     fn grown(&self, _file_pages: u64) -> std::io::Result<()> {
         Ok(())
+    }
+
+    fn cut(&self, file_pages: u64) {
+        let mut state = self.state();
+        state.resident.retain(|page| *page < file_pages);
+        state.snapshot_of.retain(|page, _| *page < file_pages);
     }
 
     fn set_resident(&self, run: PageRun) {

@@ -3,8 +3,14 @@
 use super::*;
 use crate::disk::run;
 
+const SYNC: Io = Io::Sync { purpose: IoPurpose::NodesSync };
+
+fn set_length(length: u64) -> Io {
+    Io::SetLength { length, purpose: IoPurpose::Growth }
+}
+
 fn write(offset: u64, byte: u8, bytes: usize) -> Io {
-    Io::Write { offset, buffers: vec![vec![byte; bytes].into()] }
+    Io::Write { offset, buffers: vec![vec![byte; bytes].into()], purpose: IoPurpose::Nodes }
 }
 
 fn run_ok(disk: &mut SimDisk, io: Io) {
@@ -15,7 +21,7 @@ fn run_ok(disk: &mut SimDisk, io: Io) {
 fn a_crash_keeps_what_was_synced_and_any_part_of_the_rest() {
     let mut disk = SimDisk::new();
     run_ok(&mut disk, write(0, 1, 8192));
-    run_ok(&mut disk, Io::Sync);
+    run_ok(&mut disk, SYNC);
     run_ok(&mut disk, write(0, 2, 4096));
     run_ok(&mut disk, write(0, 3, 1024));
     let none = disk.fork();
@@ -41,15 +47,15 @@ fn a_crash_keeps_what_was_synced_and_any_part_of_the_rest() {
 #[test]
 fn a_length_that_no_sync_covered_can_be_lost() {
     let mut disk = SimDisk::new();
-    run_ok(&mut disk, Io::SetLength(4096));
-    run_ok(&mut disk, Io::Sync);
-    run_ok(&mut disk, Io::SetLength(16384));
-    run_ok(&mut disk, Io::SetLength(8192));
+    run_ok(&mut disk, set_length(4096));
+    run_ok(&mut disk, SYNC);
+    run_ok(&mut disk, set_length(16384));
+    run_ok(&mut disk, set_length(8192));
     assert_eq!(disk.length(), Ok(16384), "never shorter");
     run_ok(&mut disk, write(12288, 9, 4096));
     disk.crash(Crash::KeepNone);
     assert_eq!(disk.length(), Ok(4096));
-    run_ok(&mut disk, Io::SetLength(16384));
+    run_ok(&mut disk, set_length(16384));
     assert_eq!(disk.peek(12288, 4096), vec![0; 4096]);
 }
 
@@ -57,7 +63,7 @@ fn a_length_that_no_sync_covered_can_be_lost() {
 fn a_sync_covers_only_what_had_completed_before_its_submission() {
     let mut disk = SimDisk::new();
     disk.submit(Token(1), write(0, 7, 512));
-    disk.submit(Token(2), Io::Sync);
+    disk.submit(Token(2), SYNC);
     assert_eq!(disk.poll().map(|completion| completion.token), Some(Token(1)));
     assert_eq!(disk.poll().map(|completion| completion.token), Some(Token(2)));
     assert!(disk.poll().is_none());
@@ -70,11 +76,11 @@ fn it_stops_where_it_was_told() {
     let mut disk = SimDisk::new();
     disk.stop_after(2);
     run_ok(&mut disk, write(0, 1, 512));
-    run_ok(&mut disk, Io::Sync);
+    run_ok(&mut disk, SYNC);
     assert!(!disk.is_stopped());
     let refused = run(&mut disk, write(0, 2, 512)).expect_err("it has stopped");
     assert_eq!(refused.kind, DiskErrorKind::Gone);
-    assert_eq!(run(&mut disk, Io::Sync).map_err(|error| error.kind), Err(DiskErrorKind::Gone));
+    assert_eq!(run(&mut disk, SYNC).map_err(|error| error.kind), Err(DiskErrorKind::Gone));
     assert!(disk.is_stopped());
     let all = disk.fork();
     all.crash(Crash::KeepAll);
@@ -89,8 +95,8 @@ fn a_failed_sync_is_final_for_what_it_covered() {
     let mut disk = SimDisk::new();
     run_ok(&mut disk, write(0, 1, 512));
     disk.inject(0, Fault::Failed);
-    assert_eq!(run(&mut disk, Io::Sync).map_err(|error| error.kind), Err(DiskErrorKind::Failed));
-    run_ok(&mut disk, Io::Sync);
+    assert_eq!(run(&mut disk, SYNC).map_err(|error| error.kind), Err(DiskErrorKind::Failed));
+    run_ok(&mut disk, SYNC);
     assert_eq!(disk.peek(0, 1), [1], "the page cache still shows it");
     disk.crash(Crash::KeepNone);
     assert_eq!(disk.length(), Ok(512), "the length is the file system's");
@@ -103,8 +109,8 @@ fn a_torn_end_keeps_some_of_the_newest_write() {
     let (mut first_only, mut last_only, mut older_whole) = (0, 0, 0);
     for seed in 0..200 {
         let mut disk = SimDisk::new();
-        run_ok(&mut disk, Io::SetLength(16_384));
-        run_ok(&mut disk, Io::Sync);
+        run_ok(&mut disk, set_length(16_384));
+        run_ok(&mut disk, SYNC);
         run_ok(&mut disk, write(8192, 1, 4096));
         run_ok(&mut disk, write(0, 2, 4096));
         disk.crash(Crash::Torn(seed));
@@ -129,12 +135,12 @@ fn faults_hit_the_request_that_they_were_meant_for() {
     assert_eq!(disk.length(), Ok(512));
     assert_eq!(run(&mut disk, write(512, 1, 1024)).map_err(|error| error.kind), Err(DiskErrorKind::Short));
     assert_eq!(disk.length(), Ok(1024));
-    let read = Io::Read { offset: 0, bytes: 512 };
+    let read = Io::Read { offset: 0, bytes: 512, purpose: IoPurpose::ReadPage };
     assert_eq!(run(&mut disk, read.clone()).map_err(|error| error.kind), Err(DiskErrorKind::Short));
     assert_eq!(run(&mut disk, read), Ok(vec![1; 512]));
-    let beyond = run(&mut disk, Io::Read { offset: 1000, bytes: 512 });
+    let beyond = run(&mut disk, Io::Read { offset: 1000, bytes: 512, purpose: IoPurpose::ReadPage });
     assert_eq!(beyond.map_err(|error| error.kind), Err(DiskErrorKind::Short));
-    assert_eq!(disk.counts(), IoCounts { writes: 3, written_bytes: 2048, reads: 3, syncs: 0, set_lengths: 0 });
+    assert_eq!(disk.counts(), IoCounts { writes: 3, written_bytes: 2048, reads: 3, syncs: 0, set_lengths: 0, cuts: 0 });
 }
 
 #[test]

@@ -49,20 +49,25 @@ impl StdDisk {
 
     fn execute(&self, io: &Io) -> io::Result<Vec<u8>> {
         match io {
-            Io::Write { offset, buffers } => {
+            Io::Write { offset, buffers, .. } => {
                 let mut offset = *offset;
                 for buffer in buffers {
                     self.file.write_all_at(buffer, offset)?;
                     offset += buffer.len() as u64;
                 }
             }
-            Io::Read { offset, bytes } => {
+            Io::Read { offset, bytes, .. } => {
                 let mut buffer = vec![0; *bytes];
                 self.file.read_exact_at(&mut buffer, *offset)?;
                 return Ok(buffer);
             }
-            Io::Sync => self.file.sync_data()?,
-            Io::SetLength(length) => {
+            Io::Sync { .. } => self.file.sync_data()?,
+            Io::Cut { length, .. } => {
+                if self.file.metadata()?.len() > *length {
+                    self.file.set_len(*length)?;
+                }
+            }
+            Io::SetLength { length, .. } => {
                 if self.file.metadata()?.len() < *length {
                     self.file.set_len(*length)?;
                 }
@@ -84,6 +89,6 @@ impl Disk for StdDisk {
 
     fn length(&self) -> Result<u64, DiskError> {
         let length = self.file.metadata().map(|metadata| metadata.len());
-        length.map_err(|error| DiskError::new(&Io::Sync, &error))
+        length.map_err(|error| DiskError::of_length(&error))
     }
 }

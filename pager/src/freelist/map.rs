@@ -51,6 +51,20 @@ impl Bits {
         self.0.iter().map(|word| word.count_ones()).sum()
     }
 
+    /// The last page of `start..end` that is not free.
+    pub fn last_used(&self, start: u32, end: u32) -> Option<u32> {
+        let mut end = end;
+        while end > start {
+            let (word, bits) = ((end - 1) / 64, (end - 1) % 64 + 1);
+            let used = !self.0[word as usize] & (u64::MAX >> (64 - bits));
+            if used != 0 {
+                return Some(word * 64 + 63 - used.leading_zeros()).filter(|page| *page >= start);
+            }
+            end = word * 64;
+        }
+        None
+    }
+
     /// Free here and free there too; free here only.
     pub fn split(&self, other: &Bits) -> (Bits, Bits) {
         let (mut both, mut here) = (Bits::none(), Bits::none());
@@ -156,6 +170,11 @@ mod tests {
         let mut runs = Vec::new();
         bits.for_each_run(|start, pages| runs.push((start, pages)));
         assert_eq!(runs, [(5, 60), (100, 1), (900, 50), (960, 40)]);
+        for (start, end, last) in
+            [(0, 65, Some(4)), (5, 65, None), (5, 66, Some(65)), (0, 1000, Some(959)), (960, 1000, None)]
+        {
+            assert_eq!(bits.last_used(start, end), last, "{start}..{end}");
+        }
         for bit in 0..PAGE_BYTES * 8 {
             let mut damaged = page.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);

@@ -28,11 +28,14 @@
 //!  any                    anything else              any                   Closed: never allocated from, told as damage
 //! ```
 //! (With no H, or a region that H does not have, the generation may be up to G.)
+//!
+//! How the file becomes shorter: `shrink.rs`.
 
 pub(crate) mod map;
 mod pending;
 mod region;
 mod region_set;
+mod shrink;
 
 use std::collections::VecDeque;
 
@@ -48,6 +51,7 @@ use map::Bits;
 use pending::{Pending, PendingRuns};
 use region::{CLASSES, FreeRuns, class_for, class_of};
 use region_set::RegionSet;
+use shrink::{Ceiling, insert};
 
 /// Pages of a new file: 1 MiB.
 const FILE_PAGES_FIRST: u64 = 256;
@@ -106,6 +110,8 @@ enum Region {
 
 struct OpenRegion {
     runs: FreeRuns,
+    /// Runs behind the ceiling: free, and not allocated from.
+    tail: FreeRuns,
     /// As the next checkpoint's map will have it: pending pages are free here.
     bits: Bits,
     is_changed: bool,
@@ -134,6 +140,11 @@ pub struct Freelist {
     opened_older: Option<(u64, Space)>,
     checkpoint: Option<u64>,
     is_mapped: bool,
+    ceiling: Option<Ceiling>,
+    /// Pages of the file as the metas have it, the newer one first.
+    meta_pages: [u64; 2],
+    /// Regions that the file has had: their slots are used in turn, also where they come back.
+    regions_known: u64,
 }
 
 impl Freelist {
@@ -151,6 +162,9 @@ impl Freelist {
     pub fn open(file: FileId, newer: (u64, Space), older: Option<(u64, Space)>) -> Freelist {
         let mut freelist = Freelist::with(file, newer.1);
         freelist.newer = Some(newer.0);
+        let older_pages = older.as_ref().map_or(0, |(_, space)| space.file_pages);
+        freelist.meta_pages = [freelist.space.file_pages, older_pages];
+        freelist.regions_known = freelist.space.file_pages.max(older_pages).div_ceil(REGION_PAGES);
         freelist.older = older.as_ref().map(|(generation, _)| *generation);
         freelist.opened_older = older;
         for region in 0..freelist.space.file_pages.div_ceil(REGION_PAGES) {
@@ -176,6 +190,9 @@ impl Freelist {
             opened_older: None,
             checkpoint: None,
             is_mapped: false,
+            ceiling: None,
+            meta_pages: [0; 2],
+            regions_known: 0,
         }
     }
 
@@ -185,11 +202,11 @@ impl Freelist {
         self.space.file_pages
     }
 
-    /// Pages that can be allocated now, in the regions that were read.
+    /// Pages that nobody holds, in the regions that were read; those behind a ceiling too.
     #[must_use]
     pub fn free_pages(&self) -> u64 {
         let open = self.regions.iter().filter_map(|region| match region {
-            Region::Open(open) => Some(u64::from(open.runs.free_pages())),
+            Region::Open(open) => Some(u64::from(open.runs.free_pages() + open.tail.free_pages())),
             Region::Unread | Region::Closed => None,
         });
         open.sum()
@@ -254,8 +271,10 @@ impl Freelist {
         let place = |slot: u8| &maps[usize::from(slot) * PAGE_BYTES..][..PAGE_BYTES];
         let counting = map::decode(self.file, region, self.space.file_pages, place(slot))?;
         let older = self.opened_older.as_ref().filter(|(_, space)| region * REGION_PAGES < space.file_pages);
+        let closed_from = self.closed_from(region);
         let mut open = OpenRegion {
             runs: FreeRuns::default(),
+            tail: FreeRuns::default(),
             bits: counting.bits,
             is_changed: false,
             digest: digest_of(region, counting.generation, counting.crc),
@@ -268,14 +287,15 @@ impl Freelist {
                 let other = map::decode(self.file, region, space.file_pages, place(1 - slot));
                 let other = other.ok().filter(|other| other.generation <= *older);
                 let (free, waiting) = open.bits.split(&other.map_or_else(Bits::none, |other| other.bits));
-                free.for_each_run(|start, pages| open.runs.insert(start, pages));
+                free.for_each_run(|start, pages| insert(&mut open.runs, &mut open.tail, closed_from, start, pages));
                 Some((*older, waiting))
             }
             older => {
                 if counting.generation > older.map_or(newer, |(older, _)| *older) {
                     return Err("the free map is newer than its meta");
                 }
-                open.bits.for_each_run(|start, pages| open.runs.insert(start, pages));
+                let (runs, tail) = (&mut open.runs, &mut open.tail);
+                open.bits.for_each_run(|start, pages| insert(runs, tail, closed_from, start, pages));
                 None
             }
         };
@@ -294,14 +314,24 @@ impl Freelist {
     /// More than [`FILE_PAGES_MAX`]; or the last region is incomplete and unread.
     pub fn grown(&mut self, file_pages: u64) {
         assert!(file_pages <= FILE_PAGES_MAX, "the file's length has a bound");
+        self.set_ceiling(None);
         while self.space.file_pages < file_pages {
             let region = region_of(self.space.file_pages);
             if region as usize == self.regions.len() {
-                let open = OpenRegion { runs: FreeRuns::default(), bits: Bits::none(), is_changed: true, digest: 0 };
-                self.regions.push(Region::Open(Box::new(open)));
-                if self.space.slot(region) == 0 {
-                    // The first map goes to slot 0.
-                    self.space.flip(region);
+                self.regions.push(Region::Open(Box::new(OpenRegion {
+                    runs: FreeRuns::default(),
+                    tail: FreeRuns::default(),
+                    bits: Bits::none(),
+                    is_changed: true,
+                    digest: 0,
+                })));
+                if region >= self.regions_known {
+                    self.regions_known = region + 1;
+                    // The first map goes to slot 0. (A region that was cut off and comes back goes on with the other slot:
+                    // the older meta may still have the map of its former life.)
+                    if self.space.slot(region) == 0 {
+                        self.space.flip(region);
+                    }
                 }
             }
             assert!(!matches!(self.regions[region as usize], Region::Unread), "Need::Growth asks for the region first");
@@ -327,6 +357,17 @@ impl Freelist {
     /// 0 pages or more than [`RUN_PAGES_MAX`].
     pub fn allocate(&mut self, pages: u32) -> Result<PageRun, Need> {
         assert!((1..=RUN_PAGES_MAX).contains(&pages), "a run has 1 to {RUN_PAGES_MAX} pages, not {pages}");
+        match self.take_run(pages) {
+            Err(Need::Growth(_) | Need::Full) if self.ceiling.is_some() => {
+                // There is room in the file: what is behind the ceiling.
+                self.set_ceiling(None);
+                self.take_run(pages)
+            }
+            result => result,
+        }
+    }
+
+    fn take_run(&mut self, pages: u32) -> Result<PageRun, Need> {
         let fitting = self.by_class[class_for(pages)..].iter().filter_map(RegionSet::lowest).min();
         // Else a region whose longest run shares the class with shorter ones may have it.
         for region in fitting.into_iter().chain(self.by_class[class_of(pages)].lowest()) {
@@ -346,6 +387,16 @@ impl Freelist {
     /// 0 pages.
     pub fn allocate_up_to(&mut self, pages_max: u32) -> Result<PageRun, Need> {
         assert!(pages_max > 0, "a run has at least one page");
+        match self.take_up_to(pages_max) {
+            Err(Need::Growth(_) | Need::Full) if self.ceiling.is_some() => {
+                self.set_ceiling(None);
+                self.take_up_to(pages_max)
+            }
+            result => result,
+        }
+    }
+
+    fn take_up_to(&mut self, pages_max: u32) -> Result<PageRun, Need> {
         let pages_max = pages_max.min(RUN_PAGES_MAX);
         let good = class_for(pages_max.min(GOOD_RUN_PAGES));
         let longest = self.by_class.iter().rposition(|regions| regions.lowest().is_some());
@@ -353,7 +404,7 @@ impl Freelist {
             Some(class) if class >= good || self.unread.lowest().is_none() => {
                 let whole = self.by_class[class_for(pages_max)..].iter().filter_map(RegionSet::lowest).min();
                 if whole.is_some() {
-                    return self.allocate(pages_max);
+                    return self.take_run(pages_max);
                 }
                 let region = self.by_class[class].lowest().expect("the class has a region");
                 let taken = self.change_runs(region, |open| open.take_longest(pages_max)).flatten();
@@ -371,11 +422,12 @@ impl Freelist {
     pub fn give_back(&mut self, run: PageRun) {
         let region = region_of(run.first);
         let start = (run.first - region * REGION_PAGES) as u32;
+        let closed_from = self.closed_from(region);
         self.change_runs(region, |open| {
             open.is_changed = true;
             assert!(open.bits.is_used(start, run.pages), "only what was allocated is given back");
             open.bits.set(start, run.pages, true);
-            open.runs.insert(start, run.pages);
+            insert(&mut open.runs, &mut open.tail, closed_from, start, run.pages);
         });
     }
 
@@ -431,6 +483,7 @@ impl Freelist {
         assert!(self.checkpoint.is_none(), "one checkpoint at a time");
         assert!(self.newer.is_none_or(|newer| newer < generation), "checkpoints ascend");
         self.checkpoint = Some(generation);
+        self.note_begin();
     }
 
     /// The checkpoint is given up; its runs were given back.
@@ -449,6 +502,7 @@ impl Freelist {
         let freed = self.unrecorded.iter().take_while(|pending| self.checkpoint.is_some_and(|at| pending.freed <= at));
         let mut regions: Vec<u64> = freed
             .map(|pending| region_of(pending.run.first))
+            .chain(self.regions_to_cut())
             .filter(|region| matches!(self.regions[*region as usize], Region::Unread))
             .collect();
         regions.sort_unstable();
@@ -470,6 +524,7 @@ impl Freelist {
             self.unrecorded_pages -= u64::from(pending.run.pages);
             self.record(pending)?;
         }
+        self.cut();
         let mut writes = Vec::new();
         for (region, entry) in (0..).zip(&mut self.regions) {
             let Region::Open(open) = entry else { continue };
@@ -485,6 +540,7 @@ impl Freelist {
             writes.push((map_page(region, self.space.slot(region)), page.into()));
         }
         self.is_mapped = true;
+        self.meta_pages = [self.space.file_pages, self.meta_pages[0]];
         Ok(Maps { writes, space: self.space.clone() })
     }
 
@@ -529,7 +585,10 @@ impl Freelist {
         let mut pending = core::mem::take(&mut self.pending);
         pending.release(&held, |run| {
             let start = (run.first % REGION_PAGES) as u32;
-            self.change_runs(region_of(run.first), |open| open.runs.insert(start, run.pages));
+            let closed_from = self.closed_from(region_of(run.first));
+            self.change_runs(region_of(run.first), |open| {
+                insert(&mut open.runs, &mut open.tail, closed_from, start, run.pages);
+            });
         });
         self.pending = pending;
     }

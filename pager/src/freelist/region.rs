@@ -1,7 +1,7 @@
 //! The free pages of one region in memory: runs by size class, and both ends of each run by their page.
 //!
 //! Allocating, freeing and merging with both neighbours are a few look-ups in hash maps, whatever the number of runs.
-//! Nothing here iterates a map, so behaviour does not depend on hashes.
+//! Nothing here iterates a map without sorting, so behaviour does not depend on hashes.
 
 use ahash::AHashMap;
 
@@ -92,6 +92,14 @@ impl FreeRuns {
         let pages = self.by_start.get(&start)?.0.min(pages_max);
         self.take_front(start, pages);
         Some((start, pages))
+    }
+
+    /// Takes all runs out, in order.
+    pub fn drain(&mut self) -> Vec<(u32, u32)> {
+        let mut runs: Vec<(u32, u32)> = self.by_start.iter().map(|(start, (pages, _))| (*start, *pages)).collect();
+        runs.sort_unstable();
+        *self = FreeRuns::default();
+        runs
     }
 
     fn take_front(&mut self, start: u32, pages: u32) {

@@ -113,6 +113,8 @@ impl Owner {
         forbidden.extend(self.pinned.values().flatten());
         for (pages, up_to) in sizes {
             let run = self.allocate(*pages, *up_to);
+            let ceiling = self.freelist.ceiling().unwrap_or(u64::MAX);
+            assert!(run.first + u64::from(run.pages) <= ceiling, "below the ceiling, or there is none any more");
             assert!(is_allocatable(run, self.freelist.file_pages()) && run.pages <= *pages);
             for page in pages_of(run) {
                 assert!(forbidden.insert(page), "page {page} is in use by somebody");
@@ -123,6 +125,7 @@ impl Owner {
             self.load(region);
         }
         let Maps { writes, space } = self.freelist.maps().expect("nothing is freed twice");
+        assert!(forbidden.iter().all(|page| *page < space.file_pages), "what somebody holds is not cut off");
         if dies {
             let half = writes.len().div_ceil(2);
             self.disk.write(&writes[..half]);
@@ -131,8 +134,27 @@ impl Owner {
         self.disk.write(&writes);
         self.disk.meta(generation, space, self.used());
         self.freelist.checkpointed();
+        let kept = self.freelist.cut_pages();
+        assert!(self.disk.metas.iter().all(|(_, space, _)| space.file_pages <= kept));
+        self.disk.maps.retain(|page, _| *page < kept);
         self.published = self.used();
         self.release();
+    }
+
+    /// What stands behind the page goes; other runs take its place with the next checkpoint.
+    fn sweep(&mut self, page: u64) {
+        if self.freelist.set_ceiling(Some(page)).is_none() {
+            return;
+        }
+        let ceiling = self.freelist.ceiling().expect("just set");
+        let (behind, below): (Vec<_>, Vec<_>) =
+            self.runs.iter().partition(|(run, _)| run.first + u64::from(run.pages) > ceiling);
+        self.runs = below;
+        for (run, born) in behind {
+            self.freelist.free(run, born, self.next).expect("it was in use");
+        }
+        self.publish();
+        self.freelist.swept();
     }
 
     fn release(&mut self) {
@@ -140,6 +162,7 @@ impl Owner {
         for region in &self.freelist.regions {
             if let Region::Open(open) = region {
                 open.runs.check();
+                open.tail.check();
             }
         }
     }
@@ -188,6 +211,7 @@ enum Step {
     Unpin,
     Release,
     Reopen,
+    Sweep(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -201,6 +225,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Unpin),
         2 => Just(Step::Release),
         1 => Just(Step::Reopen),
+        2 => (1u64..1000).prop_map(Step::Sweep),
     ]
 }
 
@@ -234,10 +259,87 @@ proptest! {
                 }
                 Step::Release => owner.release(),
                 Step::Reopen => owner.reopen(),
+                Step::Sweep(parts) => owner.sweep(owner.freelist.file_pages() * parts / 1000),
             }
         }
         owner.check_all();
     }
+}
+
+/// {first run's pages, then the rest}: a file of two regions whose second is to go.
+fn two_regions() -> Owner {
+    let mut owner = Owner::create();
+    owner.checkpoint(&[(20_000, false), (20_000, false), (300, false)], false);
+    assert!(owner.freelist.file_pages() > REGION_PAGES);
+    owner
+}
+
+#[test]
+fn the_file_ends_at_the_ceiling_when_pins_and_both_metas_have_let_go() {
+    let mut owner = two_regions();
+    owner.pinned.insert(owner.next - 1, owner.published.clone());
+    owner.sweep(25_000);
+    let long = owner.freelist.file_pages();
+    for _ in 0..4 {
+        owner.checkpoint(&[(5, false)], false);
+        assert_eq!((owner.freelist.file_pages(), owner.freelist.cut_pages()), (long, long), "the pin holds it");
+    }
+    owner.pinned.clear();
+    owner.checkpoint(&[(5, false)], false);
+    owner.checkpoint(&[(5, false)], false);
+    assert_eq!((owner.freelist.file_pages(), owner.freelist.cut_pages()), (25_000, long), "the older meta needs it");
+    owner.checkpoint(&[(5, false)], false);
+    assert_eq!((owner.freelist.file_pages(), owner.freelist.cut_pages()), (25_000, 25_000));
+    assert_eq!(owner.freelist.check_digest(), Some(true));
+    owner.check_all();
+}
+
+/// The second region comes back in the checkpoint behind the cut: the older meta still has its map, which must stay.
+#[test]
+fn a_region_that_comes_back_leaves_its_former_map_to_the_older_meta() {
+    let mut owner = two_regions();
+    owner.sweep(25_000);
+    while owner.freelist.file_pages() > 25_000 {
+        owner.checkpoint(&[], false);
+    }
+    let (_, older, _) = owner.disk.metas[0].clone();
+    assert!(older.file_pages > REGION_PAGES, "the older meta has both regions");
+    let place = map_page(1, older.slot(1));
+    let before = owner.disk.maps[&place].clone();
+    // It dies with its maps written: both metas are those of before.
+    owner.checkpoint(&[(20_000, false), (4000, false)], true);
+    assert!(owner.freelist.file_pages() > REGION_PAGES);
+    assert_eq!(owner.disk.maps[&place], before);
+    owner.reopen();
+    assert_eq!(owner.freelist.file_pages(), 25_000);
+    owner.checkpoint(&[(20_000, false), (4000, false)], false);
+    owner.reopen();
+    owner.check_all();
+}
+
+#[test]
+fn where_the_room_below_does_not_do_the_ceiling_goes_before_the_file_grows() {
+    let mut owner = two_regions();
+    owner.sweep(25_000);
+    let long = owner.freelist.file_pages();
+    // What was freed is held; only the part of what was free before that is behind the ceiling has room for it.
+    owner.checkpoint(&[(6000, false)], false);
+    assert_eq!((owner.freelist.ceiling(), owner.freelist.file_pages()), (None, long));
+    owner.check_all();
+}
+
+/// A page that the trees have lost (its parent could not be read) is in use in the map, and nobody will free it.
+#[test]
+fn a_page_that_nobody_frees_raises_the_ceiling() {
+    let mut owner = two_regions();
+    let (lost, _) = *owner.runs.iter().find(|(run, _)| region_of(run.first) == 1).expect("a run is in region 1");
+    owner.runs.retain(|(run, _)| *run != lost);
+    owner.sweep(25_000);
+    for _ in 0..4 {
+        owner.checkpoint(&[], false);
+    }
+    let end = lost.first + u64::from(lost.pages);
+    assert_eq!((owner.freelist.ceiling(), owner.freelist.file_pages()), (None, end));
 }
 
 #[test]

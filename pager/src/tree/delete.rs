@@ -46,7 +46,7 @@ impl Forest {
     }
 
     /// Looks after the last node of a path that has become smaller.
-    fn rebalance(&mut self, tree: TreeId, path: &[Step]) {
+    pub fn rebalance(&mut self, tree: TreeId, path: &[Step]) {
         let (node, parents) = path.split_last().expect("a node is on its path");
         let Some(parent) = parents.last() else { return self.lower_root(tree) };
         if node.child.pages > 1 || self.view(&node.child).used_bytes() >= UNDERFULL_BYTES {
@@ -62,7 +62,7 @@ impl Forest {
     }
 
     /// Joins the children at `right - 1` and `right`; false where they are too large, or one is not in memory.
-    fn join(&mut self, tree: TreeId, parent: &Step, right: usize) -> bool {
+    pub fn join(&mut self, tree: TreeId, parent: &Step, right: usize) -> bool {
         let above = self.view(&parent.child);
         let (left_child, right_child) = (above.child(right - 1), above.child(right));
         let level = above.level() - 1;

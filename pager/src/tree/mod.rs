@@ -4,7 +4,9 @@ mod delete;
 mod prune;
 mod put;
 mod read;
+mod relocate;
 mod split;
 mod sums;
 
 pub(crate) use read::{Nodes, Visit, aggregate, fetch, get, root_of, visit};
+pub(crate) use relocate::{Bounds, Moved};

@@ -2,7 +2,7 @@
 
 use super::split::{self, separator};
 use crate::api::{Access, TreeId};
-use crate::forest::{Forest, Parts, Path, Step};
+use crate::forest::{Edge, Forest, Parts, Path, Step};
 use crate::node::{
     Child, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes, leaf_cell_bytes, pages_for,
 };
@@ -13,6 +13,10 @@ impl Forest {
     pub fn put(&mut self, tree: TreeId, key: &[u8], value: LeafValue<'_>) -> Access<()> {
         assert!(key.len() <= ITEM_BYTES_MAX, "a key has at most 16 MiB");
         assert!(value.len() <= ITEM_BYTES_MAX, "a value has at most 16 MiB");
+        if self.append(tree, key, value) {
+            return Ok(());
+        }
+        self.edge = self.edge.take().filter(|edge| edge.tree != tree);
         let Some((mut path, found)) = self.descend(tree, key)? else {
             let child = self.new_leaf(tree, key, value);
             *self.root_mut(tree) = TreeRoot { level: 0, child };
@@ -28,11 +32,53 @@ impl Forest {
         self.lower_first_keys(&path[..leaf], key);
         if fits {
             let mut edit = self.edit(&path[leaf].child);
-            if found { edit.replace_value(index, key, value) } else { edit.insert_entry(index, key, value) }
+            if found {
+                edit.replace_value(index, key, value)
+            } else {
+                edit.insert_entry(index, key, value)
+            }
+            if !found && self.is_edge(&path) {
+                self.edge = Some(Edge { tree, path });
+            }
         } else {
             self.put_beside(tree, &path, found, key, value);
         }
         Ok(())
+    }
+
+    /// Puts the entry behind the last one of the tree, where the edge is known and has room; false, and nothing is done, else.
+    fn append(&mut self, tree: TreeId, key: &[u8], value: LeafValue<'_>) -> bool {
+        if !self.is_behind(tree, key) {
+            return false;
+        }
+        let edge = self.edge.take().expect("there is one behind which the key is");
+        let leaf = edge.path[edge.path.len() - 1].child;
+        let view = self.view(&leaf);
+        let fits = view.free_bytes() >= leaf_cell_bytes(key.len(), value.len());
+        if fits {
+            let (index, is_settled) = (view.len(), view.flags() & FLAG_STALE == 0);
+            for step in edge.path.iter().filter(|_| is_settled) {
+                self.edit(&step.child).set_flags(FLAG_STALE);
+            }
+            self.edit(&leaf).insert_entry(index, key, value);
+        }
+        self.edge = Some(edge);
+        fits
+    }
+
+    /// Is `key` known to be larger than all keys of the tree? No descent; false says nothing.
+    pub fn is_behind(&self, tree: TreeId, key: &[u8]) -> bool {
+        let Some(edge) = self.edge.as_ref().filter(|edge| edge.tree == tree) else { return false };
+        let leaf = &edge.path[edge.path.len() - 1].child;
+        self.is_own(leaf) && {
+            let view = self.view(leaf);
+            view.key(view.len() - 1) < key
+        }
+    }
+
+    /// Does the path end in the last entry of the last leaf?
+    fn is_edge(&self, path: &Path) -> bool {
+        path.iter().all(|step| step.index + 1 == self.view(&step.child).len())
     }
 
     /// The first separator of a branch is a lower bound of what is below it: forget it where `key` is below.

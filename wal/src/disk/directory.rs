@@ -56,7 +56,7 @@ impl Directory {
     }
 
     pub(crate) fn read(&mut self, file: FileName, offset: u64, buffer: &mut AlignedBuffer) -> Result<usize, DiskError> {
-        let fail = |error: std::io::Error| disk_error("read", Some(file), &error);
+        let fail = |error: std::io::Error| DiskError { offset: Some(offset), ..disk_error("read", Some(file), &error) };
         if self.reading.as_ref().is_none_or(|(reading, _)| *reading != file) {
             self.reading = Some((file, open_for_reading(&self.path_of(file)).map_err(fail)?));
         }
@@ -88,7 +88,7 @@ fn open_for_reading(path: &Path) -> std::io::Result<File> {
 }
 
 pub(crate) fn disk_error(operation: &'static str, file: Option<FileName>, error: &std::io::Error) -> DiskError {
-    DiskError { operation, file, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    DiskError::plain(operation, file, error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// A disk that answers every operation with EROFS: for tools that look at a log. Needs no io_uring.
@@ -109,7 +109,7 @@ impl ReadOnlyDirectory {
 
 impl Disk for ReadOnlyDirectory {
     fn submit(&mut self, token: Token, io: Io) {
-        let error = DiskError { operation: "write to", file: None, errno: libc::EROFS };
+        let error = io.error(libc::EROFS);
         let buffer = if let Io::Write { buffer, .. } = io { Some(buffer) } else { None };
         self.refused.push_back(Completion { token, result: Err(error), buffer });
     }

@@ -5,10 +5,13 @@
 //! ([`directory::ReadOnlyDirectory`]).
 
 pub mod directory;
+mod purpose;
 pub mod ring;
 pub mod sim;
 
 use crate::buffer::AlignedBuffer;
+
+pub use purpose::Purpose;
 
 /// Names an operation under way; chosen by the log, unique during its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +67,8 @@ pub enum Io {
         buffer: AlignedBuffer,
         /// Whether the completion waits for the medium.
         sync: bool,
+        /// What for.
+        purpose: Purpose,
     },
     /// Creates an empty file and reserves `bytes` for it without changing its size. Nothing is durable afterwards. An
     /// existing file of that name is an error.
@@ -72,11 +77,15 @@ pub enum Io {
         file: FileName,
         /// Space to reserve.
         bytes: u64,
+        /// What for.
+        purpose: Purpose,
     },
     /// Makes everything that was written to the file durable, its size included; not its name.
     Sync {
         /// Which file.
         file: FileName,
+        /// What for.
+        purpose: Purpose,
     },
     /// Gives a file another name, replacing what had it. Durable after a `SyncDirectory`.
     Rename {
@@ -84,14 +93,67 @@ pub enum Io {
         from: FileName,
         /// New name.
         to: FileName,
+        /// What for.
+        purpose: Purpose,
     },
     /// Removes a file. Durable after a `SyncDirectory`.
     Delete {
         /// Which file.
         file: FileName,
+        /// What for.
+        purpose: Purpose,
     },
     /// Makes all creations, renames and deletions that completed before durable.
-    SyncDirectory,
+    SyncDirectory {
+        /// What for.
+        purpose: Purpose,
+    },
+}
+
+impl Io {
+    /// What it is for.
+    #[must_use]
+    pub fn purpose(&self) -> Purpose {
+        match self {
+            Io::Write { purpose, .. }
+            | Io::Create { purpose, .. }
+            | Io::Sync { purpose, .. }
+            | Io::Rename { purpose, .. }
+            | Io::Delete { purpose, .. }
+            | Io::SyncDirectory { purpose } => *purpose,
+        }
+    }
+
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Io::Write { .. } => "write to",
+            Io::Create { .. } => "create",
+            Io::Sync { .. } | Io::SyncDirectory { .. } => "sync",
+            Io::Rename { .. } => "rename",
+            Io::Delete { .. } => "delete",
+        }
+    }
+
+    /// The file that it is about, by the name that it has before; `None` for the directory.
+    #[must_use]
+    pub fn file(&self) -> Option<FileName> {
+        match self {
+            Io::Write { file, .. } | Io::Create { file, .. } | Io::Sync { file, .. } | Io::Delete { file, .. } => {
+                Some(*file)
+            }
+            Io::Rename { from, .. } => Some(*from),
+            Io::SyncDirectory { .. } => None,
+        }
+    }
+
+    /// The error of this operation.
+    #[must_use]
+    pub fn error(&self, errno: i32) -> DiskError {
+        let offset = if let Io::Write { offset, .. } = self { Some(*offset) } else { None };
+        DiskError { operation: self.name(), purpose: Some(self.purpose()), file: self.file(), offset, errno }
+    }
 }
 
 /// The end of an operation.
@@ -107,17 +169,51 @@ pub struct Completion {
 
 /// An operation that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{operation} {}: {}", .file.map_or_else(|| "the directory".to_owned(), |file| file.to_string()), std::io::Error::from_raw_os_error(*.errno))]
 pub struct DiskError {
     /// What was tried.
     pub operation: &'static str,
+    /// What for; `None` for what only reads or prepares.
+    pub purpose: Option<Purpose>,
     /// On which file; `None` for the directory.
     pub file: Option<FileName>,
+    /// Where in the file, in bytes, if it has a place there.
+    pub offset: Option<u64>,
     /// The system's error number.
     pub errno: i32,
 }
 
+impl core::fmt::Display for DiskError {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.file {
+            Some(file) => write!(formatter, "{} {file}", self.operation)?,
+            None => write!(formatter, "{} the directory", self.operation)?,
+        }
+        if let Some(offset) = self.offset {
+            write!(formatter, " at offset {offset}")?;
+        }
+        if let Some(purpose) = self.purpose {
+            write!(formatter, " ({purpose})")?;
+        }
+        write!(formatter, ": {}", std::io::Error::from_raw_os_error(self.errno))?;
+        match self.errno {
+            libc::EIO => formatter.write_str(
+                ". The disk or its file system failed (see dmesg): what was acknowledged is in the log; have the disk \
+                 checked, and start the member again",
+            ),
+            libc::ENOSPC | libc::EDQUOT => formatter.write_str(". Make room for the log, and start the member again"),
+            libc::EROFS => formatter.write_str(". The file system allows no writes: see dmesg for the cause"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl DiskError {
+    /// An error of something that is no [`Io`].
+    #[must_use]
+    pub fn plain(operation: &'static str, file: Option<FileName>, errno: i32) -> DiskError {
+        DiskError { operation, purpose: None, file, offset: None, errno }
+    }
+
     /// Whether space is what is missing: that may pass.
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
@@ -174,7 +270,7 @@ pub trait Disk {
 /// [`DiskError`]; a short write counts as EIO.
 pub fn run_blocking(disk: &mut dyn Disk, io: Io) -> Result<(), DiskError> {
     let expected = match &io {
-        Io::Write { file, buffer, .. } => Some((*file, buffer.len() as u64)),
+        Io::Write { buffer, .. } => Some((io.error(libc::EIO), buffer.len() as u64)),
         _ => None,
     };
     disk.submit(Token(u64::MAX), io);
@@ -184,9 +280,7 @@ pub fn run_blocking(disk: &mut dyn Disk, io: Io) -> Result<(), DiskError> {
             assert_eq!(completion.token, Token(u64::MAX), "nothing else is under way");
             let bytes = completion.result?;
             return match expected {
-                Some((file, length)) if bytes != length => {
-                    Err(DiskError { operation: "write in full", file: Some(file), errno: libc::EIO })
-                }
+                Some((error, length)) if bytes != length => Err(DiskError { operation: "write in full to", ..error }),
                 _ => Ok(()),
             };
         }

@@ -59,7 +59,8 @@ struct Operation {
     entries_left: u8,
     written: u64,
     errno: Option<i32>,
-    operation: &'static str,
+    /// What it comes to if it fails, but for the error number.
+    error: DiskError,
 }
 
 struct OpenFile {
@@ -203,12 +204,12 @@ impl RingDisk {
                 let open = self.file(*file, "write to")?;
                 self.push_write(open, at, *offset, *sync);
             }
-            Io::Sync { file } => {
+            Io::Sync { file, .. } => {
                 let open = self.file(*file, "sync")?;
                 let entry = self.fsync(open, types::FsyncFlags::empty());
                 self.push(entry.user_data(data | PART_MAIN));
             }
-            Io::SyncDirectory => {
+            Io::SyncDirectory { .. } => {
                 let entry = opcode::Fsync::new(directory).build();
                 self.push(entry.user_data(data | PART_MAIN));
             }
@@ -218,12 +219,12 @@ impl RingDisk {
                 let entry = opcode::OpenAt::new(directory, path).flags(flags).mode(0o600).build();
                 self.push(entry.user_data(data | PART_MAIN));
             }
-            Io::Rename { from, to } => {
+            Io::Rename { from, to, .. } => {
                 let (from, to) = (self.keep_path(at, *from), self.keep_path(at, *to));
                 let entry = opcode::RenameAt::new(directory, from, directory, to).build();
                 self.push(entry.user_data(data | PART_MAIN));
             }
-            Io::Delete { file } => {
+            Io::Delete { file, .. } => {
                 let path = self.keep_path(at, *file);
                 let entry = opcode::UnlinkAt::new(directory, path).build();
                 self.push(entry.user_data(data | PART_MAIN));
@@ -372,7 +373,7 @@ impl RingDisk {
     fn finish(&mut self, at: usize) {
         let done = self.operations[at].take().expect("the operation is finished once");
         let result = match done.errno {
-            Some(errno) => Err(DiskError { operation: done.operation, file: done.file, errno }),
+            Some(errno) => Err(DiskError { errno, ..done.error }),
             None => Ok(done.written),
         };
         self.ready.push_back(Completion { token: done.token, result, buffer: done.buffer });
@@ -409,14 +410,15 @@ impl RingDisk {
 
 impl Disk for RingDisk {
     fn submit(&mut self, token: Token, mut io: Io) {
-        let (kind, file, operation) = match &io {
-            Io::Write { file, .. } => (Kind::Write, Some(*file), "write to"),
-            Io::Create { file, bytes } => (Kind::Create { bytes: *bytes }, Some(*file), "create"),
-            Io::Sync { file } => (Kind::Sync, Some(*file), "sync"),
-            Io::Rename { from, to } => (Kind::Rename { to: *to }, Some(*from), "rename"),
-            Io::Delete { file } => (Kind::Delete, Some(*file), "delete"),
-            Io::SyncDirectory => (Kind::SyncDirectory, None, "sync"),
+        let kind = match &io {
+            Io::Write { .. } => Kind::Write,
+            Io::Create { bytes, .. } => Kind::Create { bytes: *bytes },
+            Io::Sync { .. } => Kind::Sync,
+            Io::Rename { to, .. } => Kind::Rename { to: *to },
+            Io::Delete { .. } => Kind::Delete,
+            Io::SyncDirectory { .. } => Kind::SyncDirectory,
         };
+        let (file, error) = (io.file(), io.error(libc::EIO));
         let buffer = match &mut io {
             Io::Write { buffer, .. } => Some(core::mem::replace(buffer, AlignedBuffer::empty())),
             _ => None,
@@ -430,7 +432,7 @@ impl Disk for RingDisk {
             entries_left: 1,
             written: 0,
             errno: None,
-            operation,
+            error,
         });
         if let Err(error) = self.build(at, &io) {
             self.operations[at].as_mut().expect("it was just placed").errno = Some(error.errno);

@@ -24,12 +24,14 @@ pub enum Keep {
     /// Of each write all, nothing, the first sectors, the last ones or some; of the newest some and never all. Writes in
     /// random order, a random subset of directory changes.
     Torn(u64),
+    /// The first so many of [`SimDisk::unsynced`], in the order in which they were asked for.
+    First(usize),
 }
 
 impl Keep {
     fn seed(self) -> u64 {
         match self {
-            Keep::All | Keep::Nothing => 0,
+            Keep::All | Keep::Nothing | Keep::First(_) => 0,
             Keep::Random(seed) | Keep::Torn(seed) => seed,
         }
     }
@@ -119,6 +121,7 @@ impl File {
                 unsynced.retain(|_| random.below(2) == 0);
             }
             Keep::Torn(_) => unsynced = torn(unsynced, random),
+            Keep::First(_) => unreachable!("what is beyond was taken away before"),
         }
         for sector in unsynced {
             store(&mut self.durable, sector.offset, &sector.bytes);
@@ -197,6 +200,15 @@ fn apply(directory: &mut BTreeMap<FileName, usize>, change: &DirectoryChange) {
     }
 }
 
+/// A sector or a change of the directory that no sync has covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// Which write it is a part of: those of one write follow each other.
+    pub write: u64,
+    file: usize,
+    offset: usize,
+}
+
 /// A small generator (splitmix64): a seed replays a test.
 #[derive(Clone)]
 pub struct Random(u64);
@@ -239,7 +251,8 @@ pub struct SimDisk {
     files: Vec<Arc<File>>,
     directory: BTreeMap<FileName, usize>,
     durable_directory: BTreeMap<FileName, usize>,
-    directory_changes: Vec<DirectoryChange>,
+    /// With their place among the writes.
+    directory_changes: Vec<(u64, DirectoryChange)>,
     pending: VecDeque<Pending>,
     random: Random,
     steps: u64,
@@ -248,6 +261,8 @@ pub struct SimDisk {
     faults: BTreeMap<u64, Fault>,
     space_bytes: u64,
     writes: u64,
+    /// Writes and changes of the directory: the order of [`SimDisk::unsynced`].
+    changes: u64,
 }
 
 impl SimDisk {
@@ -267,6 +282,7 @@ impl SimDisk {
             faults: BTreeMap::new(),
             space_bytes: u64::MAX,
             writes: 0,
+            changes: 0,
         }
     }
 
@@ -309,22 +325,47 @@ impl SimDisk {
         let seed = keep.seed();
         let mut random = Random(seed);
         let mut directory = self.durable_directory.clone();
-        for change in &self.directory_changes {
+        let unsynced = if let Keep::First(_) = keep { self.unsynced() } else { Vec::new() };
+        let first = if let Keep::First(count) = keep { &unsynced[..count.min(unsynced.len())] } else { &[] };
+        for (write, change) in &self.directory_changes {
             let kept = match keep {
                 Keep::All => true,
                 Keep::Nothing => false,
                 Keep::Random(_) | Keep::Torn(_) => random.below(2) == 0,
+                Keep::First(_) => first.iter().any(|one| one.write == *write),
             };
             if kept {
                 apply(&mut directory, change);
             }
         }
         let mut files = self.files.clone();
-        for file in files.iter_mut().filter(|file| !file.unsynced.is_empty()) {
-            Arc::make_mut(file).crash(keep, &mut random);
+        for (at, file) in files.iter_mut().enumerate().filter(|(_, file)| !file.unsynced.is_empty()) {
+            let file = Arc::make_mut(file);
+            let Keep::First(_) = keep else {
+                file.crash(keep, &mut random);
+                continue;
+            };
+            let kept =
+                |sector: &Unsynced| first.contains(&Change { write: sector.write, file: at, offset: sector.offset });
+            file.unsynced.retain(kept);
+            file.crash(Keep::All, &mut random);
         }
         let fresh = SimDisk::new(seed);
         SimDisk { files, durable_directory: directory.clone(), directory, space_bytes: self.space_bytes, ..fresh }
+    }
+
+    /// What no sync has covered, a sector or a change of the directory each, in the order in which it was asked for: its
+    /// beginnings are what [`Keep::First`] keeps.
+    #[must_use]
+    pub fn unsynced(&self) -> Vec<Change> {
+        let sectors = self.files.iter().enumerate().flat_map(|(at, file)| {
+            file.unsynced.iter().map(move |sector| Change { write: sector.write, file: at, offset: sector.offset })
+        });
+        let changes = self.directory_changes.iter();
+        let mut all: Vec<Change> = changes.map(|(write, _)| Change { write: *write, file: 0, offset: 0 }).collect();
+        all.extend(sectors);
+        all.sort_unstable();
+        all
     }
 
     /// The disk after the process alone was killed: what was submitted is there to read, and a power cut may still take it.
@@ -339,6 +380,7 @@ impl SimDisk {
             directory: self.directory.clone(),
             durable_directory: self.durable_directory.clone(),
             directory_changes: self.directory_changes.clone(),
+            changes: self.changes,
             space_bytes: self.space_bytes,
             ..SimDisk::new(self.steps)
         }
@@ -384,7 +426,7 @@ impl SimDisk {
     }
 
     fn file(&mut self, name: FileName, operation: &'static str) -> Result<&mut File, DiskError> {
-        let error = DiskError { operation, file: Some(name), errno: libc::ENOENT };
+        let error = DiskError::plain(operation, Some(name), libc::ENOENT);
         let file = *self.directory.get(&name).ok_or(error)?;
         Ok(Arc::make_mut(&mut self.files[file]))
     }
@@ -405,19 +447,20 @@ impl SimDisk {
                     _ => buffer.len(),
                 };
                 self.writes += 1;
-                let write = self.writes;
+                self.changes += 1;
+                let write = self.changes;
                 match self.file(*file, "write to") {
                     Ok(file) => file.write(*offset as usize, &buffer[..length], write),
                     Err(error) => return Some(error.errno),
                 }
             }
-            Io::Rename { from: file, .. } | Io::Delete { file } if !self.directory.contains_key(file) => {
+            Io::Rename { from: file, .. } | Io::Delete { file, .. } if !self.directory.contains_key(file) => {
                 return Some(libc::ENOENT);
             }
-            Io::Rename { from, to } => self.change(DirectoryChange::Rename(*from, *to)),
-            Io::Delete { file } => self.change(DirectoryChange::Unlink(*file)),
+            Io::Rename { from, to, .. } => self.change(DirectoryChange::Rename(*from, *to)),
+            Io::Delete { file, .. } => self.change(DirectoryChange::Unlink(*file)),
             Io::Create { file, .. } if self.directory.contains_key(file) => return Some(libc::EEXIST),
-            Io::Create { file, bytes } => {
+            Io::Create { file, bytes, .. } => {
                 let used: u64 = self.directory.values().map(|&file| self.files[file].current.len() as u64).sum();
                 if used.saturating_add(*bytes) > self.space_bytes {
                     return Some(libc::ENOSPC);
@@ -425,21 +468,22 @@ impl SimDisk {
                 self.files.push(Arc::default());
                 self.change(DirectoryChange::Link(*file, self.files.len() - 1));
             }
-            Io::Sync { .. } | Io::SyncDirectory => {}
+            Io::Sync { .. } | Io::SyncDirectory { .. } => {}
         }
         None
     }
 
     fn change(&mut self, change: DirectoryChange) {
         apply(&mut self.directory, &change);
-        self.directory_changes.push(change);
+        self.changes += 1;
+        self.directory_changes.push((self.changes, change));
     }
 
     /// A sync, or a write with one, has failed.
     fn fail_sync(&mut self, io: &Io) {
         let (file, offset, length) = match io {
-            Io::Sync { file } => (*file, 0, usize::MAX),
-            Io::Write { file, offset, buffer, sync: true } => (*file, *offset as usize, buffer.len()),
+            Io::Sync { file, .. } => (*file, 0, usize::MAX),
+            Io::Write { file, offset, buffer, sync: true, .. } => (*file, *offset as usize, buffer.len()),
             _ => return,
         };
         if let Ok(file) = self.file(file, "sync") {
@@ -452,17 +496,10 @@ impl SimDisk {
             self.fail_sync(io);
         }
         if let Some(Fault::Errno(errno) | Fault::Failed(errno)) = fault {
-            let file = match io {
-                Io::Write { file, .. } | Io::Create { file, .. } | Io::Sync { file } | Io::Delete { file } => {
-                    Some(*file)
-                }
-                Io::Rename { from, .. } => Some(*from),
-                Io::SyncDirectory => None,
-            };
-            return Err(DiskError { operation: "use", file, errno });
+            return Err(io.error(errno));
         }
         match io {
-            Io::Write { file, offset, buffer, sync } => {
+            Io::Write { file, offset, buffer, sync, .. } => {
                 let short = if let Some(Fault::Short(bytes)) = fault { Some(bytes.min(buffer.len())) } else { None };
                 let written = self.file(*file, "write to")?;
                 if *sync && short.is_none() {
@@ -470,11 +507,11 @@ impl SimDisk {
                 }
                 Ok(short.unwrap_or(buffer.len()) as u64)
             }
-            Io::Sync { file } => {
+            Io::Sync { file, .. } => {
                 self.file(*file, "sync")?.sync();
                 Ok(0)
             }
-            Io::SyncDirectory => {
+            Io::SyncDirectory { .. } => {
                 self.durable_directory.clone_from(&self.directory);
                 self.directory_changes.clear();
                 Ok(0)
@@ -485,7 +522,7 @@ impl SimDisk {
 }
 
 fn crashed() -> DiskError {
-    DiskError { operation: "use", file: None, errno: libc::ESHUTDOWN }
+    DiskError::plain("use", None, libc::ESHUTDOWN)
 }
 
 impl Disk for SimDisk {

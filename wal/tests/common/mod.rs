@@ -51,6 +51,7 @@ pub fn small() -> Options {
         segment_bytes: 64 << 10,
         batch_bytes_max: 32 << 10,
         fill_slice_bytes: 8 << 10,
+        spare_segments: 1,
         ..Options::new(IDENTITY)
     }
 }

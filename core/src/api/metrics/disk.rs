@@ -1,6 +1,6 @@
 //! The disk: log, checkpoints, snapshots, and the frames that wait to be written.
 
-use super::{Distribution, Look, Single, distribution, gauge, load, write_tables};
+use super::{Distribution, Look, Single, counter, distribution, gauge, load, write_tables};
 use crate::metrics::Exposition;
 
 const SINGLES: &[Single] = &[
@@ -11,6 +11,14 @@ const SINGLES: &[Single] = &[
         load(&look.shared.dirty_bytes)
     }),
     gauge("ringstone_pager_frame_bytes", "All frames in memory.", |look| load(&look.shared.frame_bytes)),
+    counter(
+        "ringstone_pager_moved_bytes_total",
+        "Bytes that were moved towards the beginning of the page file so that it can become shorter.",
+        |look| load(&look.shared.shrink_moved_bytes),
+    ),
+    counter("ringstone_pager_cut_bytes_total", "Bytes that the page file was cut by.", |look| {
+        load(&look.shared.cut_bytes)
+    }),
     gauge(
         "ringstone_disk_free_bytes",
         "Free space of the file system less the reserve for log and checkpoint; puts are refused at 0.",

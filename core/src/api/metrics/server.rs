@@ -76,8 +76,22 @@ pub(super) fn write(out: &mut Exposition, look: &Look<'_>) {
         "Shards that did not beat and were woken: too little CPU for the process, or a request that takes too long.",
         look.shared.shard_wakes.load(Ordering::Relaxed) as f64,
     );
+    major_faults(out, look);
     alarms(out, look);
     health_checks(out, look);
+}
+
+fn major_faults(out: &mut Exposition, look: &Look<'_>) {
+    let name = "ringstone_shard_major_faults_total";
+    out.family(
+        name,
+        "counter",
+        "Times that a shard's thread waited for the disk because of a page that had left memory.",
+    );
+    for (shard, metrics) in look.shared.metrics.iter().enumerate() {
+        let labels = format!("shard=\"{shard}\"");
+        out.sample(name, &labels, metrics.major_faults.load(Ordering::Relaxed) as f64);
+    }
 }
 
 /// As etcd, whose family is not there while there never was an alarm.

@@ -1,0 +1,59 @@
+//! Snapshots of a member, and members made from them.
+
+use std::sync::Arc;
+
+use ringstone_core::error::ReadFault;
+use ringstone_core::group::{Restore, RestoreError, RestoreOptions};
+use ringstone_core::image::{ImageReader, ImageWriter, Step};
+use ringstone_core::state::State;
+use ringstone_pager::api::ReadTrees as _;
+
+use super::disks::{Disks, Fuse};
+use super::history::{Made, rounds};
+use super::journal::Journal;
+use super::life::{self, IDENTITY, Life};
+
+/// The image of a member's store.
+pub fn image_of(life: &Life) -> Vec<u8> {
+    let reader = life.group.reader();
+    let (mut writer, mut image) = (ImageWriter::new(&IDENTITY), Vec::new());
+    loop {
+        let pin = reader.pin();
+        let state = State::from_attributes(pin.attributes()).expect("a state of this version");
+        match writer.step(&pin, &state) {
+            Ok(Step::Counting) => {}
+            Ok(Step::Piece(piece)) => image.extend_from_slice(&piece.bytes),
+            Ok(Step::Done) => return image,
+            Err(ReadFault::Absent(run)) => reader.bring_in_done(run).expect("the page is sound"),
+            Err(fault) => panic!("{fault}"),
+        }
+    }
+}
+
+/// A store with something of everything, and what it holds.
+pub fn snapshot(seed: u64) -> (Vec<u8>, Journal) {
+    let (disks, journal) = (Disks::new(), Journal::new().shared());
+    life::create(&disks, &Fuse::whole()).expect("the disks work");
+    let mut life = life::open(&disks, &Fuse::whole(), &journal, seed).expect("the disks work");
+    rounds(&mut life, seed, 60, &mut Made::default()).expect("the disks work");
+    life.verify();
+    // Alarms are not what an image is taken for.
+    journal.borrow_mut().reborn(0);
+    let journal = journal.borrow().clone();
+    (image_of(&life), journal)
+}
+
+/// Several checkpoints of the page file, and 4 KiB of the image at a time.
+pub fn restore(image: &[u8], disks: &Disks) -> Result<(), RestoreError> {
+    let pages = disks.pages.clone();
+    let mut restore = Restore::create_with(Box::new(pages.clone()), Arc::new(pages), &IDENTITY)?;
+    restore.set_dirty_bytes_max(256 << 10);
+    let mut reader = ImageReader::new();
+    for bytes in image.chunks(4096) {
+        reader.push(bytes)?;
+        restore.drain(&mut reader)?;
+    }
+    let summary = reader.finish()?;
+    let options = RestoreOptions { members: vec![life::member()], bump_revision: 0, mark_compacted: false };
+    restore.finish_with(&summary, &options, &mut *disks.log_mut(), life::log_options(disks))
+}
