@@ -222,7 +222,8 @@ func (r *run) freeze() error {
 	if err := r.child.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	for range 1000 {
+	// A thread that waits for the disk stops only after that.
+	for began := time.Now(); time.Since(began) < time.Minute; {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", r.child.Pid()))
 		if err != nil || len(tasks) == 0 {
 			return fmt.Errorf("process %d is gone", r.child.Pid())
