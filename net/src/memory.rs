@@ -9,7 +9,7 @@
 //! held of Memory   up to 3/4: everything goes
 //!                  up to 7/8: calls of connections that hold more than their share are refused
 //!                  up to 4/4: and so are new connections
-//!                  above:     connections that hold the most are ended, until 7/8 are held
+//!                  above:     connections that hold the most are ended, until 3/4 are held
 //!                  5/4:       no large answer is begun
 //! ```
 //!
@@ -156,7 +156,8 @@ impl ShardMemory {
             return;
         }
         self.looked_at_bytes.set(total);
-        let mut excess = total - bytes_max / 8 * 7;
+        // Down to where there is room for newcomers again.
+        let mut excess = total - bytes_max / 4 * 3;
         let mut holders = Vec::new();
         // Modest ones go only if they are too many by themselves, and more of them are not let in then.
         let of_connections = self.held_bytes.get() - self.claimed_bytes.get();

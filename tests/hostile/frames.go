@@ -26,7 +26,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeEnhanceYourCalm),
 		},
 		{
-			name: "made-you-reset", bound: "1024 resets by the server", want: "GOAWAY ENHANCE_YOUR_CALM",
+			name: "made-you-reset", bound: "an increment of 0 is no stream error", want: "GOAWAY PROTOCOL_ERROR",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					return a.forever(w, func() error {
@@ -39,7 +39,7 @@ func frames() []attack {
 					})
 				})
 			},
-			check: goesAway(http2.ErrCodeEnhanceYourCalm, http2.ErrCodeProtocol),
+			check: goesAway(http2.ErrCodeProtocol),
 		},
 		{
 			name: "made-you-reset-window", bound: "1024 resets by the server", want: "GOAWAY ENHANCE_YOUR_CALM",
@@ -101,7 +101,7 @@ func frames() []attack {
 			check: goesAway(http2.ErrCodeFlowControl),
 		},
 		{
-			name: "empty-data", bound: "nothing is kept", want: "stays",
+			name: "empty-data", bound: "nothing is kept; h2 counts them", want: "GOAWAY ENHANCE_YOUR_CALM",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					id, err := w.call(pathWatch, watchMessage, false)
@@ -111,7 +111,7 @@ func frames() []attack {
 					return a.forever(w, func() error { return w.framer.WriteData(id, false, nil) })
 				})
 			},
-			check: anyEnd,
+			check: goesAway(http2.ErrCodeEnhanceYourCalm),
 		},
 		{
 			name: "unknown-frames", long: true, bound: "nothing is kept", want: "stays",

@@ -13,7 +13,7 @@ func headers() []attack {
 	many := 50
 	return []attack{
 		{
-			name: "continuation-flood", bound: "64 KiB of headers a request; 5 CONTINUATION frames", want: "GOAWAY ENHANCE_YOUR_CALM",
+			name: "continuation-flood", bound: "64 KiB of headers a request; 5 CONTINUATION frames", want: "GOAWAY PROTOCOL_ERROR or ENHANCE_YOUR_CALM",
 			run: func(a *arena) {
 				part := bytes.Repeat([]byte{0x82}, 1<<10)
 				a.connections(many, func(w *wire) error {
@@ -67,10 +67,10 @@ func headers() []attack {
 					})
 				})
 			},
-			check: anyEnd,
+			check: answered("http 431"),
 		},
 		{
-			name: "hpack-bomb", bound: "64 KiB of headers a request, counted as they are unpacked", want: "refused with 431",
+			name: "hpack-bomb", bound: "64 KiB of headers a request, counted as they are unpacked", want: "GOAWAY ENHANCE_YOUR_CALM",
 			run: func(a *arena) {
 				a.connections(many, func(w *wire) error {
 					// One entry of the whole table, then referred to 16 000 times a request.
@@ -85,7 +85,7 @@ func headers() []attack {
 					})
 				})
 			},
-			check: anyEnd,
+			check: goesAway(http2.ErrCodeEnhanceYourCalm),
 		},
 		{
 			name: "hpack-table-flapping", long: true, bound: "4 KiB of table; each request's head is bounded", want: "stays",

@@ -83,6 +83,8 @@ where
         start,
     };
     let mut shutdown = shutdown;
+    // Its first turn is one of many when many come at once.
+    server.pace.rest(&server.runtime).await;
     let end = poll_fn(|cx| driver.poll(cx, shutdown.as_mut())).await;
     // The handlers go before the client is told that it may come again.
     drop(driver);
