@@ -60,17 +60,18 @@ impl Api {
             let Some(message) = requests.next().await else { return Ok(()) };
             let request: WatchRequest = decode_request(message?)?;
             let window = self.shard.window();
-            let mut hub = self.shard.hub.borrow_mut();
-            match request.request_union {
-                Some(RequestUnion::CreateRequest(create)) => {
-                    hub.create(stream, create, window.revision, window.compact_revision);
+            {
+                let mut hub = self.shard.hub.borrow_mut();
+                match request.request_union {
+                    Some(RequestUnion::CreateRequest(create)) => {
+                        hub.create(stream, create, window.revision, window.compact_revision);
+                    }
+                    Some(RequestUnion::CancelRequest(cancel)) => hub.cancel(stream, cancel.watch_id),
+                    Some(RequestUnion::ProgressRequest(_)) => hub.request_progress(stream, window.revision),
+                    None => {}
                 }
-                Some(RequestUnion::CancelRequest(cancel)) => hub.cancel(stream, cancel.watch_id),
-                Some(RequestUnion::ProgressRequest(_)) => hub.request_progress(stream, window.revision),
-                None => {}
+                held.set(hub.held_bytes(stream));
             }
-            held.set(hub.held_bytes(stream));
-            drop(hub);
             self.shard.hub_moved();
             // Thousands of requests may have come in one piece.
             glommio::yield_if_needed().await;

@@ -61,7 +61,7 @@ const FEW_MAX: usize = 32;
 #[derive(Default)]
 struct Slots {
     few: SmallVec<[Slot; 4]>,
-    many: Option<Box<BTreeSet<Slot>>>,
+    many: Option<BTreeSet<Slot>>,
 }
 
 impl Slots {
@@ -73,7 +73,7 @@ impl Slots {
         match &mut self.many {
             Some(many) => assert!(many.insert(slot), "a watcher stands at its span once"),
             None if self.few.len() < FEW_MAX => self.few.push(slot),
-            None => self.many = Some(Box::new(self.few.drain(..).chain([slot]).collect())),
+            None => self.many = Some(self.few.drain(..).chain([slot]).collect()),
         }
     }
 

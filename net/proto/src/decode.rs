@@ -215,7 +215,7 @@ mod tests {
         #[test]
         fn the_walk_is_as_strict_as_prost(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let bytes = Bytes::from(bytes);
-            if let Ok(foreign) = check(&bytes, TxnRequest::SHAPE, 1) {
+            if let Ok(foreign) = check(&bytes, TxnRequest::SHAPE, 1, &mut usize::MAX.to_owned()) {
                 let clean = without_foreign(&bytes, TxnRequest::SHAPE).expect("checked");
                 prop_assert!(TxnRequest::decode(&clean[..]).is_ok());
                 if !foreign {
