@@ -206,7 +206,7 @@ fn a_disk_that_is_full_or_read_only() {
     let data = root.path().join("mount/data");
     fs::create_dir(root.path().join("mount")).unwrap();
     let inside = |script: &str| {
-        let script = format!("mount -t tmpfs -o size=48m none \"$M\" || exit 99; {script}");
+        let script = format!("mount -t tmpfs -o size=12m none \"$M\" || exit 99; {script}");
         let mut command = Command::new("unshare");
         command.args(["-rm", "sh", "-c", &script, RINGSTONE]).args(arguments(&data, free_port()));
         command.env("M", root.path().join("mount")).output().unwrap()

@@ -90,11 +90,8 @@ fn each_request(plan: Plan, trouble: Trouble, count: u64, rounds: u64) -> Met {
         println!("seed {} {trouble:?} at {at}: {hit}", plan.seed);
         match first.ended {
             Err(ended) => is_told(&hits, &ended, trouble),
-            // A write of the running log is asked for again; a look at a free map is not needed.
-            Ok(()) => assert!(
-                (trouble == Trouble::Short && !hit.is_of_pages()) || is_look(hit),
-                "{hit} failed, and the member went on"
-            ),
+            // A write of the running log is asked for again.
+            Ok(()) => assert!(trouble == Trouble::Short && !hit.is_of_pages(), "{hit} failed, and the member went on"),
         }
         nothing_is_tried_again(&fuse, trouble);
         *met.entry(hit.kind()).or_default() += 1;
@@ -102,10 +99,6 @@ fn each_request(plan: Plan, trouble: Trouble, count: u64, rounds: u64) -> Met {
     }
     println!("{met:?}");
     met
-}
-
-fn is_look(hit: &Request) -> bool {
-    hit.what == Some(What::Pages(IoPurpose::LookMap))
 }
 
 /// The error names file, place, purpose and cause of what failed, and what can be done.
@@ -131,11 +124,15 @@ fn is_told(hits: &[Request], ended: &Ended, trouble: Trouble) {
 fn nothing_is_tried_again(fuse: &Fuse, trouble: Trouble) {
     let hits = fuse.hits();
     let hit = hits.first().expect("something failed");
+    // A page that apply needs is read beside a checkpoint, which goes on until the failure is told.
+    if hit.what == Some(What::Pages(IoPurpose::ReadPage)) {
+        return;
+    }
     let is_change = |request: &&Request| !matches!(request.operation, "read" | "list" | "length");
     let later = fuse.since_hit().into_iter().filter(|request| request.file == hit.file);
     let later: Vec<Request> = later.collect();
     let again: Vec<&Request> = later.iter().filter(is_change).filter(|request| !hits.contains(request)).collect();
-    assert!(trouble == Trouble::Short || is_look(hit) || again.is_empty(), "{hit} failed, and then: {again:?}");
+    assert!(trouble == Trouble::Short || again.is_empty(), "{hit} failed, and then: {again:?}");
 }
 
 #[test]
@@ -207,7 +204,7 @@ fn an_error_and_another_one_in_the_next_start() {
         if fuse.hits().is_empty() {
             break;
         }
-        assert!(first.ended.is_err() || fuse.hits().iter().all(is_look));
+        assert!(first.ended.is_err());
         for second in (0..).step_by(3) {
             let fuse = Fuse::with_trouble(second, 1, Trouble::Failed);
             let disks = first.disks.after(End::of(second, at));
@@ -217,10 +214,7 @@ fn an_error_and_another_one_in_the_next_start() {
                 ended.expect("the disks work");
                 break;
             };
-            match ended {
-                Err(ended) => is_told(&[hit], &ended, Trouble::Failed),
-                Ok(()) => assert!(is_look(&hit), "{hit} failed, and the member went on"),
-            }
+            is_told(&[hit], &ended.expect_err("it failed"), Trouble::Failed);
             recover_and_pick(&disks.after(End::of(second + 1, at)), &journal.borrow(), at, 2, 0);
         }
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use ahash::AHashSet;
 use ringstone_pager::api::{Damage, PageRun};
+use ringstone_pager::layout::FILE_PAGES_MAX;
 
 use super::Group;
 
@@ -110,7 +111,7 @@ fn is_passing(pending_peak: u64, pending: u64, live: u64) -> bool {
 }
 
 impl Group {
-    /// Sets what shrinking the file is worth at least, in bytes.
+    /// Sets what shrinking the file is worth at least, in bytes; from the longest file on, nothing is even looked at.
     pub fn set_shrink_least(&mut self, bytes: u64) {
         self.shrinking.least_pages = bytes / PAGE_BYTES;
     }
@@ -130,7 +131,8 @@ impl Group {
         if self.stopping {
             return;
         }
-        if self.now >= self.shrinking.next_look && self.pager.look_at_region() {
+        let may_shrink = self.shrinking.least_pages < FILE_PAGES_MAX;
+        if may_shrink && self.now >= self.shrinking.next_look && self.pager.look_at_region() {
             self.shrinking.next_look = if self.is_idle() { self.now } else { self.now + LOOK_INTERVAL };
         }
         if self.shrinking.is_moving {

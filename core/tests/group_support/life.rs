@@ -122,6 +122,8 @@ pub fn open(disks: &Disks, fuse: &Fuse, journal: &SharedJournal, seed: u64) -> R
     };
     let mut group = group::open_with(shared(), storage, random.below(u64::MAX), now)?;
     group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
+    // The file keeps its length, but where a way is about that: else free maps are looked at before anybody needs them.
+    group.set_shrink_least(u64::MAX);
     let bootstrap = Bootstrap { cluster_id: IDENTITY.cluster_id, hash_key: HASH_KEY, members: vec![member()] };
     let attributes = Command::MemberAttributes {
         member_id: IDENTITY.member_id,

@@ -603,6 +603,7 @@ fn shrink(stage: &Stage) -> Walked {
 fn look(stage: &Stage) -> Walked {
     drop(stage.member()?);
     let mut life = reopen(&stage.disks, &stage.fuse, &stage.journal, 2).expect("the disks work");
+    life.group.set_shrink_least(256 << 10);
     stage.begin();
     life.wait(Duration::from_secs(2))?;
     life.settle()
