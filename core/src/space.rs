@@ -13,10 +13,10 @@ use crate::shared::Shared;
 
 /// What a checkpoint writes besides what is dirty: pages on the way to it.
 const CHECKPOINT_RESERVE: u64 = 64 << 20;
-/// What puts leave to the log on the page file's disk, which is mostly its own: two segments.
+/// What puts leave to the log on the page file's disk, which is mostly its own: what it grows by while a checkpoint lags.
 const LOG_RESERVE: u64 = 128 << 20;
-/// The least that the log's disk has free while puts are taken: its next segment. Segments are recycled, so that this
-/// much goes only while a checkpoint lags.
+/// The least that the log's disk has free while puts are taken: its next segments. They are recycled, so that this much
+/// goes only while a checkpoint lags.
 const LOG_LEAST: u64 = 64 << 20;
 
 /// The file systems of a member.

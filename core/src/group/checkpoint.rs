@@ -40,7 +40,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// What paces checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointPace {
-    /// Dirty frames, in bytes, that begin a checkpoint of a small store; see [`CheckpointPace::dirty_bound`].
+    /// Dirty frames, in bytes, that begin a checkpoint of a small store; of a large one half as much (`dirty_bound`).
     pub dirty_bytes_max: u64,
     /// Log bytes that begin a checkpoint.
     pub log_bytes_max: u64,

@@ -570,8 +570,8 @@ fn removal(stage: &Stage) -> Walked {
 fn spill(stage: &Stage) -> Walked {
     let mut life = stage.member()?;
     bulk(&mut life, 1700, 0)?;
-    // Two times between the batches.
-    life.group.set_checkpoint_bounds(256 << 10, u64::MAX / 8);
+    // Between the batches, of which each makes more.
+    life.group.set_checkpoint_bounds(16 << 10, u64::MAX / 8);
     stage.begin();
     together(&mut life, &[delete_range("bulk", "c"), put("bulk0001", 5)])?;
     life.checkpoint()

@@ -42,7 +42,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Command::Bootstrap(ringstone_core::command::Bootstrap {
             cluster_id: 1,
             hash_key: [3; 16],
-            members: vec![Member { id: 5, name: "m".into(), peer_urls: vec![], client_urls: vec![], is_learner: false }],
+            members: vec![Member {
+                id: 5,
+                name: "m".into(),
+                peer_urls: vec![],
+                client_urls: vec![],
+                is_learner: false,
+            }],
         }),
     ];
     commands.extend(crate::requests::sample_txns().into_iter().map(|txn| Command::try_from(txn).expect("valid")));

@@ -1,8 +1,8 @@
 //! Bytes behind the preface of HTTP/2: the connection ends, and everything that was charged to it is given back.
 
 use bytes::Bytes;
-use ringstone_proto::etcdserverpb::{RangeRequest, WatchRequest};
 use prost::Message as _;
+use ringstone_proto::etcdserverpb::{RangeRequest, WatchRequest};
 
 use crate::serve::serve;
 
@@ -21,8 +21,13 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 fn head(path: &str, extra: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
-    let usual =
-        [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc"), ("te", "trailers")];
+    let usual = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
     for (name, value) in usual.iter().chain(extra) {
         block.push(0);
         for text in [name, value] {
@@ -41,7 +46,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
     const RANGE: &str = "/etcdserverpb.KV/Range";
     const WATCH: &str = "/etcdserverpb.Watch/Watch";
     let settings = frame(4, 0, 0, &[0, 4, 0, 1, 0, 0]);
-    let range = |limit| message(RangeRequest { key: Bytes::from_static(b"k"), limit, ..RangeRequest::default() }.encode_to_vec());
+    let range = |limit| {
+        message(RangeRequest { key: Bytes::from_static(b"k"), limit, ..RangeRequest::default() }.encode_to_vec())
+    };
     let watch = message(WatchRequest::default().encode_to_vec());
     let call = |path, extra: &[_], body: &[u8]| [frame(1, 4, 1, &head(path, extra)), frame(0, 1, 1, body)].concat();
     let bodies = [
@@ -53,9 +60,22 @@ pub fn seeds() -> Vec<Vec<u8>> {
         call(RANGE, &[("grpc-encoding", "gzip")], &[1, 0, 0, 0, 2, 9, 9]),
         call(RANGE, &[("token", "bad")], &range(0)),
         call("/none", &[], &range(0)),
-        [frame(1, 4, 1, &head(WATCH, &[])), frame(0, 0, 1, &watch), frame(8, 0, 1, &[0, 1, 0, 0]), frame(0, 1, 1, &watch)].concat(),
-        [frame(1, 4, 1, &head(WATCH, &[])), frame(0, 0, 1, &watch[..2]), frame(0, 0, 1, &watch[2..]), frame(6, 0, 0, &[7; 8])].concat(),
-        [frame(1, 0, 1, &head(RANGE, &[])[..30]), frame(9, 4, 1, &head(RANGE, &[])[30..]), frame(0, 1, 1, &range(0))].concat(),
+        [
+            frame(1, 4, 1, &head(WATCH, &[])),
+            frame(0, 0, 1, &watch),
+            frame(8, 0, 1, &[0, 1, 0, 0]),
+            frame(0, 1, 1, &watch),
+        ]
+        .concat(),
+        [
+            frame(1, 4, 1, &head(WATCH, &[])),
+            frame(0, 0, 1, &watch[..2]),
+            frame(0, 0, 1, &watch[2..]),
+            frame(6, 0, 0, &[7; 8]),
+        ]
+        .concat(),
+        [frame(1, 0, 1, &head(RANGE, &[])[..30]), frame(9, 4, 1, &head(RANGE, &[])[30..]), frame(0, 1, 1, &range(0))]
+            .concat(),
         [frame(7, 0, 0, &[0; 8]), frame(2, 0, 1, &[0, 0, 0, 0, 1]), frame(0xf7, 9, 3, b"unknown")].concat(),
         frame(4, 0, 0, &[0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0]),
     ];

@@ -19,7 +19,11 @@ const OPTIONS: FileOptions<'static> = FileOptions { file_id: [9; 16], owner_id: 
 const ALL: ringstone_pager::api::KeyRange<'static> = (Bound::Unbounded, Bound::Unbounded);
 
 fn summarize(key: &[u8], value: &[u8]) -> Aggregate {
-    Aggregate { count: 1, bytes: (key.len() + value.len()) as u64, hash: value.first().map_or(0, |byte| u64::from(*byte)) }
+    Aggregate {
+        count: 1,
+        bytes: (key.len() + value.len()) as u64,
+        hash: value.first().map_or(0, |byte| u64::from(*byte)),
+    }
 }
 
 fn checkpoint(pager: &mut Pager, disk: &mut SimDisk) {

@@ -30,7 +30,9 @@ pub fn run(data: &[u8]) {
         1 => take::<PutRequest>(data).into_iter().for_each(put),
         2 => take::<DeleteRangeRequest>(data).into_iter().for_each(delete),
         3 => txn(data),
-        4 => take::<CompactionRequest>(data).into_iter().for_each(|request| Store::new().apply(&Command::from(request))),
+        4 => {
+            take::<CompactionRequest>(data).into_iter().for_each(|request| Store::new().apply(&Command::from(request)))
+        }
         5 => watches(data),
         6 => drop(take::<LeaseGrantRequest>(data)),
         7 => drop(take::<LeaseRevokeRequest>(data)),
@@ -206,9 +208,20 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     let mut seeds = vec![
         with(0, range.encode_to_vec()),
-        with(0, RangeRequest { key: Bytes::from_static(b"a"), count_only: true, ..RangeRequest::default() }.encode_to_vec()),
-        with(1, PutRequest { key: Bytes::from_static(b"a"), lease: 7, ignore_value: true, ..PutRequest::default() }.encode_to_vec()),
-        with(2, DeleteRangeRequest { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), prev_kv: true }.encode_to_vec()),
+        with(
+            0,
+            RangeRequest { key: Bytes::from_static(b"a"), count_only: true, ..RangeRequest::default() }.encode_to_vec(),
+        ),
+        with(
+            1,
+            PutRequest { key: Bytes::from_static(b"a"), lease: 7, ignore_value: true, ..PutRequest::default() }
+                .encode_to_vec(),
+        ),
+        with(
+            2,
+            DeleteRangeRequest { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), prev_kv: true }
+                .encode_to_vec(),
+        ),
         with(4, CompactionRequest { revision: 5, physical: true }.encode_to_vec()),
         with(6, LeaseGrantRequest { ttl: 5, id: 77 }.encode_to_vec()),
         with(9, AlarmRequest { action: 1, member_id: 3, alarm: 1 }.encode_to_vec()),

@@ -2,10 +2,10 @@
 
 use ringstone_core::command::{ArchivedCommand, Command, Put};
 use ringstone_core::entry::{Draft, Envelope};
+use ringstone_core::group::tree_specs;
 use ringstone_core::lease::state as lease;
 use ringstone_core::mvcc;
 use ringstone_core::state::State;
-use ringstone_core::group::tree_specs;
 use ringstone_pager::api::{ReadTrees as _, WriteTrees as _};
 use ringstone_pager::model::ModelTrees;
 

@@ -53,7 +53,8 @@ fn base(closed: bool) -> SimDisk {
     thread_local! {
         static BASES: OnceLock<[SimDisk; 2]> = const { OnceLock::new() };
     }
-    BASES.with(|bases| bases.get_or_init(|| [history(false), history(true)])[usize::from(closed)].after_crash(Keep::All))
+    BASES
+        .with(|bases| bases.get_or_init(|| [history(false), history(true)])[usize::from(closed)].after_crash(Keep::All))
 }
 
 fn segments(disk: &SimDisk) -> Vec<FileName> {
@@ -86,7 +87,8 @@ pub fn run(data: &[u8]) {
     if log.append(record).is_ok() && run_until_idle(&mut disk, &mut log).is_ok() {
         let mut disk = disk.after_crash(Keep::All);
         let mut found = false;
-        let reopened = Log::open(&mut disk, options(), &mut |record| found |= record.group == 9 && record.payload == b"after");
+        let reopened =
+            Log::open(&mut disk, options(), &mut |record| found |= record.group == 9 && record.payload == b"after");
         assert!(reopened.is_ok() && found, "what was written behind it is not there: {:?}", reopened.err());
     }
 }
