@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"ringstone.test/internal/server"
 )
 
 const (
@@ -45,14 +46,10 @@ type storm struct {
 	keysGone chan struct{}
 }
 
-func dial(endpoint string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
-}
-
 func newStorm(endpoint string, leases, keys int) (*storm, error) {
 	s := &storm{leases: make([]lease, leases), keys: keys, undeled: keys, keysGone: make(chan struct{})}
 	for range connections {
-		client, err := dial(endpoint)
+		client, err := server.Dial(endpoint)
 		if err != nil {
 			return nil, err
 		}
@@ -135,7 +132,7 @@ func (s *storm) deadlines() (first, last time.Time) {
 
 // watch notes when the keys go.
 func (s *storm) watch() error {
-	client, err := dial(s.clients[0].Target()[len("passthrough:///"):])
+	client, err := server.Dial(s.clients[0].Target()[len("passthrough:///"):])
 	if err != nil {
 		return err
 	}

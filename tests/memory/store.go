@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -41,10 +40,6 @@ type store struct {
 	settings settings
 	server   *server.Server
 	keys     int
-}
-
-func dial(endpoint string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1)))
 }
 
 func start(s settings, command, folder string) (*server.Server, error) {
@@ -74,7 +69,7 @@ func fill(s settings, command, folder string) (keys int, err error) {
 		return 0, err
 	}
 	defer child.Kill()
-	connection, err := dial(child.Endpoint)
+	connection, err := server.Dial(child.Endpoint)
 	if err != nil {
 		return 0, err
 	}
@@ -189,7 +184,7 @@ func (s *store) puts(scan *scan, span time.Duration) (probe.Latencies, error) {
 	failures := make(chan error, clients+1)
 	if scan != nil {
 		group.Go(func() {
-			connection, err := dial(s.server.Endpoint)
+			connection, err := server.Dial(s.server.Endpoint)
 			if err == nil {
 				err = scan.run(ctx, connection)
 				connection.Close()
@@ -201,7 +196,7 @@ func (s *store) puts(scan *scan, span time.Duration) (probe.Latencies, error) {
 	}
 	for client := range clients {
 		group.Go(func() {
-			connection, err := dial(s.server.Endpoint)
+			connection, err := server.Dial(s.server.Endpoint)
 			if err != nil {
 				failures <- err
 				return

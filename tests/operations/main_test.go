@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -53,7 +52,7 @@ func start(t *testing.T, s *server.Server) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Kill)
-	connection, err := grpc.NewClient("passthrough:///"+s.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+	connection, err := server.Dial(s.Endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}

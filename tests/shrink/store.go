@@ -55,7 +55,7 @@ func newStore(s settings) (*store, error) {
 		_ = os.RemoveAll(folder)
 		return nil, err
 	}
-	connection, err := grpc.NewClient("passthrough:///"+child.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1)))
+	connection, err := server.Dial(child.Endpoint)
 	return &store{settings: s, server: child, connection: connection}, err
 }
 

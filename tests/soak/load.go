@@ -10,11 +10,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"ringstone.test/internal/probe"
+	"ringstone.test/internal/server"
 )
 
 const (
@@ -42,7 +42,7 @@ type load struct {
 func newLoad(endpoint string, s *settings) (*load, error) {
 	l := &load{settings: s, revisions: make([][]int64, s.leases), faults: make(chan error, 1)}
 	for range connections {
-		client, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+		client, err := server.Dial(endpoint)
 		if err != nil {
 			return nil, err
 		}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -60,7 +59,7 @@ func run(command string, keys, leased int, bound time.Duration) (passed, failed 
 		return 0, 0, err
 	}
 	defer child.Kill()
-	connection, err := grpc.NewClient("passthrough:///"+child.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1)))
+	connection, err := server.Dial(child.Endpoint)
 	if err != nil {
 		return 0, 0, err
 	}

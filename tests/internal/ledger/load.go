@@ -10,9 +10,10 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"ringstone.test/internal/server"
 )
 
 // change is one key's part of a write. A value that no other write carries makes each put recognisable; a delete is
@@ -50,8 +51,7 @@ type Load struct {
 }
 
 func dial(endpoint string) *grpc.ClientConn {
-	connection, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30)))
+	connection, err := server.Dial(endpoint)
 	if err != nil {
 		panic(err) // only malformed targets do this
 	}
