@@ -42,28 +42,57 @@ type Server struct {
 // New prepares a server in an existing empty folder. The command may hold arguments, as in "target/release/ringstone
 // serve"; flags come after the ones set here.
 func New(command, folder string, flags ...string) (*Server, error) {
-	client, err := freePort()
+	alone, err := newMembers(command, []string{folder}, flags)
 	if err != nil {
 		return nil, err
 	}
-	peer, err := freePort()
-	if err != nil {
-		return nil, err
+	return alone[0], nil
+}
+
+// NewCluster prepares the members m0, m1, ... of a new cluster, each in a folder of its own below an existing one.
+func NewCluster(command, folder string, members int, flags ...string) ([]*Server, error) {
+	folders := make([]string, members)
+	for i := range folders {
+		folders[i] = filepath.Join(folder, fmt.Sprintf("m%d", i))
+		if err := os.Mkdir(folders[i], 0o755); err != nil {
+			return nil, err
+		}
 	}
-	clientURL, peerURL := "http://"+client, "http://"+peer
-	own := []string{
-		"--name=m0",
-		"--data-dir=" + filepath.Join(folder, "data"),
-		"--listen-client-urls=" + clientURL,
-		"--advertise-client-urls=" + clientURL,
-		"--listen-peer-urls=" + peerURL,
-		"--initial-advertise-peer-urls=" + peerURL,
-		"--initial-cluster=m0=" + peerURL,
-		"--initial-cluster-token=ringstone-test",
-		"--initial-cluster-state=new",
-		"--log-level=warn",
+	return newMembers(command, folders, flags)
+}
+
+func newMembers(command string, folders, flags []string) ([]*Server, error) {
+	servers := make([]*Server, len(folders))
+	var cluster []string
+	for i, folder := range folders {
+		client, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		peer, err := freePort()
+		if err != nil {
+			return nil, err
+		}
+		servers[i] = &Server{Endpoint: client, PeerURL: "http://" + peer, Folder: folder, Data: filepath.Join(folder, "data"), command: strings.Fields(command)}
+		cluster = append(cluster, fmt.Sprintf("m%d=%s", i, servers[i].PeerURL))
 	}
-	return &Server{Endpoint: client, PeerURL: peerURL, Folder: folder, Data: filepath.Join(folder, "data"), command: strings.Fields(command), flags: append(own, flags...)}, nil
+	for i, s := range servers {
+		clientURL := "http://" + s.Endpoint
+		own := []string{
+			fmt.Sprintf("--name=m%d", i),
+			"--data-dir=" + s.Data,
+			"--listen-client-urls=" + clientURL,
+			"--advertise-client-urls=" + clientURL,
+			"--listen-peer-urls=" + s.PeerURL,
+			"--initial-advertise-peer-urls=" + s.PeerURL,
+			"--initial-cluster=" + strings.Join(cluster, ","),
+			"--initial-cluster-token=ringstone-test",
+			"--initial-cluster-state=new",
+			"--log-level=warn",
+		}
+		s.flags = append(own, flags...)
+	}
+	return servers, nil
 }
 
 func freePort() (string, error) {
