@@ -141,7 +141,7 @@ impl Draft {
     /// A user name over 4 GiB.
     #[must_use]
     pub fn new(envelope: &Envelope, command: &Command) -> Draft {
-        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + envelope.user.len() + 128);
+        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + envelope.user.len() + body_bytes_about(command));
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&kind_of(command).to_le_bytes());
         bytes.extend_from_slice(&envelope.group.to_le_bytes());
@@ -180,6 +180,15 @@ impl Draft {
         let crc = checksum(&self.bytes);
         self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         bytes::Bytes::from(self.bytes)
+    }
+}
+
+/// So that the buffer of a put, the usual command, is allocated once.
+fn body_bytes_about(command: &Command) -> usize {
+    let fixed = 128;
+    match command {
+        Command::Put(put) => fixed + put.key.len() + put.value.len(),
+        _ => fixed,
     }
 }
 

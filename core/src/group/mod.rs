@@ -290,54 +290,52 @@ impl Group {
             self.was_caught_up = false;
             self.lessor.leadership(change.role == Role::Leader, self.now);
         }
-        let positions = self.raft.positions();
-        self.shared.committed.store(positions.committed.0.0, Ordering::Relaxed);
-        self.shared
-            .proposals_pending
-            .store(positions.proposed.0.0.saturating_sub(positions.applied.0.0), Ordering::Relaxed);
+        self.shared.committed.store(self.raft.positions().committed.0.0, Ordering::Relaxed);
+        self.shared.proposals_pending.store(self.entries_pending(), Ordering::Relaxed);
     }
 
     /// Appends what raft wants on disk, as far as the batch that fills has room.
     fn fill_log(&mut self) -> Result<(), GroupError> {
         self.log_checkpoint()?;
-        while let Some(persist) = self.unlogged.front() {
-            let mut batch = self.log.filling();
-            if self.logged_entries == 0 {
-                let (hard_state, truncate_from) = (persist.hard_state, persist.truncate_from);
-                if let Some(hard_state) = &hard_state {
-                    let payload = records::hard_state(hard_state);
-                    let index = self.state.applied_index;
-                    match self.append(Kind::HardState, hard_state.term.0, index, &payload)? {
-                        Some(appended) => batch = appended,
-                        None => return Ok(()),
-                    }
-                }
-                if let Some(from) = truncate_from {
-                    match self.append(Kind::Truncate, 0, from.0, &[])? {
-                        Some(appended) => batch = appended,
-                        None => return Ok(()),
-                    }
-                }
-            }
-            let persist = self.unlogged.front().expect("still there");
-            let entries: Vec<ringstone_raft::Entry> = persist.entries[self.logged_entries..].to_vec();
-            for entry in &entries {
-                let kind = match entry.kind {
-                    EntryKind::Normal => Kind::Entry,
-                    EntryKind::Configuration => Kind::Config,
-                };
-                match self.append(kind, entry.term.0, entry.index.0, &entry.payload)? {
-                    Some(appended) => batch = appended,
-                    None => return Ok(()),
-                }
-                self.look_at_logged(&entry.payload);
-                self.logged_entries += 1;
-            }
-            let persist = self.unlogged.pop_front().expect("still there");
+        while let Some(persist) = self.unlogged.pop_front() {
+            let Some(batch) = self.log_persist(&persist)? else {
+                self.unlogged.push_front(persist);
+                return Ok(());
+            };
             self.logged_entries = 0;
             self.waiting.push_back(Waiting { batch, token: persist.token });
         }
         Ok(())
+    }
+
+    /// The batch that holds the last of it. None: the batch is full, the rest waits for the next.
+    fn log_persist(&mut self, persist: &Persist) -> Result<Option<BatchNumber>, GroupError> {
+        let mut last = self.log.filling();
+        if self.logged_entries == 0 {
+            if let Some(hard_state) = &persist.hard_state {
+                let payload = records::hard_state(hard_state);
+                let index = self.state.applied_index;
+                let Some(batch) = self.append(Kind::HardState, hard_state.term.0, index, &payload)? else {
+                    return Ok(None);
+                };
+                last = batch;
+            }
+            if let Some(from) = persist.truncate_from {
+                let Some(batch) = self.append(Kind::Truncate, 0, from.0, &[])? else { return Ok(None) };
+                last = batch;
+            }
+        }
+        for entry in &persist.entries[self.logged_entries..] {
+            let kind = match entry.kind {
+                EntryKind::Normal => Kind::Entry,
+                EntryKind::Configuration => Kind::Config,
+            };
+            let Some(batch) = self.append(kind, entry.term.0, entry.index.0, &entry.payload)? else { return Ok(None) };
+            last = batch;
+            self.look_at_logged(&entry.payload);
+            self.logged_entries += 1;
+        }
+        Ok(Some(last))
     }
 
     /// None: the batch is full, the rest waits for the next.
@@ -370,6 +368,12 @@ impl Group {
             let _after_sync = self.raft.persisted(waiting.token);
         }
         Ok(())
+    }
+
+    /// Entries that are proposed and not applied.
+    pub fn entries_pending(&self) -> u64 {
+        let positions = self.raft.positions();
+        positions.proposed.0.0.saturating_sub(positions.applied.0.0)
     }
 
     /// True while the log waits for its disk.

@@ -141,9 +141,10 @@ impl Pager {
                 running.flush();
                 running.slice_first = page;
             }
-            let start = running.slice.len();
-            running.slice.resize(start + child.pages as usize * PAGE_BYTES, 0);
-            write_image(&self.forest, &child, page, seed, &mut running.slice[start..]);
+            if running.slice.is_empty() {
+                running.slice.reserve_exact(SLICE_BYTES);
+            }
+            write_image(&self.forest, &child, page, seed, &mut running.slice);
             self.forest.set_page_of_frame(child.reference, page);
             running.placed.push((child, page));
             if running.slice.len() >= SLICE_BYTES {

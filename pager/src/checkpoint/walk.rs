@@ -55,10 +55,12 @@ impl Walk {
     }
 }
 
-/// Writes the node of a frame as the page that it becomes: all its children have pages by now.
-pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, target: &mut [u8]) {
+/// Appends the node of a frame to `slice`, as the page that it becomes: all its children have pages by now.
+pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, slice: &mut Vec<u8>) {
     let view: NodeView<'_> = forest.view(child);
-    target.copy_from_slice(view.memory().slice(0, view.memory().len()));
+    let start = slice.len();
+    slice.extend_from_slice(view.memory().slice(0, view.memory().len()));
+    let target = &mut slice[start..];
     if !view.is_leaf() {
         for index in 0..view.len() {
             let below = view.child(index);

@@ -21,13 +21,13 @@ pub struct Token(pub u64);
 
 /// Bytes to be written, shared with whoever made them: a write copies nothing.
 #[derive(Clone)]
-pub struct Buffer(Arc<dyn AsRef<[u8]> + Send + Sync>);
+pub struct Buffer(Arc<Vec<u8>>);
 
 impl Buffer {
-    /// Shares `owner`'s bytes. They must not change until the write has completed.
+    /// The bytes, for who writes them: not copied where nobody else has them.
     #[must_use]
-    pub fn shared<T: AsRef<[u8]> + Send + Sync + 'static>(owner: Arc<T>) -> Buffer {
-        Buffer(owner)
+    pub fn into_vec(self) -> Vec<u8> {
+        Arc::unwrap_or_clone(self.0)
     }
 }
 
@@ -41,7 +41,7 @@ impl core::ops::Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        (*self.0).as_ref()
+        &self.0
     }
 }
 

@@ -101,12 +101,23 @@ impl<'a> NodeView<'a> {
             reference: Reference(self.memory.word(cell + branch_at::REFERENCE)),
             generation: self.memory.u64(cell + branch_at::GENERATION),
             pages: self.memory.u32(cell + branch_at::PAGES),
-            sum: Aggregate {
-                count: self.memory.u64(cell + branch_at::COUNT),
-                bytes: self.memory.u64(cell + branch_at::BYTES),
-                hash: self.memory.u64(cell + branch_at::HASH),
-            },
+            sum: self.child_sum(index),
         }
+    }
+
+    /// As in [`NodeView::child`], without the rest.
+    pub fn child_sum(self, index: usize) -> Aggregate {
+        let cell = self.cell(index);
+        Aggregate {
+            count: self.memory.u64(cell + branch_at::COUNT),
+            bytes: self.memory.u64(cell + branch_at::BYTES),
+            hash: self.memory.u64(cell + branch_at::HASH),
+        }
+    }
+
+    /// As in [`NodeView::child`], without the rest.
+    pub fn child_generation(self, index: usize) -> u64 {
+        self.memory.u64(self.cell(index) + branch_at::GENERATION)
     }
 
     /// Offset of the word that refers to the child.

@@ -29,6 +29,11 @@ impl Forest {
     fn settle_branch(&self, child: &Child, view: NodeView<'_>, summarize: Summarize) -> Aggregate {
         let mut total = Aggregate::default();
         for index in 0..view.len() {
+            // Most children are as they were.
+            if view.child_generation(index) != self.state.generation {
+                total = total.plus(view.child_sum(index));
+                continue;
+            }
             let below = view.child(index);
             let mut sum = below.sum;
             if self.is_own(&below) {
