@@ -65,7 +65,7 @@ fn body(random: &mut Random) -> Body {
         7 => Body::AppendAccepted { matched: index(random) },
         8 => Body::AppendRejected { rejected: index(random), hint_index: index(random), hint_term: term(random) },
         9 => Body::Heartbeat { committed: Index(random.below(4)), round: number(random) },
-        10 => Body::HeartbeatResponse { round: number(random) },
+        10 => Body::HeartbeatResponse { round: number(random), kinds_known: 0 },
         11 => Body::ReadRequest { incarnation: number(random), context: number(random) },
         12 => Body::TimeoutNow,
         _ => {

@@ -79,14 +79,14 @@ fn a_new_leader_answers_reads_only_after_a_commit_of_its_own_term() {
     step(&mut raft, TWO, 2, Body::ReadRequest { incarnation: 5, context: 9 });
     let _ = settle(&mut raft);
     for round in 0..3 {
-        step(&mut raft, TWO, 2, Body::HeartbeatResponse { round });
+        step(&mut raft, TWO, 2, Body::HeartbeatResponse { round, kinds_known: 0 });
     }
     let (actions, _) = settle(&mut raft);
     assert!(actions.iter().all(|actions| actions.reads.is_empty()), "a quorum hears it, but nothing is committed");
     accept(&mut raft, TWO, 2);
     let (actions, _) = settle(&mut raft);
     assert!(actions.iter().all(|actions| actions.reads.is_empty()), "committed, but the round has only begun");
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1, kinds_known: 0 });
     let actions = raft.take_actions();
     assert_eq!(actions.reads, [ReadState { context: 1, index: Index(2) }]);
     let answer = Body::ReadResponse { incarnation: 5, context: 9, index: Index(2) };
@@ -129,7 +129,7 @@ fn a_confirmation_counts_for_its_round_and_term_only() {
     let _ = settle(&mut raft);
     raft.read_index(2).expect("leads");
     let _ = settle(&mut raft);
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1, kinds_known: 0 });
     assert_eq!(raft.take_actions().reads, [ReadState { context: 1, index: Index(1) }], "2 is of round 2");
     raft.read_index(3).expect("leads");
 
@@ -142,7 +142,7 @@ fn a_confirmation_counts_for_its_round_and_term_only() {
     raft.read_index(4).expect("leads");
     let _ = settle(&mut raft);
     // Term 2's round 2 arrives now.
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 2 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 2, kinds_known: 0 });
     assert!(raft.take_actions().reads.is_empty());
 }
 

@@ -147,7 +147,7 @@ fn a_member_behind_the_compacted_log_gets_an_image_once_it_is_heard_from() {
     assert!(matches!(bodies(&raft.take_actions().send_now, THREE)[..], [Body::Snapshot(_)]));
     raft.report_snapshot_failed(THREE);
     assert!(raft.take_actions().is_empty(), "waits for a sign of life");
-    step(&mut raft, THREE, 2, Body::HeartbeatResponse { round: 0 });
+    step(&mut raft, THREE, 2, Body::HeartbeatResponse { round: 0, kinds_known: 0 });
     assert_eq!(raft.take_actions().snapshots_wanted, [THREE]);
     raft.send_snapshot(THREE, image(3, 2, &[1, 2, 3]));
     let _ = raft.take_actions();
@@ -266,7 +266,7 @@ fn a_lost_append_is_noticed_without_a_new_proposal() {
     raft.propose([Bytes::from_static(b"a")]).expect("leads");
     let _lost = settle(&mut raft);
     assert!(raft.take_actions().is_empty());
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 0 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 0, kinds_known: 0 });
     let actions = raft.take_actions();
     let probe = append((2, 2), 1, vec![]);
     assert_eq!(bodies(&actions.send_now, TWO), [&probe]);

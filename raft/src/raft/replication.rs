@@ -30,15 +30,20 @@ impl Raft {
                     false => Vec::new(),
                 };
                 let previous_term = self.log.term_at(previous_index).expect("not below the base");
-                progress.sent(entries.last().map(|entry| entry.index), committed);
+                let bytes = entries.iter().map(Entry::weight_bytes).sum();
+                progress.sent(entries.last().map(|entry| entry.index), bytes, committed);
                 let body = Body::Append { previous_index, previous_term, committed, entries };
                 self.send_now.push((*id, Message { term: self.hard_state.term, body }));
             }
         }
+        self.progress.retain(|_, progress| !progress.has_left(committed));
     }
 
     pub(super) fn broadcast_heartbeat(&mut self) {
         let round = self.reads.round();
+        if self.config.lease_reads {
+            self.lease.sent(round, self.config.election_ticks);
+        }
         let committed = self.log.committed();
         let term = self.hard_state.term;
         for (id, progress) in &self.progress {
@@ -117,7 +122,7 @@ impl Raft {
             return Err(RaftError::LostEntries { expected: committed, last });
         }
         self.log.commit_to(committed);
-        self.send(from, Body::HeartbeatResponse { round });
+        self.send(from, Body::HeartbeatResponse { round, kinds_known: self.config.kinds_known });
         Ok(())
     }
 
@@ -142,13 +147,15 @@ impl Raft {
         progress.rejected(rejected, agreed);
     }
 
-    pub(super) fn handle_heartbeat_response(&mut self, from: NodeId, round: u64) {
+    pub(super) fn handle_heartbeat_response(&mut self, from: NodeId, round: u64, kinds_known: u32) {
         let last = self.log.last_index();
         let Some(progress) = self.progress.get_mut(&from) else { return };
         progress.heard(last);
+        progress.kinds_known = Some(kinds_known);
         // Never ahead of what was sent: a round that has not begun proves nothing.
         progress.round = progress.round.max(round.min(self.reads.round()));
         self.maybe_confirm_reads();
+        self.maybe_finish_transfer(from);
     }
 
     /// Sends an image to a member out of [`Actions::snapshots_wanted`](crate::Actions::snapshots_wanted). The caller brings
@@ -214,7 +221,7 @@ impl Raft {
     pub(super) fn add_progress(&mut self, id: NodeId) {
         let next = self.log.last_index().next();
         self.progress.entry(id).or_insert_with(|| {
-            let mut progress = Progress::new(next, self.config.appends_in_flight_max);
+            let mut progress = Progress::new(next, &self.config);
             // Or the next check of the quorum could end a leader that only just met it.
             progress.is_active = true;
             progress
