@@ -13,7 +13,8 @@ use crate::reads::Reads;
 use crate::sync::{Held, SyncQueue};
 use crate::{
     Actions, AfterSync, Body, Config, Configuration, Entry, EntryKind, HardState, Index, Message, NodeId, Persist,
-    Positions, ProposeError, RaftError, ReadState, Role, RoleChange, Snapshot, SnapshotMetadata, Stable, SyncToken, Term,
+    Positions, ProposeError, RaftError, ReadState, Role, RoleChange, Snapshot, SnapshotMetadata, Stable, SyncToken,
+    Term,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

@@ -88,7 +88,9 @@ impl Raft {
             return None;
         }
         let others = self.progress.values().filter(|progress| progress.leaves_at.is_none());
-        others.map(|progress| progress.kinds_known).try_fold(self.config.kinds_known, |least, known| Some(least.min(known?)))
+        others
+            .map(|progress| progress.kinds_known)
+            .try_fold(self.config.kinds_known, |least, known| Some(least.min(known?)))
     }
 
     /// On a leader: whether a member has, but for one append's worth, everything that there is, and answers. A learner of

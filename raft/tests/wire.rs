@@ -6,9 +6,7 @@ mod random;
 use bytes::{Bytes, BytesMut};
 use random::Random;
 use ringstone_raft::wire::{FORMAT, HEADER_BYTES, Limits, WireError, decode, encode, encoded_bytes, message_bytes};
-use ringstone_raft::{
-    Body, Configuration, Entry, EntryKind, Index, Message, NodeId, Snapshot, SnapshotMetadata, Term,
-};
+use ringstone_raft::{Body, Configuration, Entry, EntryKind, Index, Message, NodeId, Snapshot, SnapshotMetadata, Term};
 
 const GROUP: u64 = 0x0706_0504_0302_0100;
 
@@ -113,7 +111,8 @@ fn every_message_has_its_bytes_and_comes_back() {
 
 #[test]
 fn payloads_are_slices_of_the_message() {
-    let (body, ..) = goldens().into_iter().find(|(body, ..)| matches!(body, Body::Append { .. })).expect("there is one");
+    let (body, ..) =
+        goldens().into_iter().find(|(body, ..)| matches!(body, Body::Append { .. })).expect("there is one");
     let bytes = encoded(&Message { term: Term(3), body });
     let (_, message) = decode(&bytes, &limits()).expect("ours");
     let Body::Append { entries, .. } = message.body else { panic!("an append") };
@@ -154,7 +153,8 @@ fn what_no_encoder_writes_is_refused_by_name() {
         decode(&Bytes::from(bytes), &limits())
     };
     let heartbeat = Body::Heartbeat { committed: Index(1), round: 1 };
-    let append = |entries| Body::Append { previous_index: Index(0), previous_term: Term(0), committed: Index(0), entries };
+    let append =
+        |entries| Body::Append { previous_index: Index(0), previous_term: Term(0), committed: Index(0), entries };
     let one = || append(vec![entry(1, 1, EntryKind::Normal, b"abc")]);
     let image = || {
         let configuration = Configuration::new([NodeId(1)], []).expect("valid");
@@ -187,10 +187,7 @@ fn what_no_encoder_writes_is_refused_by_name() {
         (tampered(image(), configuration_at, &[14]), WireError::Configuration),
         (tampered(image(), configuration_at + 4, &[9]), WireError::Configuration),
         (tampered(image(), configuration_at, &[16]), WireError::Configuration),
-        (
-            tampered(image(), handle_at, &[65]),
-            WireError::TooMany { what: "bytes of a handle", count: 65, limit: 64 },
-        ),
+        (tampered(image(), handle_at, &[65]), WireError::TooMany { what: "bytes of a handle", count: 65, limit: 64 }),
         (tampered(image(), handle_at, &[2]), WireError::Short("handle")),
     ] {
         assert_eq!(outcome, Err(error));
@@ -202,10 +199,10 @@ fn whatever_a_member_may_send_is_within_the_limits_of_its_settings() {
     let limits = Limits::new(1000, 5000, 16);
     let payload = |length: usize| Bytes::from(vec![7; length]);
     let append = |lengths: &[usize]| {
-        let entries = lengths.iter().zip(1..).map(|(length, index)| Entry {
-            payload: payload(*length),
-            ..entry(index, 1, EntryKind::Normal, b"")
-        });
+        let entries = lengths
+            .iter()
+            .zip(1..)
+            .map(|(length, index)| Entry { payload: payload(*length), ..entry(index, 1, EntryKind::Normal, b"") });
         let entries: Vec<Entry> = entries.collect();
         let weight: usize = entries.iter().map(Entry::weight_bytes).sum();
         let body = Body::Append { previous_index: Index(0), previous_term: Term(0), committed: Index(0), entries };
@@ -224,7 +221,8 @@ fn whatever_a_member_may_send_is_within_the_limits_of_its_settings() {
 #[test]
 fn no_bytes_end_the_process_and_each_message_has_one_form() {
     let mut random = Random::new(1);
-    let samples: Vec<Bytes> = goldens().into_iter().map(|(body, ..)| encoded(&Message { term: Term(3), body })).collect();
+    let samples: Vec<Bytes> =
+        goldens().into_iter().map(|(body, ..)| encoded(&Message { term: Term(3), body })).collect();
     let (mut taken, mut refused) = (0, 0);
     for _ in 0..200_000 {
         let mut bytes = samples[random.below(samples.len() as u64) as usize].to_vec();
