@@ -1,13 +1,13 @@
 //! What must hold, at every step or at the end.
 
-use super::{Cluster, Faults};
+use super::{Cluster, Faults, at};
 use ringstone_raft::{Configuration, Entry, EntryKind, Index, NodeId, Raft, ReadState, Term};
 
 impl Cluster {
     /// State machine safety: the same entries in the same order on all, each on the own disk of whoever applies it, and on
     /// a quorum of disks when it is applied first.
     pub(super) fn apply(&mut self, id: NodeId, entry: &Entry) {
-        let node = self.nodes.get_mut(&id).expect("a member");
+        let node = &mut self.nodes[at(id)];
         node.state.apply(entry);
         assert!(node.disk.holds(entry.index, entry.term), "applied before it was on the own disk");
         let hash = node.state.hash;
@@ -31,7 +31,7 @@ impl Cluster {
     /// By the configuration at the entry, or by one behind it in the log of some member (its leader's, that is): an entry
     /// may be counted by a later configuration than its own.
     fn check_quorum_of_disks(&self, id: NodeId, entry: &Entry) {
-        let holds = |id: &NodeId| self.nodes[id].disk.holds(entry.index, entry.term);
+        let holds = |id: &NodeId| self.nodes[at(*id)].disk.holds(entry.index, entry.term);
         let is_majority = |voters: &[NodeId]| voters.iter().filter(|id| holds(id)).count() > voters.len() / 2;
         let agrees = |configuration: &Configuration| {
             is_majority(configuration.voters()) && (!configuration.is_joint() || is_majority(configuration.outgoing()))
@@ -41,15 +41,15 @@ impl Cluster {
             (entry.index.0..=last.0)
                 .any(|index| raft.metadata_at(Index(index)).is_some_and(|metadata| agrees(&metadata.configuration)))
         };
-        let own = self.nodes[&id].raft.as_ref().expect("up");
-        let others = self.nodes.values().filter_map(|node| node.raft.as_ref());
+        let own = self.nodes[at(id)].raft.as_ref().expect("up");
+        let others = self.nodes.iter().filter_map(|node| node.raft.as_ref());
         let is_agreed = agrees(own.configuration()) || others.into_iter().any(agrees_in_log);
         assert!(is_agreed, "committed at {} without a quorum of disks", entry.index);
     }
 
     pub(super) fn check_image(&mut self, id: NodeId) {
         self.totals.images += 1;
-        let state = self.nodes[&id].state;
+        let state = self.nodes[at(id)].state;
         assert_eq!(self.history[&state.applied].1, state.hash, "the image is of the one history");
     }
 
@@ -62,7 +62,7 @@ impl Cluster {
 
     /// Election safety: one leader a term. Leader completeness: it has everything that was ever committed.
     pub(super) fn check_new_leader(&mut self, id: NodeId) {
-        let raft = self.nodes[&id].raft.as_ref().expect("up");
+        let raft = self.nodes[at(id)].raft.as_ref().expect("up");
         let role = raft.role();
         let other = self.leaders.insert(role.term, id);
         assert!(other.is_none_or(|other| other == id), "{id} and {other:?} lead in term {}", role.term);
@@ -77,7 +77,7 @@ impl Cluster {
 
     /// Log matching: where two logs have the same term at an index, they are the same up to it.
     pub fn check_logs_match(&self) {
-        let rafts: Vec<&Raft> = self.nodes.values().filter_map(|node| node.raft.as_ref()).collect();
+        let rafts: Vec<&Raft> = self.nodes.iter().filter_map(|node| node.raft.as_ref()).collect();
         for (position, one) in rafts.iter().enumerate() {
             for other in &rafts[position + 1..] {
                 let first = one.status().compacted.max(other.status().compacted);
@@ -99,19 +99,19 @@ impl Cluster {
     }
 
     fn outline(&self) -> String {
-        let status = |(id, node): (&NodeId, &super::Node)| match &node.raft {
+        let status = |id| match &self.nodes[at(id)].raft {
             Some(raft) => format!("{id}: {:?}\n", raft.status()),
             None => format!("{id}: down\n"),
         };
-        self.nodes.iter().map(status).collect()
+        self.ids().map(status).collect()
     }
 
     /// One leader, no joint configuration, every member of the configuration has applied everything.
     fn is_settled(&self, behind: Index) -> bool {
         let [leader] = self.leaders()[..] else { return false };
-        let raft = self.nodes[&leader].raft.as_ref().expect("leads");
+        let raft = self.nodes[at(leader)].raft.as_ref().expect("leads");
         let end = self.history_end();
-        let has_all = |id: &NodeId| self.nodes.get(id).is_some_and(|node| node.state.applied == end);
+        let has_all = |id: &NodeId| self.nodes[at(*id)].state.applied == end;
         end > behind && !raft.configuration().is_joint() && raft.configuration().members().iter().all(has_all)
     }
 

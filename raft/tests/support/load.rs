@@ -75,7 +75,7 @@ impl Cluster {
 
     /// Proposes any of the members as voters, and perhaps learners.
     pub fn reconfigure(&mut self) {
-        let mut members: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let mut members: Vec<NodeId> = self.ids().collect();
         for position in (1..members.len()).rev() {
             members.swap(position, self.random.below(position as u64 + 1) as usize);
         }

@@ -86,7 +86,6 @@ struct Node {
 }
 
 struct Flight {
-    due: u64,
     from: NodeId,
     to: NodeId,
     message: Message,
@@ -98,8 +97,11 @@ pub struct Cluster {
     pub now: u64,
     pub totals: Totals,
     lease_reads: bool,
-    nodes: BTreeMap<NodeId, Node>,
-    flights: Vec<Flight>,
+    /// Member 1 is the first.
+    nodes: Vec<Node>,
+    /// By the step at which they are due, and in the order in which they were sent.
+    flights: BTreeMap<(u64, u64), Flight>,
+    sent: u64,
     cut: BTreeSet<(NodeId, NodeId)>,
     leaders: BTreeMap<Term, NodeId>,
     /// Everything that any member handed out as committed, with the hash of the state after it.
@@ -114,6 +116,10 @@ pub fn ids(numbers: impl IntoIterator<Item = u64>) -> Vec<NodeId> {
     numbers.into_iter().map(NodeId).collect()
 }
 
+fn at(id: NodeId) -> usize {
+    id.0 as usize - 1
+}
+
 impl Cluster {
     /// Voters 1 to `voters`, and `spares` that know nothing yet. Few steps a tick: elections come often, and messages are
     /// old when they arrive.
@@ -125,8 +131,9 @@ impl Cluster {
             now: 0,
             totals: Totals::default(),
             lease_reads: seed.is_multiple_of(2),
-            nodes: BTreeMap::new(),
-            flights: Vec::new(),
+            nodes: Vec::new(),
+            flights: BTreeMap::new(),
+            sent: 0,
             cut: BTreeSet::new(),
             leaders: BTreeMap::new(),
             history: BTreeMap::new(),
@@ -152,7 +159,7 @@ impl Cluster {
                 period: steps_a_tick - spread + cluster.random.below(2 * spread + 1),
                 next_tick: cluster.random.below(steps_a_tick),
             };
-            cluster.nodes.insert(id, node);
+            cluster.nodes.push(node);
             cluster.start(id);
         }
         cluster
@@ -181,8 +188,12 @@ impl Cluster {
         node.raft = Some(Raft::new(config, stable).expect("what the disk holds fits together"));
     }
 
+    fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (1..=self.nodes.len() as u64).map(NodeId)
+    }
+
     fn node(&mut self, id: NodeId) -> &mut Node {
-        self.nodes.get_mut(&id).expect("a member")
+        &mut self.nodes[at(id)]
     }
 
     pub fn crash(&mut self, id: NodeId, for_steps: u64) {
@@ -212,14 +223,13 @@ impl Cluster {
     }
 
     fn is_paused(&self, id: NodeId) -> bool {
-        self.nodes[&id].paused_until > self.now
+        self.nodes[at(id)].paused_until > self.now
     }
 
     /// Members that believe to lead and do not stand still, ascending.
     pub fn leaders(&self) -> Vec<NodeId> {
         let leads = |node: &Node| node.raft.as_ref().is_some_and(|raft| raft.role().role == Role::Leader);
-        let leaders = self.nodes.iter().filter(|(id, node)| leads(node) && !self.is_paused(**id));
-        leaders.map(|(id, _)| *id).collect()
+        self.ids().filter(|id| leads(&self.nodes[at(*id)]) && !self.is_paused(*id)).collect()
     }
 
     /// A member that is up and does not stand still.
@@ -236,9 +246,9 @@ impl Cluster {
     pub fn step(&mut self) {
         self.now += 1;
         self.inject_faults();
-        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let ids: Vec<NodeId> = self.ids().collect();
         for id in &ids {
-            if self.nodes[id].raft.is_none() && self.nodes[id].up_at <= self.now {
+            if self.nodes[at(*id)].raft.is_none() && self.nodes[at(*id)].up_at <= self.now {
                 self.start(*id);
                 self.act(*id);
             }
@@ -251,7 +261,7 @@ impl Cluster {
     /// Every interval has its tick, late ones too; or the clock's gap is told.
     fn tick(&mut self, id: NodeId) {
         let (now, random) = (self.now, self.random.next());
-        if self.raft(id).is_none() || self.nodes[&id].next_tick > now {
+        if self.raft(id).is_none() || self.nodes[at(id)].next_tick > now {
             return;
         }
         let node = self.node(id);
@@ -269,7 +279,7 @@ impl Cluster {
 
     /// How many intervals have passed since the last tick was due, rounded up.
     fn elapsed_ticks(&self, id: NodeId) -> u32 {
-        let node = &self.nodes[&id];
+        let node = &self.nodes[at(id)];
         let last_due = (node.next_tick - node.period).min(self.now);
         (self.now - last_due).div_ceil(node.period) as u32
     }
@@ -311,7 +321,7 @@ impl Cluster {
             _ => (sides >> id.0) & 1,
         };
         let is_bridge = |id: NodeId| shape == 2 && id == chosen;
-        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let ids: Vec<NodeId> = self.ids().collect();
         for (from, to) in ids.iter().flat_map(|from| ids.iter().map(move |to| (*from, *to))) {
             if side(from) != side(to) && !is_bridge(from) && !is_bridge(to) {
                 self.cut.insert((from, to));
@@ -320,15 +330,16 @@ impl Cluster {
     }
 
     fn deliver(&mut self) {
-        let mut due = Vec::new();
-        let mut later = Vec::with_capacity(self.flights.len());
-        for flight in std::mem::take(&mut self.flights) {
-            if flight.due <= self.now && !self.is_paused(flight.to) { due.push(flight) } else { later.push(flight) }
-        }
-        self.flights = later;
-        for Flight { from, to, message, .. } in due {
+        let later = self.flights.split_off(&(self.now + 1, 0));
+        let due = std::mem::replace(&mut self.flights, later);
+        for ((_, number), Flight { from, to, message }) in due {
+            if self.is_paused(to) {
+                let due = self.nodes[at(to)].paused_until;
+                self.flights.insert((due, number), Flight { from, to, message });
+                continue;
+            }
             let is_snapshot = matches!(message.body, Body::Snapshot(_));
-            let is_up = self.nodes[&to].raft.is_some();
+            let is_up = self.nodes[at(to)].raft.is_some();
             if is_snapshot && let Some(sender) = self.raft(from) {
                 if is_up { sender.report_snapshot_delivered(to) } else { sender.report_snapshot_failed(to) }
             }
@@ -341,7 +352,7 @@ impl Cluster {
 
     /// The disk finishes some batches. What a member that stands still has written it learns later.
     fn write(&mut self, id: NodeId) {
-        while !self.is_paused(id) && !self.nodes[&id].writing.is_empty() {
+        while !self.is_paused(id) && !self.nodes[at(id)].writing.is_empty() {
             if self.random.chance(self.faults.disk_stays_busy) {
                 return;
             }
@@ -361,7 +372,7 @@ impl Cluster {
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
         let is_snapshot = matches!(message.body, Body::Snapshot(_));
-        if self.cut.contains(&(from, to)) || self.random.chance(self.faults.drop) || !self.nodes.contains_key(&to) {
+        if self.cut.contains(&(from, to)) || self.random.chance(self.faults.drop) || at(to) >= self.nodes.len() {
             let is_noticed = self.random.chance(100);
             let raft = self.raft(from).expect("it sends");
             if is_snapshot {
@@ -375,7 +386,8 @@ impl Cluster {
         let copies = 1 + u64::from(self.random.chance(self.faults.double));
         for _ in 0..copies {
             let due = self.now + self.random.below(self.faults.delay_max + 1);
-            self.flights.push(Flight { due, from, to, message: message.clone() });
+            self.sent += 1;
+            self.flights.insert((due, self.sent), Flight { from, to, message: message.clone() });
         }
     }
 
@@ -392,7 +404,7 @@ impl Cluster {
             }
             actions.send_now.into_iter().for_each(|(to, message)| self.send(id, to, message));
             for to in actions.snapshots_wanted {
-                let disk = &self.nodes[&id].disk;
+                let disk = &self.nodes[at(id)].disk;
                 let snapshot = Snapshot {
                     metadata: disk.base.clone(),
                     handle: Bytes::copy_from_slice(&disk.state.hash.to_le_bytes()),
