@@ -1,6 +1,6 @@
 //! What must hold, at every step or at the end.
 
-use super::{Cluster, Faults, at};
+use super::{Agreed, Cluster, Faults, at};
 use ringstone_raft::{Configuration, Entry, EntryKind, Index, NodeId, Raft, ReadState, Term};
 
 impl Cluster {
@@ -15,9 +15,10 @@ impl Cluster {
         if entry.index.0.is_multiple_of(3) || raft.positions().committed.0 == entry.index {
             raft.applied(entry.index);
         }
-        if let Some((agreed, agreed_hash)) = self.history.get(&entry.index) {
-            assert_eq!(agreed, entry, "{id} was given another entry");
-            assert_eq!(*agreed_hash, hash, "states differ");
+        let term = raft.role().term;
+        if let Some(agreed) = self.history.get(&entry.index) {
+            assert_eq!(&agreed.entry, entry, "{id} was given another entry");
+            assert_eq!(agreed.hash, hash, "states differ");
             return;
         }
         self.check_quorum_of_disks(id, entry);
@@ -25,7 +26,7 @@ impl Cluster {
             let (configuration, _) = Configuration::decode(&entry.payload).expect("ours");
             self.totals.joint += u64::from(configuration.is_joint());
         }
-        self.history.insert(entry.index, (entry.clone(), hash));
+        self.history.insert(entry.index, Agreed { entry: entry.clone(), hash, term });
     }
 
     /// By the configuration at the entry, or by one behind it in the log of some member (its leader's, that is): an entry
@@ -50,7 +51,7 @@ impl Cluster {
     pub(super) fn check_image(&mut self, id: NodeId) {
         self.totals.images += 1;
         let state = self.nodes[at(id)].state;
-        assert_eq!(self.history[&state.applied].1, state.hash, "the image is of the one history");
+        assert_eq!(self.history[&state.applied].hash, state.hash, "the image is of the one history");
     }
 
     /// Linearizable: a read sees all that was committed when it was asked.
@@ -60,16 +61,18 @@ impl Cluster {
         self.totals.reads += 1;
     }
 
-    /// Election safety: one leader a term. Leader completeness: it has everything that was ever committed.
+    /// Election safety: one leader a term. Leader completeness: it has everything that was committed in an earlier term.
+    /// (Votes may be late: the leader of a term that is over already lacks what was committed since.)
     pub(super) fn check_new_leader(&mut self, id: NodeId) {
         let raft = self.nodes[at(id)].raft.as_ref().expect("up");
         let role = raft.role();
         let other = self.leaders.insert(role.term, id);
         assert!(other.is_none_or(|other| other == id), "{id} and {other:?} lead in term {}", role.term);
         let compacted = raft.status().compacted;
-        for (index, (entry, _)) in self.history.range(compacted.next()..) {
+        let older = self.history.range(compacted.next()..).filter(|(_, agreed)| agreed.term < role.term);
+        for (index, agreed) in older {
             let term = raft.metadata_at(*index).map(|metadata| metadata.term);
-            assert_eq!(term, Some(entry.term), "leader {id} of term {} lacks the entry at {index}", role.term);
+            assert_eq!(term, Some(agreed.entry.term), "leader {id} of term {} lacks the entry at {index}", role.term);
         }
         self.totals.leaders += 1;
         self.totals.terms = self.totals.terms.max(role.term.0);

@@ -85,6 +85,14 @@ struct Node {
     next_tick: u64,
 }
 
+struct Agreed {
+    entry: Entry,
+    /// Of the state after it.
+    hash: u64,
+    /// It was committed in this term or an earlier one.
+    term: Term,
+}
+
 struct Flight {
     from: NodeId,
     to: NodeId,
@@ -104,8 +112,8 @@ pub struct Cluster {
     sent: u64,
     cut: BTreeSet<(NodeId, NodeId)>,
     leaders: BTreeMap<Term, NodeId>,
-    /// Everything that any member handed out as committed, with the hash of the state after it.
-    history: BTreeMap<Index, (Entry, u64)>,
+    /// Everything that any member handed out as committed.
+    history: BTreeMap<Index, Agreed>,
     /// Reads on their way: the history's end when they were asked.
     reads: BTreeMap<(NodeId, u64), Index>,
     next_context: u64,
