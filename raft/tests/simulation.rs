@@ -3,7 +3,7 @@
 //! Checked at every step: one leader a term; a new leader has every committed entry; every member is given the same
 //! entries in the same order; an entry is on a quorum of *disks* when it is first handed out, and on the own disk of whoever
 //! applies it; a read, by a round or by a lease, is never older than what was committed when it was asked; no vote on disk
-//! changes within a term; every message is the same behind its encoding. Now and then: logs match. At the end, when all
+//! changes within a term; a member that starts from its disk keeps what it promised; every message is the same behind its encoding. Now and then: logs match. At the end, when all
 //! faults are over: the cluster recovers.
 //!
 //! `RAFT_SEEDS=first..end cargo test --release -p ringstone-raft --test simulation histories -- --nocapture` runs other seeds than the
@@ -116,6 +116,22 @@ fn histories() {
     let reached =
         [committed, terms, leaders, reads, lease_reads, images, joint, crashes, batches_lost, pauses, cuts, transfers];
     assert!(count < 100 || reached.iter().all(|count| *count > 0), "something never happened: {sum:?}");
+}
+
+/// At each batch that reaches a disk: a member that starts from it fits together and keeps every promise that was let out.
+#[test]
+fn a_member_starts_from_every_prefix_of_its_batches() {
+    for seed in 5000..5040 {
+        let mut cluster = draw_cluster(seed);
+        cluster.checks_restarts = true;
+        for _ in 0..600 {
+            cluster.step();
+            cluster.propose_everywhere();
+            if cluster.random.chance(20) {
+                cluster.checkpoint_somewhere();
+            }
+        }
+    }
 }
 
 #[test]

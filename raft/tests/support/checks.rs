@@ -1,7 +1,7 @@
 //! What must hold, at every step or at the end.
 
 use super::{Agreed, Cluster, Faults, at};
-use ringstone_raft::{Configuration, Entry, EntryKind, Index, NodeId, Raft, ReadState, Term};
+use ringstone_raft::{Body, Configuration, Entry, EntryKind, Index, Message, NodeId, Raft, ReadState, Term};
 
 impl Cluster {
     /// State machine safety: the same entries in the same order on all, each on the own disk of whoever applies it, and on
@@ -76,6 +76,46 @@ impl Cluster {
         }
         self.totals.leaders += 1;
         self.totals.terms = self.totals.terms.max(role.term.0);
+    }
+
+    pub(super) fn note_promises(&mut self, id: NodeId, sent: &[(NodeId, Message)]) {
+        for (to, message) in sent {
+            let kind = std::mem::discriminant(&message.body);
+            let promised = &mut self.node(id).promised;
+            promised.retain(|(_, earlier)| std::mem::discriminant(&earlier.body) != kind);
+            promised.push((*to, message.clone()));
+        }
+    }
+
+    /// Whatever has left after a sync holds in a member that starts from the disk as it is now: the same vote, and every
+    /// entry that was acknowledged in the term that it is still in.
+    pub(super) fn check_restart(&mut self, id: NodeId) {
+        let node = &self.nodes[at(id)];
+        for (to, message) in &node.promised {
+            assert!(node.disk.hard_state.term >= message.term, "{id} forgets term {}", message.term);
+            let mut again = self.restarted(id);
+            let own_term = again.role().term == message.term;
+            match message.body {
+                Body::VoteResponse { granted: true } | Body::VoteRequest { .. } => {
+                    let is_own = matches!(message.body, Body::VoteRequest { .. });
+                    let voted_for = if is_own { id } else { *to };
+                    let other = NodeId(if voted_for == NodeId(99) { 98 } else { 99 });
+                    let (last_index, last_term) = (Index(1 << 40), Term(message.term.0));
+                    let body = Body::VoteRequest { last_index, last_term, forced: true };
+                    again.step(other, Message { term: message.term, body }).expect("a correct message");
+                    let mut sent = Vec::new();
+                    if let Some(persist) = again.take_actions().persist {
+                        sent = again.persisted(persist.token).send;
+                    }
+                    assert!(sent.is_empty(), "{id} voted for {voted_for} in term {}, and again", message.term);
+                }
+                Body::AppendAccepted { matched } if own_term => {
+                    let is_there = again.positions().proposed.0 >= matched;
+                    assert!(is_there, "{id} acknowledged {matched} in term {} and lost it", message.term);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Log matching: where two logs have the same term at an index, they are the same up to it.

@@ -78,6 +78,8 @@ struct Node {
     state: State,
     starts: u64,
     up_at: u64,
+    /// The last vote, own vote and acknowledgement that left, each with to whom.
+    promised: Vec<(NodeId, Message)>,
     /// Stands still until then; messages wait.
     paused_until: u64,
     /// Steps between two ticks of its clock.
@@ -105,6 +107,8 @@ pub struct Cluster {
     pub now: u64,
     pub totals: Totals,
     lease_reads: bool,
+    /// At every batch, not now and then.
+    pub checks_restarts: bool,
     /// Member 1 is the first.
     nodes: Vec<Node>,
     /// By the step at which they are due, and in the order in which they were sent.
@@ -139,6 +143,7 @@ impl Cluster {
             now: 0,
             totals: Totals::default(),
             lease_reads: seed.is_multiple_of(2),
+            checks_restarts: false,
             nodes: Vec::new(),
             flights: BTreeMap::new(),
             sent: 0,
@@ -163,6 +168,7 @@ impl Cluster {
                 state: State::default(),
                 starts: 0,
                 up_at: 0,
+                promised: Vec::new(),
                 paused_until: 0,
                 period: steps_a_tick - spread + cluster.random.below(2 * spread + 1),
                 next_tick: cluster.random.below(steps_a_tick),
@@ -174,26 +180,31 @@ impl Cluster {
     }
 
     fn start(&mut self, id: NodeId) {
-        let lease_reads = self.lease_reads;
         let now = self.now;
         let node = self.node(id);
         node.starts += 1;
         node.next_tick = node.next_tick.max(now + node.period);
+        node.state = node.disk.state;
+        self.node(id).raft = Some(self.restarted(id));
+    }
+
+    /// A member as it would start from what its disk holds now.
+    fn restarted(&self, id: NodeId) -> Raft {
+        let node = &self.nodes[at(id)];
         let mut config = Config::new(id, node.starts);
         config.append_bytes_max = 200;
         config.appends_in_flight_max = 4;
         config.bytes_in_flight_max = 500;
         config.unapplied_bytes_max = 500;
-        config.lease_reads = lease_reads;
+        config.lease_reads = self.lease_reads;
         let disk = node.disk.clone();
-        node.state = disk.state;
         let stable = Stable {
             hard_state: disk.hard_state,
             snapshot: disk.base,
             entries: disk.entries,
             applied: disk.state.applied,
         };
-        node.raft = Some(Raft::new(config, stable).expect("what the disk holds fits together"));
+        Raft::new(config, stable).expect("what the disk holds fits together")
     }
 
     fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
@@ -348,7 +359,8 @@ impl Cluster {
             }
             let is_snapshot = matches!(message.body, Body::Snapshot(_));
             let is_up = self.nodes[at(to)].raft.is_some();
-            if is_snapshot && let Some(sender) = self.raft(from) {
+            // One that stands still finds the report when it goes on.
+            if is_snapshot && let Some(sender) = self.node(from).raft.as_mut() {
                 if is_up { sender.report_snapshot_delivered(to) } else { sender.report_snapshot_failed(to) }
             }
             if let Some(raft) = self.raft(to) {
@@ -373,6 +385,10 @@ impl Cluster {
             }
             let raft = self.raft(id).expect("a crash empties the queue");
             let after = raft.persisted(batch.token);
+            self.note_promises(id, &after.send);
+            if self.checks_restarts || self.random.chance(20) {
+                self.check_restart(id);
+            }
             after.send.into_iter().for_each(|(to, message)| self.send(id, to, message));
             self.act(id);
         }

@@ -22,8 +22,8 @@
 use crate::show;
 use bytes::Bytes;
 use ringstone_raft::{
-    Change, Config, Configuration, Entry, EntryKind, HardState, Index, Message, NodeId, Persist, Raft, Role, Snapshot,
-    SnapshotMetadata, Stable, Term,
+    Change, Config, Configuration, Entry, EntryKind, HardState, Index, Message, NodeId, Persist, Raft, Replication,
+    Role, Snapshot, SnapshotMetadata, Stable, Term,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -160,7 +160,7 @@ impl Script {
             }
             "status" => {
                 let lines = match &self.node(to).raft {
-                    Some(raft) => show::status(raft),
+                    Some(raft) => status(raft),
                     None => vec![format!("{to} is down")],
                 };
                 self.out.extend(lines);
@@ -488,4 +488,37 @@ fn change(word: &str) -> Change {
         "-" => Change::Remove(id(member)),
         _ => panic!("not a change: {word}"),
     }
+}
+
+fn status(raft: &Raft) -> Vec<String> {
+    let status = raft.status();
+    let positions = status.positions;
+    let mut lines = vec![format!(
+        "{}: {} last {} persisted {} committed {} applied {} compacted {}",
+        show::became(raft.id(), status.role),
+        show::configuration(&status.configuration),
+        positions.proposed.0,
+        positions.persisted.0,
+        positions.committed.0,
+        positions.applied.0,
+        status.compacted,
+    )];
+    for member in status.members {
+        let replication = match member.replication {
+            Replication::Probe => "probe",
+            Replication::Pipeline => "pipeline",
+            Replication::Image => "image",
+        };
+        lines.push(format!(
+            "  {} {replication} matched {} next {} in flight {} ({} bytes){}{}",
+            member.id,
+            member.matched,
+            member.next,
+            member.appends_in_flight,
+            member.bytes_in_flight,
+            if member.is_active { "" } else { ", silent" },
+            if raft.is_caught_up(member.id) { ", caught up" } else { "" },
+        ));
+    }
+    lines
 }

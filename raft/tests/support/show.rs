@@ -1,8 +1,6 @@
 //! How transcripts print what raft says.
 
-use ringstone_raft::{
-    Body, Configuration, Entry, EntryKind, Message, NodeId, Persist, Raft, Replication, Role, RoleChange, Snapshot,
-};
+use ringstone_raft::{Body, Configuration, Entry, EntryKind, Message, NodeId, Persist, Role, RoleChange, Snapshot};
 
 fn ids(ids: &[NodeId]) -> String {
     ids.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(" ")
@@ -110,37 +108,4 @@ pub fn became(id: NodeId, now: RoleChange) -> String {
         (Role::Follower, None) => "follows nobody".to_string(),
     };
     format!("{id} {what} in term {}", now.term)
-}
-
-pub fn status(raft: &Raft) -> Vec<String> {
-    let status = raft.status();
-    let positions = status.positions;
-    let mut lines = vec![format!(
-        "{}: {} last {} persisted {} committed {} applied {} compacted {}",
-        became(raft.id(), status.role),
-        configuration(&status.configuration),
-        positions.proposed.0,
-        positions.persisted.0,
-        positions.committed.0,
-        positions.applied.0,
-        status.compacted,
-    )];
-    for member in status.members {
-        let replication = match member.replication {
-            Replication::Probe => "probe",
-            Replication::Pipeline => "pipeline",
-            Replication::Image => "image",
-        };
-        lines.push(format!(
-            "  {} {replication} matched {} next {} in flight {} ({} bytes){}{}",
-            member.id,
-            member.matched,
-            member.next,
-            member.appends_in_flight,
-            member.bytes_in_flight,
-            if member.is_active { "" } else { ", silent" },
-            if raft.is_caught_up(member.id) { ", caught up" } else { "" },
-        ));
-    }
-    lines
 }
