@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use support::{Cluster, Faults, Random, Totals};
 
 /// Seeds that are always run.
-const USUAL: std::ops::Range<u64> = 0..600;
+const USUAL: std::ops::Range<u64> = 0..300;
 
 fn seeds() -> std::ops::Range<u64> {
     let Ok(given) = std::env::var("RAFT_SEEDS") else { return USUAL };
@@ -131,6 +131,26 @@ fn a_member_starts_from_every_prefix_of_its_batches() {
                 cluster.checkpoint_somewhere();
             }
         }
+    }
+}
+
+/// Nothing is shared between groups of one process: histories that go on side by side are those that they are alone.
+#[test]
+fn groups_side_by_side_are_as_alone() {
+    let faults = Faults { drop: 50, delay_max: 10, crash: 5, disk_stays_busy: 500, ..Faults::default() };
+    let advance = |cluster: &mut Cluster| {
+        cluster.step();
+        cluster.propose_everywhere();
+    };
+    let alone = |seed| {
+        let mut cluster = Cluster::new(seed, 3, 0, 4, faults);
+        (0..1000).for_each(|_| advance(&mut cluster));
+        (cluster.totals, cluster.history_end(), cluster.term_max())
+    };
+    let mut beside: Vec<Cluster> = (0..4).map(|seed| Cluster::new(seed, 3, 0, 4, faults)).collect();
+    (0..1000).for_each(|_| beside.iter_mut().for_each(advance));
+    for (seed, cluster) in beside.iter().enumerate() {
+        assert_eq!((cluster.totals, cluster.history_end(), cluster.term_max()), alone(seed as u64));
     }
 }
 

@@ -13,7 +13,7 @@
 //! What this file does not know is the time: rates of two members' clocks that differ by more than the margin break it.
 
 use super::Raft;
-use crate::{Index, ProposeError, Role};
+use crate::{Configuration, Index, ProposeError, Role};
 use alloc::collections::VecDeque;
 
 /// How long a lease lasts in the leader's ticks. A follower's word holds for at least `election_ticks - 1` whole intervals
@@ -96,9 +96,11 @@ impl Raft {
     }
 
     /// Whether a leader may count on this member not to help another one, of whatever term. A group's only voter has nobody
-    /// to count on it.
+    /// to count on it; but it must have been that for certain, or the leader that removes itself still leads.
     pub(super) fn backs_a_lease(&self) -> bool {
-        let is_alone = self.log.configuration().is_quorum(|id| id == self.config.id);
-        self.config.lease_reads && self.leader_silence < self.config.election_ticks && !is_alone
+        let is_alone = |configuration: &Configuration| configuration.is_quorum(|id| id == self.config.id);
+        self.config.lease_reads
+            && self.leader_silence < self.config.election_ticks
+            && !self.log.open_configurations().all(is_alone)
     }
 }

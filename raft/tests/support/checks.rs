@@ -1,7 +1,7 @@
 //! What must hold, at every step or at the end.
 
 use super::{Agreed, Cluster, Faults, at};
-use ringstone_raft::{Body, Configuration, Entry, EntryKind, Index, Message, NodeId, Raft, ReadState, Term};
+use ringstone_raft::{Body, Configuration, Entry, EntryKind, Index, Message, NodeId, Persist, Raft, ReadState, Term};
 
 impl Cluster {
     /// State machine safety: the same entries in the same order on all, each on the own disk of whoever applies it, and on
@@ -29,22 +29,26 @@ impl Cluster {
         self.history.insert(entry.index, Agreed { entry: entry.clone(), hash, term });
     }
 
-    /// By the configuration at the entry, or by one behind it in the log of some member (its leader's, that is): an entry
-    /// may be counted by a later configuration than its own.
+    pub(super) fn note_configurations(&mut self, persist: Option<&Persist>) {
+        let entries = persist.into_iter().flat_map(|persist| &persist.entries);
+        for entry in entries.filter(|entry| entry.kind == EntryKind::Configuration) {
+            let (configuration, _) = Configuration::decode(&entry.payload).expect("ours");
+            self.configurations.push((entry.index, configuration));
+        }
+    }
+
+    /// By the configuration at the entry, or by one behind it, even one that a crash has cut off since: an entry may be
+    /// counted by a later configuration than its own.
     fn check_quorum_of_disks(&self, id: NodeId, entry: &Entry) {
         let holds = |id: &NodeId| self.nodes[at(*id)].disk.holds(entry.index, entry.term);
         let is_majority = |voters: &[NodeId]| voters.iter().filter(|id| holds(id)).count() > voters.len() / 2;
         let agrees = |configuration: &Configuration| {
             is_majority(configuration.voters()) && (!configuration.is_joint() || is_majority(configuration.outgoing()))
         };
-        let agrees_in_log = |raft: &Raft| {
-            let last = raft.positions().proposed.0;
-            (entry.index.0..=last.0)
-                .any(|index| raft.metadata_at(Index(index)).is_some_and(|metadata| agrees(&metadata.configuration)))
-        };
-        let own = self.nodes[at(id)].raft.as_ref().expect("up");
-        let others = self.nodes.iter().filter_map(|node| node.raft.as_ref());
-        let is_agreed = agrees(own.configuration()) || others.into_iter().any(agrees_in_log);
+        let raft = self.nodes[at(id)].raft.as_ref().expect("up");
+        let own = raft.metadata_at(entry.index).expect("in the log").configuration;
+        let later = self.configurations.iter().filter(|(index, _)| *index >= entry.index);
+        let is_agreed = agrees(&own) || later.into_iter().any(|(_, configuration)| agrees(configuration));
         assert!(is_agreed, "committed at {} without a quorum of disks", entry.index);
     }
 

@@ -118,6 +118,8 @@ pub struct Cluster {
     leaders: BTreeMap<Term, NodeId>,
     /// Everything that any member handed out as committed.
     history: BTreeMap<Index, Agreed>,
+    /// Every configuration that was ever in a log.
+    configurations: Vec<(Index, Configuration)>,
     /// Reads on their way: the history's end when they were asked.
     reads: BTreeMap<(NodeId, u64), Index>,
     next_context: u64,
@@ -150,6 +152,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             leaders: BTreeMap::new(),
             history: BTreeMap::new(),
+            configurations: Vec::new(),
             reads: BTreeMap::new(),
             next_context: 0,
             next_payload: 0,
@@ -386,7 +389,7 @@ impl Cluster {
             let raft = self.raft(id).expect("a crash empties the queue");
             let after = raft.persisted(batch.token);
             self.note_promises(id, &after.send);
-            if self.checks_restarts || self.random.chance(20) {
+            if self.checks_restarts || self.now.is_multiple_of(50) {
                 self.check_restart(id);
             }
             after.send.into_iter().for_each(|(to, message)| self.send(id, to, message));
@@ -442,6 +445,7 @@ impl Cluster {
             for context in actions.reads_aborted {
                 self.reads.remove(&(id, context)).expect("asked, and answered once");
             }
+            self.note_configurations(actions.persist.as_ref());
             self.node(id).writing.extend(actions.persist);
         }
     }
