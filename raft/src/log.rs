@@ -138,7 +138,7 @@ impl Log {
             })
     }
 
-    /// Raft's rule of section 5.4.1: is a log that ends so at least as long as this one?
+    /// The restriction on elections (thesis 3.6.1): is a log that ends so at least as long as this one?
     pub(crate) fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }

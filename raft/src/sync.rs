@@ -1,4 +1,4 @@
-//! What waits for which sync?
+//! What waits for which sync (thesis 3.8)?
 //!
 //! Let a promise out too early and a crash breaks it: two leaders in a term, or a committed entry lost. Everything that
 //! promises durability is held here, tied to the last batch that was handed out when the promise was made, and batches

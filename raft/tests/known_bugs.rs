@@ -70,6 +70,20 @@ fn votes_are_counted_by_the_latest_configuration_in_the_log() {
     assert_eq!(raft.role().role, Role::Follower);
 }
 
+/// Row 2 again: where a change adds a voter, the older configuration alone elects nobody.
+#[test]
+fn a_voter_that_is_added_is_asked_from_its_entry_on() {
+    let mut raft = member_with(&[1], 1, vec![configuration_entry(1, 1, &configuration(&[1, 2]))]);
+    raft.campaign();
+    assert!(raft.take_actions().persist.is_none(), "not committed as far as known, but in the log");
+    assert_eq!(raft.role().role, Role::PreCandidate);
+    step(&mut raft, TWO, 2, Body::PreVoteResponse { granted: true });
+    let _ = settle(&mut raft);
+    assert_eq!(raft.role().role, Role::Candidate);
+    step(&mut raft, TWO, 2, Body::VoteResponse { granted: true });
+    assert_eq!(raft.role().role, Role::Leader);
+}
+
 /// Row 3 (etcd#7331): a new leader answered a read by its commit, which was behind what the last leader had acknowledged.
 #[test]
 fn a_new_leader_answers_reads_only_after_a_commit_of_its_own_term() {

@@ -1,5 +1,5 @@
-//! Who leads? Pre-vote keeps a member that hears nobody from disturbing a group that works; a leader is defended by those
-//! who hear it; a leader that a quorum no longer answers steps down. All three are needed: with a one-way or partial link
+//! Who leads (thesis 3.4)? Pre-vote (9.6) keeps a member that hears nobody from disturbing a group that works; a leader is defended by those
+//! who hear it (4.2.3); a leader that a quorum no longer answers steps down (6.2). All three are needed: with a one-way or partial link
 //! any two of them still allow endless elections.
 
 use super::Raft;
@@ -10,7 +10,7 @@ use crate::{Body, Entry, EntryKind, HardState, Index, NodeId, POSITION_MAX, Prop
 use bytes::Bytes;
 
 impl Raft {
-    /// Hands leadership to a voter: proposals are refused until it leads or an election timeout has passed.
+    /// Hands leadership to a voter (thesis 3.10): proposals are refused until it leads or an election timeout has passed.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
         if self.role != Role::Leader {
             return Err(ProposeError::NotLeader { leader: self.leader });
@@ -176,7 +176,7 @@ impl Raft {
         self.lease = Lease::default();
         let next = self.log.last_index().next();
         self.uncommitted_bytes = self.log.weight_bytes(self.log.committed(), self.log.last_index());
-        // Entries of earlier terms commit only under one of this term, so there must be one. The first of a log is the
+        // Entries of earlier terms commit only under one of this term, so there must be one (thesis 3.6.2, 6.4). The first of a log is the
         // configuration that the founders were started with: whoever joins later and reads the log from its start learns it.
         let (kind, payload) = match next {
             Index(1) => (EntryKind::Configuration, self.log.configuration().encode(&[])),

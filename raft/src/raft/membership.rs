@@ -1,4 +1,4 @@
-//! How do the members change?
+//! How do the members change (thesis 4.1 one voter, 4.3 any number)?
 //!
 //! The latest configuration in the log is in force from the moment it is appended, on every member, and goes away with its
 //! entry if that is cut. So nothing has to be remembered between log and apply, and no member can campaign or count by an
@@ -64,7 +64,7 @@ impl Raft {
         self.log.configuration_index() <= self.log.committed()
     }
 
-    /// A leader that is no voter of the committed configuration steps down, after the commit was sent to the others.
+    /// A leader that is no voter of the committed configuration steps down (thesis 4.2.2), after the commit was sent to the others.
     pub(super) fn maybe_leave_office(&mut self) {
         if !self.is_voter() && self.is_configuration_committed() {
             self.resign();

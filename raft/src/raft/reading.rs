@@ -1,4 +1,4 @@
-//! Linearizable reads without a log entry. The rules are at the top of `reads.rs`.
+//! Linearizable reads without a log entry (thesis 6.4). The rules are at the top of `reads.rs`.
 
 use super::Raft;
 use crate::reads::Reader;

@@ -1,4 +1,6 @@
-//! How does an entry get to the others, and when is it agreed?
+//! How does an entry get to the others (thesis 3.5), and when is it agreed (3.6.2)?
+//!
+//! Appends leave while this member's own disk still writes the same entries (10.2.1), and ahead of acknowledgements (10.2.2).
 
 use super::Raft;
 use crate::progress::{Phase, Progress};
@@ -52,8 +54,8 @@ impl Raft {
         }
     }
 
-    /// Commits what a quorum has synced, this member by its own sync. Only an entry of the own term is counted: one of an
-    /// earlier term may still be overwritten although a majority holds it (Raft, figure 8).
+    /// Commits what a quorum has synced, this member by its own sync; a quorum of others needs no sync here. Only an entry of the own term is counted: one of an
+    /// earlier term may still be overwritten although a majority holds it (thesis 3.6.2, figure 3.7).
     pub(super) fn maybe_commit(&mut self) {
         let before = self.log.committed();
         let quorum = Index(self.log.configuration().quorum_value(|id| self.matched(id).0));
