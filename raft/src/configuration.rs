@@ -11,6 +11,17 @@ pub const MEMBERS_MAX: usize = 64;
 /// First byte of an encoded configuration.
 const FORMAT_VERSION: u8 = 1;
 
+/// One step of a change of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Becomes a voter, whatever it was.
+    Voter(NodeId),
+    /// Becomes a learner, whatever it was. A voter stays one in the half that a joint configuration leaves.
+    Learner(NodeId),
+    /// Is no member any more; nothing where it is none.
+    Remove(NodeId),
+}
+
 /// The members of a group. Lists are ascending. Joint (`outgoing` not empty) means that an agreement needs a majority of
 /// `voters` and a majority of `outgoing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +43,23 @@ impl Configuration {
         configuration.is_valid().then_some(configuration)
     }
 
+    /// The configuration after these changes, one after the other; what a joint one leaves is not in it. `None` where the
+    /// outcome cannot be, as with [`Configuration::new`].
+    pub fn changed(&self, changes: &[Change]) -> Option<Configuration> {
+        let (mut voters, mut learners) = (self.voters.clone(), self.learners.clone());
+        for change in changes {
+            let (Change::Voter(id) | Change::Learner(id) | Change::Remove(id)) = *change;
+            voters.retain(|voter| *voter != id);
+            learners.retain(|learner| *learner != id);
+            match change {
+                Change::Voter(_) => voters.push(id),
+                Change::Learner(_) => learners.push(id),
+                Change::Remove(_) => {}
+            }
+        }
+        Configuration::new(voters, learners)
+    }
+
     /// Voters of the target configuration.
     pub fn voters(&self) -> &[NodeId] {
         &self.voters
@@ -42,7 +70,8 @@ impl Configuration {
         &self.outgoing
     }
 
-    /// Learners: they receive the log and do not count. While joint, one may still vote in `outgoing`.
+    /// Learners: they receive the log and do not count. While joint, one may still vote in `outgoing`: what etcd keeps in
+    /// a list of its own, `learners_next`.
     pub fn learners(&self) -> &[NodeId] {
         &self.learners
     }
@@ -73,8 +102,8 @@ impl Configuration {
         self.quorum_value(|id| u64::from(holds(id))) == 1
     }
 
-    /// How to get from here to `target`: directly where at most one voter differs (any two majorities then overlap), else
-    /// by a joint configuration.
+    /// How to get from here to `target`: directly where at most one voter differs (any two majorities then overlap; thesis
+    /// 4.1), else by a joint configuration (4.3).
     pub(crate) fn toward(&self, target: &Configuration) -> Configuration {
         let added = target.voters.iter().filter(|id| self.voters.binary_search(id).is_err()).count();
         let removed = self.voters.iter().filter(|id| target.voters.binary_search(id).is_err()).count();
@@ -100,8 +129,7 @@ impl Configuration {
     /// The payload of a configuration entry: version (1 byte), then for voters, outgoing and learners a count (2 bytes,
     /// little endian) and the ids (8 bytes each, little endian), then `context` to the end.
     pub fn encode(&self, context: &[u8]) -> Bytes {
-        let ids = self.voters.len() + self.outgoing.len() + self.learners.len();
-        let mut payload = BytesMut::with_capacity(1 + 3 * 2 + ids * 8 + context.len());
+        let mut payload = BytesMut::with_capacity(self.encoded_bytes() + context.len());
         payload.put_u8(FORMAT_VERSION);
         for list in [&self.voters, &self.outgoing, &self.learners] {
             payload.put_u16_le(list.len() as u16);
@@ -109,6 +137,11 @@ impl Configuration {
         }
         payload.put_slice(context);
         payload.freeze()
+    }
+
+    /// How long the encoding is without a context.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        1 + 3 * 2 + (self.voters.len() + self.outgoing.len() + self.learners.len()) * 8
     }
 
     /// Reads the payload of a configuration entry: the configuration and the proposer's context (empty in the entry that
@@ -179,6 +212,21 @@ mod tests {
         let replaced = Configuration::new(ids(&[1, 2, 4]), []).expect("valid");
         assert!(!three.toward(&four).is_joint());
         assert_eq!(three.toward(&replaced).outgoing(), three.voters());
+    }
+
+    #[test]
+    fn changes_are_made_one_after_the_other() {
+        let three = Configuration::new(ids(&[1, 2, 3]), ids(&[8])).expect("valid");
+        let changes = [
+            Change::Voter(NodeId(8)),
+            Change::Learner(NodeId(1)),
+            Change::Remove(NodeId(2)),
+            Change::Remove(NodeId(77)),
+            Change::Learner(NodeId(9)),
+        ];
+        let changed = three.changed(&changes).expect("two voters");
+        assert_eq!((changed.voters(), changed.learners()), (&ids(&[3, 8])[..], &ids(&[1, 9])[..]));
+        assert_eq!(three.changed(&[1, 2, 3].map(|id| Change::Remove(NodeId(id)))), None, "nobody votes");
     }
 
     #[test]

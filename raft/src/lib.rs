@@ -57,6 +57,7 @@
 extern crate alloc;
 
 mod actions;
+mod config;
 mod configuration;
 mod error;
 mod log;
@@ -64,14 +65,18 @@ mod message;
 mod progress;
 mod raft;
 mod reads;
+mod status;
 mod sync;
 mod types;
+pub mod wire;
 
 pub use actions::{Actions, AfterSync, Persist, ReadState, Role, RoleChange};
-pub use configuration::{Configuration, MEMBERS_MAX};
+pub use config::{Config, Stable};
+pub use configuration::{Change, Configuration, MEMBERS_MAX};
 pub use error::{ProposeError, RaftError};
 pub use message::{Body, Message};
-pub use raft::{Config, Raft, Stable, Status};
+pub use raft::Raft;
+pub use status::{MemberStatus, Replication, Status};
 pub use sync::SyncToken;
 pub use types::{
     Applied, Committed, ENTRY_OVERHEAD_BYTES, Entry, EntryKind, HardState, Index, NodeId, POSITION_MAX, Persisted,

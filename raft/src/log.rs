@@ -123,14 +123,22 @@ impl Log {
 
     /// The last index up to `index` whose term is not above `term`: where two logs may still agree. Never below the base.
     pub(crate) fn agreement_hint(&self, index: Index, term: Term) -> Index {
-        let mut hint = index.min(self.last_index()).max(self.base_index);
-        while hint > self.base_index && self.term_at(hint).is_some_and(|here| here > term) {
-            hint = hint.previous();
-        }
-        hint
+        // Terms never fall along a log.
+        let low = self.entries.partition_point(|entry| entry.term <= term) as u64;
+        index.min(Index(self.base_index.0 + low)).max(self.base_index)
     }
 
-    /// Raft's rule of section 5.4.1: is a log that ends so at least as long as this one?
+    /// Whether the entries behind `after` weigh no more than this. False where some of them are compacted.
+    pub(crate) fn weighs_at_most(&self, after: Index, bytes_max: usize) -> bool {
+        let mut left = Some(bytes_max);
+        after >= self.base_index
+            && self.range(after, self.last_index()).all(|entry| {
+                left = left.and_then(|left| left.checked_sub(entry.weight_bytes()));
+                left.is_some()
+            })
+    }
+
+    /// The restriction on elections (thesis 3.6.1): is a log that ends so at least as long as this one?
     pub(crate) fn is_up_to_date(&self, last_index: Index, last_term: Term) -> bool {
         (last_term, last_index) >= (self.last_term(), self.last_index())
     }

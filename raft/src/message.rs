@@ -77,6 +77,8 @@ pub enum Body {
     HeartbeatResponse {
         /// The heartbeat's.
         round: u64,
+        /// The sender's [`Config::kinds_known`](crate::Config).
+        kinds_known: u32,
     },
     /// Your term is over: the sender knows a later one.
     NewerTerm,

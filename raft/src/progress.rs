@@ -1,6 +1,6 @@
 //! What a leader knows about one other member, and how much it may send.
 
-use crate::Index;
+use crate::{Config, Index};
 use alloc::collections::VecDeque;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,52 @@ pub(crate) enum Phase {
     Snapshot,
 }
 
+/// Appends whose acknowledgement has not come: the last index of each, and what its entries weigh.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    appends: VecDeque<(Index, usize)>,
+    appends_max: usize,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl InFlight {
+    pub(crate) fn count(&self) -> usize {
+        self.appends.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The last append may exceed the bytes: it is made before its weight is known.
+    fn is_full(&self) -> bool {
+        self.appends.len() >= self.appends_max || self.bytes >= self.bytes_max
+    }
+
+    fn add(&mut self, last: Index, bytes: usize) {
+        self.bytes += bytes;
+        self.appends.push_back((last, bytes));
+    }
+
+    fn free_to(&mut self, matched: Index) {
+        while self.appends.front().is_some_and(|(last, _)| *last <= matched) {
+            self.free_first();
+        }
+    }
+
+    fn free_first(&mut self) {
+        if let Some((_, bytes)) = self.appends.pop_front() {
+            self.bytes -= bytes;
+        }
+    }
+
+    fn clear(&mut self) {
+        self.appends.clear();
+        self.bytes = 0;
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) phase: Phase,
@@ -20,9 +66,7 @@ pub(crate) struct Progress {
     pub(crate) matched: Index,
     /// The next entry to send.
     pub(crate) next: Index,
-    /// Last index of each append on its way.
-    in_flight: VecDeque<Index>,
-    in_flight_max: usize,
+    pub(crate) in_flight: InFlight,
     /// A probe is on its way.
     paused: bool,
     /// Send an append even without news: a lost one is noticed by its rejection.
@@ -31,26 +75,36 @@ pub(crate) struct Progress {
     committed_sent: Index,
     /// Was heard from since the last check of the quorum.
     pub(crate) is_active: bool,
-    /// What the image covers that is on its way.
+    /// What the image covers that is on its way; 0: none was sent yet.
     pub(crate) image: Index,
     /// The last read round it confirmed.
     pub(crate) round: u64,
+    /// See [`Config::kinds_known`](crate::Config).
+    pub(crate) kinds_known: Option<u32>,
+    /// It is no member any more since this entry, and is sent the log until it knows that this is committed.
+    pub(crate) leaves_at: Option<Index>,
 }
 
 impl Progress {
-    pub(crate) fn new(next: Index, in_flight_max: usize) -> Progress {
+    pub(crate) fn new(next: Index, config: &Config) -> Progress {
         Progress {
             phase: Phase::Probe,
             matched: Index(0),
             next,
-            in_flight: VecDeque::new(),
-            in_flight_max,
+            in_flight: InFlight {
+                appends: VecDeque::new(),
+                appends_max: config.appends_in_flight_max,
+                bytes: 0,
+                bytes_max: config.bytes_in_flight_max,
+            },
             paused: false,
             nudge: false,
             committed_sent: Index(0),
             is_active: false,
             image: Index(0),
             round: 0,
+            kinds_known: None,
+            leaves_at: None,
         }
     }
 
@@ -58,7 +112,7 @@ impl Progress {
         match self.phase {
             Phase::Probe => !self.paused,
             Phase::Replicate => {
-                let has_entries = self.next <= last && self.in_flight.len() < self.in_flight_max;
+                let has_entries = self.next <= last && !self.in_flight.is_full();
                 has_entries || self.nudge || self.committed_sent < committed
             }
             Phase::Snapshot => false,
@@ -67,11 +121,11 @@ impl Progress {
 
     /// How many entries may go along: with a full window only news.
     pub(crate) fn may_send_entries(&self) -> bool {
-        self.phase == Phase::Probe || self.in_flight.len() < self.in_flight_max
+        self.phase == Phase::Probe || !self.in_flight.is_full()
     }
 
-    /// An append was sent; `last` is its last entry, if it has any.
-    pub(crate) fn sent(&mut self, last: Option<Index>, committed: Index) {
+    /// An append was sent; `last` is its last entry, if it has any, and `bytes` what its entries weigh.
+    pub(crate) fn sent(&mut self, last: Option<Index>, bytes: usize, committed: Index) {
         self.nudge = false;
         self.committed_sent = committed;
         match self.phase {
@@ -79,7 +133,7 @@ impl Progress {
             Phase::Replicate => {
                 if let Some(last) = last {
                     self.next = last.next();
-                    self.in_flight.push_back(last);
+                    self.in_flight.add(last, bytes);
                 }
             }
             Phase::Snapshot => unreachable!("nothing is appended to a member that waits for an image"),
@@ -93,11 +147,7 @@ impl Progress {
         self.next = self.next.max(self.matched.next());
         match self.phase {
             Phase::Probe => self.become_replicate(),
-            Phase::Replicate => {
-                while self.in_flight.front().is_some_and(|last| *last <= matched) {
-                    self.in_flight.pop_front();
-                }
-            }
+            Phase::Replicate => self.in_flight.free_to(matched),
             // Older acknowledgements may arrive while the image is on its way.
             Phase::Snapshot => {
                 if self.matched.next() >= first_sendable {
@@ -125,8 +175,8 @@ impl Progress {
         self.paused = false;
         if self.phase == Phase::Replicate && self.matched < last {
             self.nudge = true;
-            if self.in_flight.len() >= self.in_flight_max {
-                self.in_flight.pop_front();
+            if self.in_flight.is_full() {
+                self.in_flight.free_first();
             }
         }
     }
@@ -146,7 +196,22 @@ impl Progress {
 
     pub(crate) fn become_snapshot(&mut self) {
         self.phase = Phase::Snapshot;
+        self.image = Index(0);
         self.in_flight.clear();
+    }
+
+    /// The entry behind which it still needs the log; none while no image was chosen yet.
+    pub(crate) fn wants_log_from(&self) -> Option<Index> {
+        match self.phase {
+            Phase::Probe | Phase::Replicate => Some(self.matched),
+            Phase::Snapshot => (self.image > Index(0)).then_some(self.image),
+        }
+    }
+
+    /// It was removed, and told so if appends reach it; it is not waited for.
+    pub(crate) fn has_left(&self, committed: Index) -> bool {
+        let was_told = |at: Index| self.phase != Phase::Replicate || self.committed_sent >= at;
+        self.leaves_at.is_some_and(|at| at <= committed && was_told(at))
     }
 
     fn become_replicate(&mut self) {

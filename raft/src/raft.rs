@@ -1,142 +1,24 @@
 //! The state machine: what it is told, and what it asks for.
 
 mod election;
+mod lease;
 mod membership;
 mod reading;
 mod replication;
 
+use self::lease::Lease;
 use crate::log::Log;
 use crate::progress::Progress;
 use crate::reads::Reads;
 use crate::sync::{Held, SyncQueue};
 use crate::{
-    Actions, AfterSync, Body, Configuration, Entry, EntryKind, HardState, Index, Message, NodeId, POSITION_MAX,
-    Persist, Positions, ProposeError, RaftError, ReadState, Role, RoleChange, Snapshot, SnapshotMetadata, SyncToken,
+    Actions, AfterSync, Body, Config, Configuration, Entry, EntryKind, HardState, Index, Message, NodeId, Persist,
+    Positions, ProposeError, RaftError, ReadState, Role, RoleChange, Snapshot, SnapshotMetadata, Stable, SyncToken,
     Term,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use bytes::Bytes;
-
-/// Settings of one member. Ticks are the caller's; etcd's defaults are 10 election ticks and 1 heartbeat tick of 100 ms.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This member.
-    pub id: NodeId,
-    /// Different at every start of the process (random, or counted on disk): an answer to a read of an earlier life is not
-    /// taken for one of this.
-    pub incarnation: u64,
-    /// A follower campaigns after this many ticks without a leader, and up to twice as many; a leader without a quorum
-    /// steps down after it. More than `heartbeat_ticks`.
-    pub election_ticks: u32,
-    /// A leader is heard from this often. At least 1.
-    pub heartbeat_ticks: u32,
-    /// Entries in one append, payload and overhead; one entry always fits.
-    pub append_bytes_max: usize,
-    /// Appends on their way to one member. At least 1.
-    pub appends_in_flight_max: usize,
-    /// Proposals are refused while more than this is proposed and not committed.
-    pub uncommitted_bytes_max: usize,
-    /// Entries are not handed out while more than this waits for [`Raft::applied`].
-    pub unapplied_bytes_max: usize,
-}
-
-impl Config {
-    /// Ten election ticks, one heartbeat tick, appends of 1 MiB with 64 on their way, 64 MiB uncommitted, 16 MiB unapplied.
-    pub fn new(id: NodeId, incarnation: u64) -> Config {
-        Config {
-            id,
-            incarnation,
-            election_ticks: 10,
-            heartbeat_ticks: 1,
-            append_bytes_max: 1 << 20,
-            appends_in_flight_max: 64,
-            uncommitted_bytes_max: 64 << 20,
-            unapplied_bytes_max: 16 << 20,
-        }
-    }
-
-    fn check(&self) -> Result<(), RaftError> {
-        if self.heartbeat_ticks == 0 {
-            return Err(RaftError::InvalidSetting("heartbeat_ticks"));
-        }
-        if self.election_ticks <= self.heartbeat_ticks || self.election_ticks > 1 << 20 {
-            return Err(RaftError::InvalidSetting("election_ticks"));
-        }
-        if self.appends_in_flight_max == 0 {
-            return Err(RaftError::InvalidSetting("appends_in_flight_max"));
-        }
-        if self.unapplied_bytes_max == 0 {
-            return Err(RaftError::InvalidSetting("unapplied_bytes_max"));
-        }
-        Ok(())
-    }
-}
-
-/// What the disk holds when a member starts.
-#[derive(Clone, Debug, Default)]
-pub struct Stable {
-    /// Term and vote; the default for a new member.
-    pub hard_state: HardState,
-    /// The place that the log follows, and the configuration in force there. A new group starts at index 0 with its first
-    /// configuration, the same on every member; a member that joins starts with an empty one.
-    pub snapshot: SnapshotMetadata,
-    /// The log behind it, consecutive.
-    pub entries: Vec<Entry>,
-    /// What the state has durably applied: at least the snapshot's index. Handing out goes on behind it.
-    pub applied: Index,
-}
-
-impl Stable {
-    fn check(&self) -> Result<(), RaftError> {
-        let inconsistent = |index, what| Err(RaftError::InconsistentStable { index, what });
-        let mut index = self.snapshot.index;
-        let mut term = self.snapshot.term;
-        if index.0 > POSITION_MAX || self.hard_state.term.0 > POSITION_MAX {
-            return inconsistent(index, "position out of bounds");
-        }
-        let is_unknown = index == Index(0) && self.snapshot.configuration == Configuration::default();
-        if !is_unknown && !self.snapshot.configuration.is_valid() {
-            return inconsistent(index, "there is no valid configuration");
-        }
-        for entry in &self.entries {
-            index = index.next();
-            if entry.index != index {
-                return inconsistent(index, "the log is not consecutive");
-            }
-            if entry.term < term {
-                return inconsistent(index, "terms fall along the log");
-            }
-            if entry.kind == EntryKind::Configuration && Configuration::decode(&entry.payload).is_none() {
-                return inconsistent(index, "configuration entry does not decode");
-            }
-            term = entry.term;
-        }
-        if term > self.hard_state.term {
-            return inconsistent(index, "the log is ahead of the recorded term: term and vote are lost");
-        }
-        if self.applied < self.snapshot.index || self.applied > index {
-            return inconsistent(self.applied, "the applied index is outside of the log");
-        }
-        Ok(())
-    }
-}
-
-/// What a member knows of the group, for people and metrics.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// Role, term and leader.
-    pub role: RoleChange,
-    /// The log's positions.
-    pub positions: Positions,
-    /// The last compacted entry.
-    pub compacted: Index,
-    /// The configuration in force.
-    pub configuration: Configuration,
-    /// On a leader: for each other member the last entry that it is known to have synced, and whether it was heard from
-    /// lately.
-    pub members: Vec<(NodeId, Index, bool)>,
-}
 
 /// One member of one group.
 ///
@@ -147,8 +29,8 @@ pub struct Status {
 /// `hold` for those that wait for a sync. No method blocks, reads a clock or allocates per entry.
 #[derive(Debug)]
 pub struct Raft {
-    config: Config,
-    log: Log,
+    pub(crate) config: Config,
+    pub(crate) log: Log,
     hard_state: HardState,
     hard_state_handed: HardState,
     role: Role,
@@ -163,14 +45,17 @@ pub struct Raft {
     /// Answers to the campaign that is running.
     votes: Vec<(NodeId, bool)>,
     /// On a leader: every other member.
-    progress: BTreeMap<NodeId, Progress>,
+    pub(crate) progress: BTreeMap<NodeId, Progress>,
     /// On a leader: who is to lead next.
-    transferee: Option<NodeId>,
+    pub(crate) transferee: Option<NodeId>,
     /// On a leader: weight of the entries behind the commit.
     uncommitted_bytes: usize,
     /// An image that the next `Persist` must carry.
     install: Option<Snapshot>,
     reads: Reads,
+    lease: Lease,
+    /// Ticks since a leader's message, of whatever term: what a lease rests on.
+    leader_silence: u32,
     sync: SyncQueue,
     send_now: Vec<(NodeId, Message)>,
     reads_ready: Vec<ReadState>,
@@ -200,6 +85,9 @@ impl Raft {
             uncommitted_bytes: 0,
             install: None,
             reads: Reads::default(),
+            lease: Lease::default(),
+            // Before the restart it may have heard a leader that now has a lease.
+            leader_silence: if stable.hard_state.term == Term(0) { u32::MAX } else { 0 },
             sync: SyncQueue::default(),
             send_now: Vec::new(),
             reads_ready: Vec::new(),
@@ -215,6 +103,7 @@ impl Raft {
     pub fn tick(&mut self, random: u64) {
         self.random = mix(self.random ^ random);
         self.reads.tick(self.config.election_ticks, &mut self.reads_aborted);
+        self.leader_silence = self.leader_silence.saturating_add(1);
         self.election_elapsed = self.election_elapsed.saturating_add(1);
         if self.role == Role::Leader {
             self.tick_leader();
@@ -226,10 +115,11 @@ impl Raft {
 
     /// Starts an election now, with a pre-vote, where this member is a voter and does not lead. A sole voter calls it at
     /// start and leads as soon as its new term is persisted. Does nothing while the vote of its last campaign is on its way
-    /// to the disk: on a disk slower than the election timeout it would campaign for ever.
+    /// to the disk (on a disk slower than the election timeout it would campaign for ever), and, with
+    /// [`Config::lease_reads`], while a leader may count on it.
     pub fn campaign(&mut self) {
         let awaits_own_vote = self.role == Role::Candidate && !self.votes.contains(&(self.config.id, true));
-        if self.role != Role::Leader && self.may_campaign() && !awaits_own_vote {
+        if self.role != Role::Leader && self.may_campaign() && !awaits_own_vote && !self.backs_a_lease() {
             self.become_pre_candidate();
         }
     }
@@ -260,7 +150,9 @@ impl Raft {
                 self.handle_pre_vote_request(from, term, last_index, last_term);
             }
             Body::PreVoteResponse { granted } => self.handle_pre_vote_response(from, term, granted),
-            Body::VoteRequest { last_index, last_term, .. } => self.handle_vote_request(from, last_index, last_term),
+            Body::VoteRequest { last_index, last_term, forced } => {
+                self.handle_vote_request(from, last_index, last_term, forced);
+            }
             Body::VoteResponse { granted } => self.handle_vote_response(from, granted),
             Body::Append { previous_index, previous_term, committed, entries } => {
                 self.follow(from)?;
@@ -274,7 +166,9 @@ impl Raft {
                 self.follow(from)?;
                 self.handle_heartbeat(from, committed, round)?;
             }
-            Body::HeartbeatResponse { round } => self.handle_heartbeat_response(from, round),
+            Body::HeartbeatResponse { round, kinds_known } => {
+                self.handle_heartbeat_response(from, round, kinds_known);
+            }
             Body::NewerTerm => {}
             Body::ReadRequest { incarnation, context } => self.handle_read_request(from, incarnation, context),
             Body::ReadResponse { incarnation, context, index } => {
@@ -432,18 +326,6 @@ impl Raft {
     /// The configuration in force: the latest in the log, committed or not.
     pub fn configuration(&self) -> &Configuration {
         self.log.configuration()
-    }
-
-    /// For people and metrics.
-    pub fn status(&self) -> Status {
-        let member = |(id, progress): (&NodeId, &Progress)| (*id, progress.matched, progress.is_active);
-        Status {
-            role: self.role_now(),
-            positions: self.log.positions(),
-            compacted: self.log.base_index(),
-            configuration: self.log.configuration().clone(),
-            members: self.progress.iter().map(member).collect(),
-        }
     }
 
     fn is_voter(&self) -> bool {

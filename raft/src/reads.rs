@@ -92,6 +92,11 @@ impl Reads {
         self.round
     }
 
+    /// A round that nobody reads by, whose confirmation only proves leadership.
+    pub(crate) fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
     /// Starts a round for all that wait, at the commit `index`. Returns whether heartbeats must go out.
     pub(crate) fn maybe_start_round(&mut self, index: Index) -> bool {
         if self.queued.is_empty() || self.rounds.len() >= ROUNDS_MAX {

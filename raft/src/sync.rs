@@ -1,10 +1,10 @@
-//! What waits for which sync?
+//! What waits for which sync (thesis 3.8)?
 //!
 //! Let a promise out too early and a crash breaks it: two leaders in a term, or a committed entry lost. Everything that
 //! promises durability is held here, tied to the last batch that was handed out when the promise was made, and batches
 //! are acknowledged in their order. This file does not know what a promise says.
 
-use crate::{Index, Message, NodeId, Term};
+use crate::{Body, Index, Message, NodeId, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 pub struct SyncToken(u64);
 
 /// A promise.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     /// To another member.
     Send(NodeId, Message),
@@ -43,7 +43,7 @@ pub(crate) struct SyncQueue {
 
 impl SyncQueue {
     pub(crate) fn hold(&mut self, promise: Held) {
-        self.held.push(promise);
+        add(&mut self.held, promise);
     }
 
     /// A new batch; it takes every promise made before it.
@@ -58,7 +58,7 @@ impl SyncQueue {
     pub(crate) fn settle(&mut self) -> Vec<Held> {
         match self.outstanding.back_mut() {
             Some(last) => {
-                last.held.append(&mut self.held);
+                self.held.drain(..).for_each(|promise| add(&mut last.held, promise));
                 Vec::new()
             }
             None => core::mem::take(&mut self.held),
@@ -77,4 +77,26 @@ impl SyncQueue {
         assert_eq!(batch.number, token.0, "batches are acknowledged in their order");
         batch
     }
+}
+
+/// Of acknowledgements that wait for the same sync the last says all, and nothing is said twice: what waits for a disk that
+/// stands still does not grow with what others send.
+fn add(held: &mut Vec<Held>, promise: Held) {
+    for waiting in held.iter_mut() {
+        match (waiting, &promise) {
+            (Held::Send(to, message), Held::Send(again, news)) if to == again && message.term == news.term => {
+                match (&mut message.body, &news.body) {
+                    (Body::AppendAccepted { matched }, Body::AppendAccepted { matched: further }) => {
+                        *matched = (*matched).max(*further);
+                        return;
+                    }
+                    (said, news) if said == news => return,
+                    _ => {}
+                }
+            }
+            (waiting, promise) if waiting == promise => return,
+            _ => {}
+        }
+    }
+    held.push(promise);
 }

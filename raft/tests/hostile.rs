@@ -65,7 +65,7 @@ fn body(random: &mut Random) -> Body {
         7 => Body::AppendAccepted { matched: index(random) },
         8 => Body::AppendRejected { rejected: index(random), hint_index: index(random), hint_term: term(random) },
         9 => Body::Heartbeat { committed: Index(random.below(4)), round: number(random) },
-        10 => Body::HeartbeatResponse { round: number(random) },
+        10 => Body::HeartbeatResponse { round: number(random), kinds_known: 0 },
         11 => Body::ReadRequest { incarnation: number(random), context: number(random) },
         12 => Body::TimeoutNow,
         _ => {
@@ -88,10 +88,15 @@ struct Reached {
 fn run(seed: u64, reached: &mut Reached) {
     let mut random = Random::new(seed);
     let snapshot = SnapshotMetadata { configuration: configuration(&mut random), ..Default::default() };
-    let mut raft = Raft::new(Config::new(NodeId(1), 1), Stable { snapshot, ..Default::default() }).expect("valid");
+    let mut config = Config::new(NodeId(1), 1);
+    config.lease_reads = random.chance(500);
+    let mut raft = Raft::new(config, Stable { snapshot, ..Default::default() }).expect("valid");
     let mut writing = VecDeque::new();
     for context in 0..400 {
-        match random.below(14) {
+        match random.below(16) {
+            14 => drop(raft.lease_read(random.below(3) as u32)),
+            15 if random.chance(100) => raft.resign(),
+            15 => raft.clock_gap(),
             0 => raft.tick(random.next()),
             1 => drop(raft.propose([Bytes::from_static(b"x")])),
             2 => drop(raft.read_index(context)),

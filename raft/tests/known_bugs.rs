@@ -70,6 +70,20 @@ fn votes_are_counted_by_the_latest_configuration_in_the_log() {
     assert_eq!(raft.role().role, Role::Follower);
 }
 
+/// Row 2 again: where a change adds a voter, the older configuration alone elects nobody.
+#[test]
+fn a_voter_that_is_added_is_asked_from_its_entry_on() {
+    let mut raft = member_with(&[1], 1, vec![configuration_entry(1, 1, &configuration(&[1, 2]))]);
+    raft.campaign();
+    assert!(raft.take_actions().persist.is_none(), "not committed as far as known, but in the log");
+    assert_eq!(raft.role().role, Role::PreCandidate);
+    step(&mut raft, TWO, 2, Body::PreVoteResponse { granted: true });
+    let _ = settle(&mut raft);
+    assert_eq!(raft.role().role, Role::Candidate);
+    step(&mut raft, TWO, 2, Body::VoteResponse { granted: true });
+    assert_eq!(raft.role().role, Role::Leader);
+}
+
 /// Row 3 (etcd#7331): a new leader answered a read by its commit, which was behind what the last leader had acknowledged.
 #[test]
 fn a_new_leader_answers_reads_only_after_a_commit_of_its_own_term() {
@@ -79,14 +93,14 @@ fn a_new_leader_answers_reads_only_after_a_commit_of_its_own_term() {
     step(&mut raft, TWO, 2, Body::ReadRequest { incarnation: 5, context: 9 });
     let _ = settle(&mut raft);
     for round in 0..3 {
-        step(&mut raft, TWO, 2, Body::HeartbeatResponse { round });
+        step(&mut raft, TWO, 2, Body::HeartbeatResponse { round, kinds_known: 0 });
     }
     let (actions, _) = settle(&mut raft);
     assert!(actions.iter().all(|actions| actions.reads.is_empty()), "a quorum hears it, but nothing is committed");
     accept(&mut raft, TWO, 2);
     let (actions, _) = settle(&mut raft);
     assert!(actions.iter().all(|actions| actions.reads.is_empty()), "committed, but the round has only begun");
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1, kinds_known: 0 });
     let actions = raft.take_actions();
     assert_eq!(actions.reads, [ReadState { context: 1, index: Index(2) }]);
     let answer = Body::ReadResponse { incarnation: 5, context: 9, index: Index(2) };
@@ -129,7 +143,7 @@ fn a_confirmation_counts_for_its_round_and_term_only() {
     let _ = settle(&mut raft);
     raft.read_index(2).expect("leads");
     let _ = settle(&mut raft);
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 1, kinds_known: 0 });
     assert_eq!(raft.take_actions().reads, [ReadState { context: 1, index: Index(1) }], "2 is of round 2");
     raft.read_index(3).expect("leads");
 
@@ -142,7 +156,7 @@ fn a_confirmation_counts_for_its_round_and_term_only() {
     raft.read_index(4).expect("leads");
     let _ = settle(&mut raft);
     // Term 2's round 2 arrives now.
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 2 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 2, kinds_known: 0 });
     assert!(raft.take_actions().reads.is_empty());
 }
 

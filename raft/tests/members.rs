@@ -32,7 +32,7 @@ fn a_grant_leaves_after_its_sync_and_a_refusal_at_once() {
     step(&mut raft, TWO, 2, request(1));
     assert!(raft.take_actions().is_empty());
     let sent = raft.persisted(persist.token).send;
-    assert_eq!(bodies(&sent, TWO), [&Body::VoteResponse { granted: true }, &Body::VoteResponse { granted: true }]);
+    assert_eq!(bodies(&sent, TWO), [&Body::VoteResponse { granted: true }], "once is enough");
     // And with all on disk at once.
     step(&mut raft, TWO, 2, request(1));
     assert_eq!(bodies(&raft.take_actions().send_now, TWO), [&Body::VoteResponse { granted: true }]);
@@ -48,6 +48,25 @@ fn an_acknowledgement_leaves_after_its_sync() {
     let sent = raft.persisted(persist.token).send;
     assert_eq!(bodies(&sent, TWO), [&Body::AppendAccepted { matched: Index(2) }]);
     assert_eq!(raft.take_actions().committed, [entry(1, 1)]);
+}
+
+/// What waits for a disk that stands still does not grow with what comes in: the last acknowledgement says all.
+#[test]
+fn acknowledgements_that_wait_for_one_sync_are_one() {
+    let mut raft = member(&[1, 2, 3], 1, &[]);
+    step(&mut raft, TWO, 1, append((0, 0), 0, vec![entry(1, 1)]));
+    step(&mut raft, TWO, 1, append((1, 1), 0, vec![entry(2, 1)]));
+    let first = raft.take_actions().persist.expect("two entries");
+    for _ in 0..100 {
+        step(&mut raft, TWO, 1, append((1, 1), 0, vec![]));
+        assert!(raft.take_actions().is_empty());
+    }
+    step(&mut raft, TWO, 1, append((2, 1), 0, vec![entry(3, 1)]));
+    let second = raft.take_actions().persist.expect("one more");
+    for (token, matched) in [(first.token, 2), (second.token, 3)] {
+        let sent = raft.persisted(token).send;
+        assert_eq!(bodies(&sent, TWO), [&Body::AppendAccepted { matched: Index(matched) }]);
+    }
 }
 
 #[test]
@@ -147,7 +166,7 @@ fn a_member_behind_the_compacted_log_gets_an_image_once_it_is_heard_from() {
     assert!(matches!(bodies(&raft.take_actions().send_now, THREE)[..], [Body::Snapshot(_)]));
     raft.report_snapshot_failed(THREE);
     assert!(raft.take_actions().is_empty(), "waits for a sign of life");
-    step(&mut raft, THREE, 2, Body::HeartbeatResponse { round: 0 });
+    step(&mut raft, THREE, 2, Body::HeartbeatResponse { round: 0, kinds_known: 0 });
     assert_eq!(raft.take_actions().snapshots_wanted, [THREE]);
     raft.send_snapshot(THREE, image(3, 2, &[1, 2, 3]));
     let _ = raft.take_actions();
@@ -266,7 +285,7 @@ fn a_lost_append_is_noticed_without_a_new_proposal() {
     raft.propose([Bytes::from_static(b"a")]).expect("leads");
     let _lost = settle(&mut raft);
     assert!(raft.take_actions().is_empty());
-    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 0 });
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 0, kinds_known: 0 });
     let actions = raft.take_actions();
     let probe = append((2, 2), 1, vec![]);
     assert_eq!(bodies(&actions.send_now, TWO), [&probe]);
@@ -287,6 +306,28 @@ fn a_lost_connection_is_noticed_at_once() {
     raft.report_unreachable(TWO);
     let actions = raft.take_actions();
     assert!(matches!(bodies(&actions.send_now, TWO)[..], [Body::Append { entries, .. }] if entries.len() == 1));
+}
+
+#[test]
+fn the_log_is_wanted_from_where_the_furthest_behind_is_and_from_an_image_on_its_way() {
+    let mut raft = member(&[1, 2, 3], 1, &[1, 1]);
+    assert_eq!(raft.wanted_by_others(), None, "it does not lead");
+    elect(&mut raft);
+    let _ = settle(&mut raft);
+    assert_eq!(raft.wanted_by_others(), None, "nobody was heard from");
+    accept(&mut raft, TWO, 3);
+    assert_eq!(raft.wanted_by_others(), Some(Index(3)));
+    let _ = settle(&mut raft);
+    raft.applied(Index(3));
+    raft.compact(Index(2));
+    let reject = |index| Body::AppendRejected { rejected: Index(index), hint_index: Index(0), hint_term: Term(0) };
+    step(&mut raft, THREE, 2, reject(2));
+    assert_eq!(raft.wanted_by_others(), Some(Index(0)), "all of it, though some is gone");
+    assert_eq!(raft.take_actions().snapshots_wanted, [THREE]);
+    assert_eq!(raft.wanted_by_others(), Some(Index(3)), "an image is being made of what there is then");
+    raft.send_snapshot(THREE, image(2, 1, &[1, 2, 3]));
+    assert_eq!(raft.wanted_by_others(), Some(Index(2)), "what is behind the image must be there when it lands");
+    assert!(!raft.is_caught_up(THREE) && raft.is_caught_up(TWO));
 }
 
 /// The acknowledgement of an image may be lost: its delivery is enough to go on behind it.

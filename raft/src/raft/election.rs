@@ -1,15 +1,16 @@
-//! Who leads? Pre-vote keeps a member that hears nobody from disturbing a group that works; a leader is defended by those
-//! who hear it; a leader that a quorum no longer answers steps down. All three are needed: with a one-way or partial link
+//! Who leads (thesis 3.4)? Pre-vote (9.6) keeps a member that hears nobody from disturbing a group that works; a leader is defended by those
+//! who hear it (4.2.3); a leader that a quorum no longer answers steps down (6.2). All three are needed: with a one-way or partial link
 //! any two of them still allow endless elections.
 
 use super::Raft;
+use super::lease::Lease;
 use crate::progress::Progress;
 use crate::sync::Held;
 use crate::{Body, Entry, EntryKind, HardState, Index, NodeId, POSITION_MAX, ProposeError, RaftError, Role, Term};
 use bytes::Bytes;
 
 impl Raft {
-    /// Hands leadership to a voter: proposals are refused until it leads or an election timeout has passed.
+    /// Hands leadership to a voter (thesis 3.10): proposals are refused until it leads or an election timeout has passed.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), ProposeError> {
         if self.role != Role::Leader {
             return Err(ProposeError::NotLeader { leader: self.leader });
@@ -45,15 +46,17 @@ impl Raft {
         self.become_follower(self.hard_state.term, None);
     }
 
-    /// The target campaigns once it has every entry.
+    /// The target campaigns once it has every entry. Said again at each of its signs of life: the request may be lost.
     pub(super) fn maybe_finish_transfer(&mut self, from: NodeId) {
         let has_all = self.progress.get(&from).is_some_and(|progress| progress.matched == self.log.last_index());
         if self.transferee == Some(from) && has_all {
+            self.lease.bar();
             self.send(from, Body::TimeoutNow);
         }
     }
 
     pub(super) fn tick_leader(&mut self) {
+        self.lease.tick();
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
             self.transferee = None;
@@ -64,6 +67,10 @@ impl Raft {
         self.heartbeat_elapsed += 1;
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks {
             self.heartbeat_elapsed = 0;
+            if self.config.lease_reads {
+                // An answer must tell which heartbeat it is to.
+                self.reads.begin_round();
+            }
             self.broadcast_heartbeat();
         }
     }
@@ -166,9 +173,10 @@ impl Raft {
         self.leader = Some(self.config.id);
         self.leave_role();
         self.heartbeat_elapsed = 0;
+        self.lease = Lease::default();
         let next = self.log.last_index().next();
         self.uncommitted_bytes = self.log.weight_bytes(self.log.committed(), self.log.last_index());
-        // Entries of earlier terms commit only under one of this term, so there must be one. The first of a log is the
+        // Entries of earlier terms commit only under one of this term, so there must be one (thesis 3.6.2, 6.4). The first of a log is the
         // configuration that the founders were started with: whoever joins later and reads the log from its start learns it.
         let (kind, payload) = match next {
             Index(1) => (EntryKind::Configuration, self.log.configuration().encode(&[])),
@@ -179,7 +187,7 @@ impl Raft {
         self.log.append(entry);
         for id in self.log.configuration().members() {
             if id != self.config.id {
-                self.progress.insert(id, Progress::new(next, self.config.appends_in_flight_max));
+                self.progress.insert(id, Progress::new(next, &self.config));
             }
         }
     }
@@ -187,8 +195,8 @@ impl Raft {
     /// A message of a later term. Returns false where it is to be dropped.
     pub(super) fn maybe_adopt_term(&mut self, from: NodeId, term: Term, body: &Body) -> bool {
         match body {
-            Body::PreVoteRequest { .. } => !self.hears_leader(),
-            Body::VoteRequest { forced, .. } if self.hears_leader() && !forced => false,
+            Body::PreVoteRequest { .. } => !self.hears_leader() && !self.backs_a_lease(),
+            Body::VoteRequest { forced, .. } if !forced && (self.hears_leader() || self.backs_a_lease()) => false,
             // A grant of what this member asked for; the term is adopted when it campaigns.
             Body::PreVoteResponse { granted: true } => true,
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
@@ -227,6 +235,7 @@ impl Raft {
             self.become_follower(self.hard_state.term, Some(from));
         }
         self.election_elapsed = 0;
+        self.leader_silence = 0;
         Ok(())
     }
 
@@ -246,10 +255,10 @@ impl Raft {
     }
 
     /// A learner answers too: it may be a voter already and not know it. A member with an empty log answers as any other.
-    pub(super) fn handle_vote_request(&mut self, from: NodeId, last_index: Index, last_term: Term) {
+    pub(super) fn handle_vote_request(&mut self, from: NodeId, last_index: Index, last_term: Term, forced: bool) {
         let may_vote = match self.hard_state.vote {
             Some(vote) => vote == from,
-            None => self.leader.is_none(),
+            None => self.leader.is_none() && (forced || !self.backs_a_lease()),
         };
         if may_vote && self.log.is_up_to_date(last_index, last_term) {
             self.hard_state.vote = Some(from);

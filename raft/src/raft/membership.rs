@@ -1,4 +1,4 @@
-//! How do the members change?
+//! How do the members change (thesis 4.1 one voter, 4.3 any number)?
 //!
 //! The latest configuration in the log is in force from the moment it is appended, on every member, and goes away with its
 //! entry if that is cut. So nothing has to be remembered between log and apply, and no member can campaign or count by an
@@ -18,10 +18,8 @@ impl Raft {
         if !target.is_valid() || target.is_joint() {
             return Err(ProposeError::InvalidConfiguration);
         }
-        let committed = self.log.committed();
-        let committed_in_term = self.log.term_at(committed) == Some(self.hard_state.term);
-        let is_settled = self.log.configuration_index() <= committed && !self.log.configuration().is_joint();
-        if !committed_in_term || !is_settled {
+        let is_settled = self.is_configuration_committed() && !self.log.configuration().is_joint();
+        if !self.has_committed_in_term() || !is_settled {
             return Err(ProposeError::ConfigurationPending);
         }
         let next = self.log.configuration().toward(target);
@@ -37,10 +35,14 @@ impl Raft {
         index
     }
 
-    /// On a leader: there is a progress for exactly the other members.
+    /// On a leader: there is a progress for every other member, and for those that leave until they know it.
     fn follow_configuration(&mut self) {
         let members = self.log.configuration().members();
-        self.progress.retain(|id, _| members.binary_search(id).is_ok());
+        let since = self.log.configuration_index();
+        for (id, progress) in &mut self.progress {
+            let is_member = members.binary_search(id).is_ok();
+            progress.leaves_at = if is_member { None } else { progress.leaves_at.or(Some(since)) };
+        }
         let own = self.config.id;
         members.into_iter().filter(|id| *id != own).for_each(|id| self.add_progress(id));
         if self.transferee.is_some_and(|to| !self.log.configuration().is_voter(to)) {
@@ -52,16 +54,19 @@ impl Raft {
     /// entry of its own term, so a new one comes through here too.
     pub(super) fn maybe_leave_joint(&mut self) {
         let configuration = self.log.configuration();
-        if configuration.is_joint() && self.log.configuration_index() <= self.log.committed() {
+        if configuration.is_joint() && self.is_configuration_committed() {
             let payload = configuration.without_outgoing().encode(&[]);
             self.append_configuration(payload);
         }
     }
 
-    /// A leader that is no voter of the committed configuration steps down, after the commit was sent to the others.
+    fn is_configuration_committed(&self) -> bool {
+        self.log.configuration_index() <= self.log.committed()
+    }
+
+    /// A leader that is no voter of the committed configuration steps down (thesis 4.2.2), after the commit was sent to the others.
     pub(super) fn maybe_leave_office(&mut self) {
-        let is_settled = self.log.configuration_index() <= self.log.committed();
-        if !self.is_voter() && is_settled {
+        if !self.is_voter() && self.is_configuration_committed() {
             self.resign();
         }
     }

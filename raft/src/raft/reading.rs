@@ -1,4 +1,4 @@
-//! Linearizable reads without a log entry. The rules are at the top of `reads.rs`.
+//! Linearizable reads without a log entry (thesis 6.4). The rules are at the top of `reads.rs`.
 
 use super::Raft;
 use crate::reads::Reader;
@@ -34,23 +34,32 @@ impl Raft {
     /// known here may be behind what the last leader acknowledged.
     pub(super) fn maybe_start_read_round(&mut self) {
         let committed = self.log.committed();
-        let committed_in_term = self.log.term_at(committed) == Some(self.hard_state.term);
-        if self.role == Role::Leader && committed_in_term && self.reads.maybe_start_round(committed) {
+        if self.role == Role::Leader && self.has_committed_in_term() && self.reads.maybe_start_round(committed) {
             self.broadcast_heartbeat();
             self.maybe_confirm_reads();
         }
+    }
+
+    /// Whether the commit known here is at least what any earlier leader acknowledged.
+    pub(super) fn has_committed_in_term(&self) -> bool {
+        self.log.term_at(self.log.committed()) == Some(self.hard_state.term)
+    }
+
+    /// The latest round that a quorum has confirmed.
+    pub(super) fn confirmed_round(&self) -> u64 {
+        let own_round = self.reads.round();
+        let round_of = |id: NodeId| match id == self.config.id {
+            true => own_round,
+            false => self.progress.get(&id).map_or(0, |progress| progress.round),
+        };
+        self.log.configuration().quorum_value(round_of)
     }
 
     pub(super) fn maybe_confirm_reads(&mut self) {
         if !self.reads.has_rounds() {
             return;
         }
-        let own_round = self.reads.round();
-        let round_of = |id: NodeId| match id == self.config.id {
-            true => own_round,
-            false => self.progress.get(&id).map_or(0, |progress| progress.round),
-        };
-        let confirmed = self.log.configuration().quorum_value(round_of);
+        let confirmed = self.confirmed_round();
         let term = self.hard_state.term;
         let (ready, send_now) = (&mut self.reads_ready, &mut self.send_now);
         self.reads.confirmed(confirmed, |reader, index| match reader {

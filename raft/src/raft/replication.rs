@@ -1,4 +1,6 @@
-//! How does an entry get to the others, and when is it agreed?
+//! How does an entry get to the others (thesis 3.5), and when is it agreed (3.6.2)?
+//!
+//! Appends leave while this member's own disk still writes the same entries (10.2.1), and ahead of acknowledgements (10.2.2).
 
 use super::Raft;
 use crate::progress::{Phase, Progress};
@@ -30,15 +32,20 @@ impl Raft {
                     false => Vec::new(),
                 };
                 let previous_term = self.log.term_at(previous_index).expect("not below the base");
-                progress.sent(entries.last().map(|entry| entry.index), committed);
+                let bytes = entries.iter().map(Entry::weight_bytes).sum();
+                progress.sent(entries.last().map(|entry| entry.index), bytes, committed);
                 let body = Body::Append { previous_index, previous_term, committed, entries };
                 self.send_now.push((*id, Message { term: self.hard_state.term, body }));
             }
         }
+        self.progress.retain(|_, progress| !progress.has_left(committed));
     }
 
     pub(super) fn broadcast_heartbeat(&mut self) {
         let round = self.reads.round();
+        if self.config.lease_reads {
+            self.lease.sent(round, self.config.election_ticks);
+        }
         let committed = self.log.committed();
         let term = self.hard_state.term;
         for (id, progress) in &self.progress {
@@ -47,8 +54,8 @@ impl Raft {
         }
     }
 
-    /// Commits what a quorum has synced, this member by its own sync. Only an entry of the own term is counted: one of an
-    /// earlier term may still be overwritten although a majority holds it (Raft, figure 8).
+    /// Commits what a quorum has synced, this member by its own sync; a quorum of others needs no sync here. Only an entry of the own term is counted: one of an
+    /// earlier term may still be overwritten although a majority holds it (thesis 3.6.2, figure 3.7).
     pub(super) fn maybe_commit(&mut self) {
         let before = self.log.committed();
         let quorum = Index(self.log.configuration().quorum_value(|id| self.matched(id).0));
@@ -117,7 +124,7 @@ impl Raft {
             return Err(RaftError::LostEntries { expected: committed, last });
         }
         self.log.commit_to(committed);
-        self.send(from, Body::HeartbeatResponse { round });
+        self.send(from, Body::HeartbeatResponse { round, kinds_known: self.config.kinds_known });
         Ok(())
     }
 
@@ -142,13 +149,15 @@ impl Raft {
         progress.rejected(rejected, agreed);
     }
 
-    pub(super) fn handle_heartbeat_response(&mut self, from: NodeId, round: u64) {
+    pub(super) fn handle_heartbeat_response(&mut self, from: NodeId, round: u64, kinds_known: u32) {
         let last = self.log.last_index();
         let Some(progress) = self.progress.get_mut(&from) else { return };
         progress.heard(last);
+        progress.kinds_known = Some(kinds_known);
         // Never ahead of what was sent: a round that has not begun proves nothing.
         progress.round = progress.round.max(round.min(self.reads.round()));
         self.maybe_confirm_reads();
+        self.maybe_finish_transfer(from);
     }
 
     /// Sends an image to a member out of [`Actions::snapshots_wanted`](crate::Actions::snapshots_wanted). The caller brings
@@ -214,7 +223,7 @@ impl Raft {
     pub(super) fn add_progress(&mut self, id: NodeId) {
         let next = self.log.last_index().next();
         self.progress.entry(id).or_insert_with(|| {
-            let mut progress = Progress::new(next, self.config.appends_in_flight_max);
+            let mut progress = Progress::new(next, &self.config);
             // Or the next check of the quorum could end a leader that only just met it.
             progress.is_active = true;
             progress
