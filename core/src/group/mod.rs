@@ -23,6 +23,7 @@ mod restore;
 mod shrink;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use ringstone_pager::api::{Access, Fault, PageRun, WriteTrees as _};
 use ringstone_pager::disk as pages;
-use ringstone_pager::{Pager, Reader};
+use ringstone_pager::{CheckpointError, Pager, Reader};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
 use ringstone_raft::{EntryKind, Index, Persist, ProposeError, Raft, Role, SyncToken};
 use ringstone_wal::{BatchNumber, HolderId, Kind, Log, Record, WalError};
@@ -44,7 +45,7 @@ use crate::lease::lessor::Lessor;
 use crate::metrics::ShardMetrics;
 use crate::mvcc::{self, Removal};
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::{State, StateError};
 
 pub use apply::read_member;
 pub use checkpoint::CheckpointPace;
@@ -117,9 +118,15 @@ pub enum GroupError {
     /// The log failed. Nothing is acknowledged any more.
     #[error(transparent)]
     Log(#[from] WalError),
-    /// The page file failed.
+    /// The page file can't be opened for the group's I/O.
     #[error("page file: {0}")]
-    Pages(String),
+    PageFile(#[source] io::Error),
+    /// A checkpoint can't begin, or a write or sync of the page file failed.
+    #[error("page file: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The state that a checkpoint has made durable can't be read back.
+    #[error("page file: the checkpoint's own attributes: {0}")]
+    Attributes(#[from] StateError),
     /// A page is damaged where the member can't go on without it.
     #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
     Damaged(ringstone_pager::api::Damage),
