@@ -60,6 +60,9 @@ pub enum Progress {
     Done,
 }
 
+/// What is held at once of a range that is only touched.
+const TOUCHED_AT_ONCE: Budget = Budget { records: 512, bytes: 1 << 20 };
+
 /// How often a scan of the latest revision begins anew because a compaction overtook it.
 const RESTARTS_MAX: u32 = 8;
 
@@ -232,15 +235,35 @@ impl RangeScan {
         RangeScan { in_txn: true, ..RangeScan::of(range.into()) }
     }
 
-    /// A scan that touches all that [`RangeScan::archived`] of the same range could, whatever the transaction writes
-    /// before it; none where that one alone does.
-    pub(crate) fn archived_toucher(range: &ArchivedRange) -> Option<RangeScan> {
-        let mut scan = RangeScan::archived(range);
-        if scan.query.range_end.is_empty() || scan.query.limit.is_none() {
-            return None;
+    /// Touches all pages that [`RangeScan::archived`] of the same range could, whatever the transaction writes before it;
+    /// keeps no more than a step's records, and those of a limit.
+    pub(crate) fn touch<V: ReadTrees + ?Sized>(
+        view: &V,
+        window: impl Into<Window>,
+        range: &ArchivedRange,
+    ) -> Result<(), ReadFault> {
+        let (window, scan) = (window.into(), RangeScan::archived(range));
+        if scan.query.range_end.is_empty() {
+            return scan.run_through(view, window);
         }
-        scan.query.limit = None;
-        Some(scan)
+        let mut all = scan.query.clone();
+        // Which pages, does not depend on the order.
+        all.keys_only = !scan.query.wants_values();
+        (all.limit, all.target, all.order) = (None, SortTarget::Key, SortOrder::None);
+        if scan.query.limit.is_some() {
+            // Counted in another way.
+            scan.run_through(view, window)?;
+        }
+        RangeScan { in_txn: true, ..RangeScan::of(all) }.run_through(view, window)
+    }
+
+    fn run_through<V: ReadTrees + ?Sized>(mut self, view: &V, window: Window) -> Result<(), ReadFault> {
+        while self.step(view, window, &mut TOUCHED_AT_ONCE.clone())? == Progress::More {
+            if self.in_key_order() {
+                self.drain();
+            }
+        }
+        Ok(())
     }
 
     fn of(query: Query) -> RangeScan {

@@ -210,12 +210,7 @@ fn warm<V: ReadTrees>(
     let (_, ops) = taken(txn, path);
     for op in ops {
         match op {
-            ArchivedOp::Range(range) => {
-                RangeScan::archived(range).step(view, state, &mut Budget::UNBOUNDED.clone())?;
-                if let Some(mut wider) = RangeScan::archived_toucher(range) {
-                    wider.step(view, state, &mut Budget::UNBOUNDED.clone())?;
-                }
-            }
+            ArchivedOp::Range(range) => RangeScan::touch(view, state, range)?,
             ArchivedOp::Put(put) => {
                 prepare_put(view, state, put)?.touch_replaced(view, state)?;
             }
