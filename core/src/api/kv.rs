@@ -45,17 +45,9 @@ impl Api {
         trace.about(&request.key, &request.range_end);
         check::check_range(&request)?;
         // A sole voter publishes before it answers: its published root is linearizable.
-        let (mut response, mut pieces) = self.read_range(&request).await?;
+        let (mut response, pieces) = self.read_range(&request).await?;
         self.shard.metrics().ranges.add(1);
         self.fill(&mut response.header);
-        if response.kvs.len() > pieces::RECORDS {
-            // Sorted by something else than the keys: all is there, and none of it encoded.
-            let mut kvs = std::mem::take(&mut response.kvs).into_iter();
-            while kvs.len() > 0 {
-                pieces.push(kvs.by_ref().take(pieces::RECORDS).collect(), self.answer_bytes_max())?;
-                glommio::yield_if_needed().await;
-            }
-        }
         if pieces.is_empty() {
             let mut claim = self.memory.claim();
             claim_answer(&mut claim, &response)?;
@@ -71,7 +63,7 @@ impl Api {
         usize::try_from(quarter).unwrap_or(usize::MAX).min(ANSWER_BYTES_MAX)
     }
 
-    /// What is read, and in front of it what was encoded meanwhile: of a range in the order of its keys, each step's.
+    /// What is read, and in front of it what was encoded meanwhile: each step's, once they are in their order.
     async fn read_range(&self, request: &RangeRequest) -> Result<(RangeResponse, Pieces), Status> {
         let (mut scan, mut pieces, mut restarts) = (RangeScan::new(request), Pieces::new(self.memory.claim()), 0);
         let mut unsorted = Growing::new(&self.memory);
@@ -85,13 +77,15 @@ impl Api {
             match step.await {
                 Ok((Progress::Done, _)) => return Ok((scan.finish(), pieces)),
                 Ok((Progress::More, left)) => {
-                    if !scan.in_key_order() {
-                        unsorted.grow(left, self.answer_bytes_max())?;
-                    } else {
+                    if scan.is_in_order() {
+                        // Those that were sorted are from now on counted as they are encoded.
+                        unsorted = Growing::new(&self.memory);
                         let kvs = scan.drain();
                         if !kvs.is_empty() {
                             pieces.push(kvs, self.answer_bytes_max())?;
                         }
+                    } else {
+                        unsorted.grow(left, self.answer_bytes_max())?;
                     }
                     glommio::yield_if_needed().await;
                 }

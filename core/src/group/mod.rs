@@ -43,7 +43,7 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::lease::lessor::Lessor;
 use crate::metrics::ShardMetrics;
-use crate::mvcc::{self, Removal};
+use crate::mvcc::{self, Comparing, Removal};
 use crate::shared::Shared;
 use crate::state::{State, StateError};
 
@@ -179,6 +179,8 @@ pub struct Group {
     keep_alives_again: Vec<(u32, u64, i64)>,
     was_caught_up: bool,
     first: Option<(Command, Command)>,
+    /// The comparisons of the transaction in front of `committed`, where they go on over several turns.
+    comparing: Option<Comparing>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
     removal: Option<Removal>,
     /// Bytes of frames when it began, or when its leaves were last written to the file.
