@@ -55,17 +55,21 @@ fn change(path: &Path, offset: u64, bytes: &[u8]) {
     file.write_all(bytes).unwrap();
 }
 
-/// Gives the first block of a file version 99, under a right checksum: over `seed`, then all of it but the checksum.
-fn forge_version(path: &Path, version_at: usize, crc_at: usize, seed: &[u8]) {
+/// Changes a byte of a file, which has the length of its block, under a right checksum: over `seed`, then all of the block
+/// but the checksum.
+fn forge(path: &Path, block_at: u64, (at, byte): (usize, u8), crc_at: usize, seed: &[u8]) {
     let mut block = vec![0; 4096];
-    File::open(path).unwrap().read_exact(&mut block).unwrap();
-    block[version_at] = 99;
+    let mut file = File::open(path).unwrap();
+    file.seek(SeekFrom::Start(block_at)).unwrap();
+    let bytes = file.read(&mut block).unwrap();
+    block.truncate(bytes);
+    block[at] = byte;
     let mut crc = crc32fast::Hasher::new();
     crc.update(seed);
     crc.update(&block[..crc_at]);
     crc.update(&block[crc_at + 4..]);
     block[crc_at..crc_at + 4].copy_from_slice(&crc.finalize().to_le_bytes());
-    change(path, 0, &block);
+    change(path, block_at, &block);
 }
 
 fn first_segment(data_dir: &Path) -> PathBuf {
@@ -100,12 +104,41 @@ fn formats_of_another_version() {
             "identity" => change(&data.join("member/identity"), 8, &[99]),
             "pages-0" => {
                 let file = fs::read(data.join("member/pages-0")).unwrap();
-                forge_version(&data.join("member/pages-0"), 12, 8, &file[16..32]);
+                forge(&data.join("member/pages-0"), 0, (12, 99), 8, &file[16..32]);
             }
-            _ => forge_version(&first_segment(&data), 8, 12, &[]),
+            _ => forge(&first_segment(&data), 0, (8, 99), 12, &[]),
         }
         expect(&data, &[], 11, "version");
     }
+}
+
+/// Parts of a format that a later version may add: none of them is damage.
+#[test]
+fn features_of_another_version() {
+    let root = folder();
+    let data = root.path().join("data");
+    made(&data);
+    let (identity, pages) = (data.join("member/identity"), data.join("member/pages-0"));
+    let file = fs::read(&pages).unwrap();
+    for class in [24, 32] {
+        forge(&identity, 0, (class, 2), 12, &[]);
+        expect(&data, &[], 11, "features (bits 0x2)");
+        forge(&identity, 0, (class, 0), 12, &[]);
+    }
+    for (at, named) in [(64, "may only read"), (72, "does not know")] {
+        forge(&pages, 0, (at, 2), 8, &file[16..32]);
+        expect(&data, &[], 11, named);
+        forge(&pages, 0, (at, 0), 8, &file[16..32]);
+    }
+    // The last tree of each meta that has some: page 1 and 2, their first root at 64, 48 bytes each.
+    for meta in [4096, 8192] {
+        let trees = file[meta + 12];
+        if trees == 0 {
+            continue;
+        }
+        forge(&pages, meta as u64, (64 + 48 * (usize::from(trees) - 1), 16), 8, &file[16..32]);
+    }
+    expect(&data, &[], 11, "tree 16");
 }
 
 #[test]

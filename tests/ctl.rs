@@ -203,3 +203,41 @@ fn an_interrupted_snapshot() {
     }
     member.stop();
 }
+
+/// What a shell offers behind these words: the script in a real bash.
+fn completed(words: &[&str]) -> Vec<String> {
+    let script = Command::new(RINGSTONE).args(["ctl", "completion", "bash"]).output().unwrap();
+    assert!(script.status.success());
+    let (last, all) = (words[words.len() - 1], words.iter().map(|word| format!("'{word}' ")).collect::<String>());
+    let asks = format!(
+        "COMP_WORDS=({all}); COMP_CWORD={}; _ringstone ringstone '{last}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.len() - 1
+    );
+    let text = [&script.stdout[..], asks.as_bytes()].concat();
+    let root = folder();
+    fs::write(root.path().join("script"), text).unwrap();
+    let output = Command::new("bash").arg(root.path().join("script")).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn completion_and_options_know_the_command_line() {
+    assert_eq!(completed(&["ringstone", "ctl", "comple"]), ["completion"]);
+    assert_eq!(completed(&["ringstone", "ctl", "lease", "time"]), ["timetolive"]);
+    assert_eq!(completed(&["ringstone", "ctl", "get", "--keys"]), ["--keys-only"]);
+    for shell in ["zsh", "fish", "powershell"] {
+        let output = Command::new(RINGSTONE).args(["ctl", "completion", shell]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("make-mirror"), "{shell}");
+    }
+    for wrong in [&["completion"][..], &["completion", "nosuch"], &["completion", "bash", "more"]] {
+        assert_eq!(Command::new(RINGSTONE).arg("ctl").args(wrong).output().unwrap().status.code(), Some(1));
+    }
+    let options = Command::new(RINGSTONE).args(["ctl", "options"]).output().unwrap();
+    let text = String::from_utf8(options.stdout).unwrap();
+    for flag in ["--endpoints", "--write-out", "--hex", "--dial-timeout", "--command-timeout", "--insecure-transport"] {
+        assert!(options.status.success() && text.contains(flag), "{flag} in {text}");
+    }
+    assert!(!text.contains("--keys-only"), "only what all commands take");
+}

@@ -262,6 +262,9 @@ impl<'a> Entry<'a> {
 }
 
 #[cfg(test)]
+mod golden;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::command::Put;

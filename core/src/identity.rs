@@ -117,6 +117,16 @@ pub enum IdentityError {
         /// The version found.
         found: u32,
     },
+    /// A later version made it, with features that this one must know.
+    #[error(
+        "{path} names features (bits {unknown:#x}) that this program does not know: start the version of ringstone that wrote it, or upgrade"
+    )]
+    Features {
+        /// The file.
+        path: PathBuf,
+        /// Bits of the two words.
+        unknown: u64,
+    },
     /// The folder belongs to another member or cluster.
     #[error("{path} belongs to {what} {found:x}, the flags say {expected:x}: use the --data-dir of this member")]
     Foreign {
@@ -189,10 +199,11 @@ impl Identity {
         if bytes[12..16] != identity_checksum(bytes).to_le_bytes() {
             return Err(damaged("the identity file's checksum is wrong"));
         }
-        if bytes[24..40] != [0; 16] {
-            return Err(damaged("the identity file names features that this version does not know: upgrade"));
-        }
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+        let unknown = word(24) | word(32);
+        if unknown != 0 {
+            return Err(IdentityError::Features { path: path.to_owned(), unknown });
+        }
         Ok(Identity { cluster_id: word(40), member_id: word(48), file_id: bytes[56..72].try_into().expect("16 bytes") })
     }
 }

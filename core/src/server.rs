@@ -23,6 +23,7 @@ use crate::shard::pulse::{FEEL_INTERVAL, Pulse};
 use crate::shard::{self, GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
 use crate::shared::Shared;
 use crate::space::Space;
+use crate::state::StateError;
 
 /// Batches between the group and a shard that may wait in one direction.
 const QUEUE_BATCHES: usize = 1024;
@@ -113,15 +114,16 @@ impl ServerError {
             ServerError::Identity(error) => match error {
                 IdentityError::InUse { .. } => Cause::InUse,
                 IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Cause::Damaged,
-                IdentityError::Version { .. } => Cause::FormatVersion,
+                IdentityError::Version { .. } | IdentityError::Features { .. } => Cause::FormatVersion,
                 IdentityError::Foreign { .. } => Cause::Foreign,
                 IdentityError::Io { error, .. } | IdentityError::Change { error, .. } => io_cause(error),
             },
             ServerError::Open(error) => open_cause(error),
             ServerError::Group(error) => match error {
                 GroupError::Log(error) => log_cause(error),
-                GroupError::Pages(_) => Cause::DiskFailed,
-                GroupError::Damaged(_) => Cause::Damaged,
+                GroupError::PageFile(error) => io_cause(error),
+                GroupError::Checkpoint(_) => Cause::DiskFailed,
+                GroupError::Damaged(_) | GroupError::Attributes(_) => Cause::Damaged,
                 GroupError::Entry { .. } => Cause::Entry,
             },
             ServerError::Ring(error) => ring_cause(error),
@@ -172,9 +174,16 @@ fn log_cause(error: &WalError) -> Cause {
 fn open_cause(error: &OpenError) -> Cause {
     match error {
         OpenError::Log(error) => log_cause(error),
-        OpenError::Pages(PagesError::Refused(
-            OpenFailure::UnknownVersion { .. } | OpenFailure::UnknownFeatures { .. },
-        )) => Cause::FormatVersion,
+        OpenError::Pages(
+            PagesError::ReadOnly
+            | PagesError::UnknownTree(_)
+            | PagesError::Refused(
+                OpenFailure::UnknownVersion { .. }
+                | OpenFailure::UnknownFeatures { .. }
+                | OpenFailure::OtherPageSize { .. },
+            ),
+        )
+        | OpenError::State(StateError::Format(_)) => Cause::FormatVersion,
         OpenError::Pages(PagesError::Disk(error)) => page_cause(error),
         OpenError::Pages(PagesError::Refused(OpenFailure::ForeignFile { .. })) => Cause::Foreign,
         OpenError::Io { error, .. } => io_cause(error),

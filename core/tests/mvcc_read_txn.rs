@@ -7,7 +7,7 @@ use ringstone_core::command::{Command, DeleteRange, Put, Range};
 use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::mvcc::{Budget, Progress, RangeScan, ReadTxn, compact_slice};
 use ringstone_pager::Pager;
-use ringstone_proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
+use ringstone_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use ringstone_proto::etcdserverpb::request_op::Request;
 use ringstone_proto::etcdserverpb::response_op::Response;
 use ringstone_proto::etcdserverpb::{Compare, RangeResponse, RequestOp, TxnRequest};
@@ -132,4 +132,56 @@ fn a_revision_in_a_transaction_is_checked_like_etcd_does() {
     assert_eq!(step(&store, -1), Err(ReadFault::Refused(Error::Compacted)));
     assert_eq!(step(&store, 3), Err(ReadFault::Refused(Error::Compacted)));
     assert_eq!(step(&store, 4), Ok(Progress::Done));
+}
+
+/// What one step compares is bounded; what is compared is one revision.
+#[test]
+fn comparisons_of_many_keys_see_one_revision() {
+    const KEYS: usize = 5000;
+    let compare = |target_union| Compare {
+        target: match target_union {
+            TargetUnion::Value(_) => CompareTarget::Value,
+            _ => CompareTarget::Version,
+        } as i32,
+        key: "a".into(),
+        range_end: "b".into(),
+        target_union: Some(target_union),
+        ..Compare::default()
+    };
+    let mut store = ten();
+    for index in 0..KEYS {
+        put(&mut store, &format!("a{index:05}"), "old");
+    }
+    let revision = store.state.revision;
+    let txn = |compares: Vec<Compare>| TxnRequest {
+        compare: compares,
+        success: vec![op(&all(0, 0))],
+        failure: vec![op(&all(1, 0))],
+    };
+    let both = vec![compare(TargetUnion::Version(1)), compare(TargetUnion::Value("old".into()))];
+    let mut read = ReadTxn::new(txn(both.clone()));
+    let mut steps = 0;
+    while read.step(&store.trees, &store.state, &mut Budget::UNBOUNDED.clone()).expect("all is there") == Progress::More
+    {
+        put(&mut store, "a9", "new");
+        put(&mut store, &format!("a{steps}"), "new");
+        put(&mut store, &format!("a9999{steps}"), "new");
+        steps += 1;
+    }
+    assert!(steps >= 2 * KEYS / 2048, "{steps} steps");
+    let (succeeded, seen, responses) = ranges(read);
+    assert_eq!((succeeded, seen, responses[0].kvs.len()), (true, revision, KEYS + 10));
+
+    // A compaction that overtakes it begins it anew.
+    let other = Compare { result: CompareResult::NotEqual as i32, ..compare(TargetUnion::Version(77)) };
+    let mut read = ReadTxn::new(txn(vec![other]));
+    assert_eq!(read.step(&store.trees, &store.state, &mut Budget::UNBOUNDED.clone()), Ok(Progress::More));
+    put(&mut store, "aaa", "new");
+    let latest = store.state.revision;
+    store.apply(&Command::Compact { revision: latest }).response.expect("a compaction");
+    while read.step(&store.trees, &store.state, &mut Budget::UNBOUNDED.clone()).expect("all is there") == Progress::More
+    {
+    }
+    let (succeeded, seen, _) = ranges(read);
+    assert_eq!((succeeded, seen), (true, latest));
 }

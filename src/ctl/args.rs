@@ -94,6 +94,27 @@ pub enum Command {
     Check(Check),
     /// Prints the version
     Version,
+    /// Generates a completion script for a shell: source <(ringstone ctl completion bash)
+    Completion(Completion),
+    /// Prints the flags that any command takes
+    Options,
+}
+
+#[derive(Args, Debug)]
+pub struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// The shells that etcdctl has.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+#[value(rename_all = "lower")]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    PowerShell,
 }
 
 #[derive(Args, Debug, Default)]

@@ -7,6 +7,7 @@
 mod args;
 mod check;
 mod cluster;
+mod completion;
 mod concurrency;
 mod connect;
 mod kv;
@@ -112,10 +113,15 @@ fn go_cause(error: &std::io::Error) -> String {
 }
 
 fn run(ctl: Ctl) -> Outcome {
-    if matches!(ctl.command, Command::Version) {
-        println!("ringstone version: {}", ringstone_core::config::RINGSTONE_VERSION);
-        println!("API version: 3.7");
-        return Ok(());
+    match ctl.command {
+        Command::Version => {
+            println!("ringstone version: {}", ringstone_core::config::RINGSTONE_VERSION);
+            println!("API version: 3.7");
+            return Ok(());
+        }
+        Command::Completion(completion) => return completion::script(completion.shell),
+        Command::Options => return completion::options(),
+        _ => {}
     }
     let cannot_start = |error| Failure::new(ERROR, format!("the runtime can't start: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
@@ -160,7 +166,12 @@ async fn dispatch(ctl: Ctl) -> Outcome {
             snapshot::save(&session, &files).await
         }
         Command::MakeMirror(flags) => mirror::make_mirror(&session, flags).await,
-        Command::Check(_) | Command::Lock(_) | Command::Elect(_) | Command::Version => unreachable!("done before"),
+        Command::Check(_)
+        | Command::Lock(_)
+        | Command::Elect(_)
+        | Command::Version
+        | Command::Completion(_)
+        | Command::Options => unreachable!("done before"),
     }
 }
 

@@ -33,6 +33,7 @@ pub struct Member {
 }
 
 impl Member {
+    #[allow(dead_code, reason = "not every test's member runs without flags")]
     pub fn start(data_dir: &Path) -> Member {
         Member::start_with(data_dir, &[])
     }

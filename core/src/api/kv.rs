@@ -33,7 +33,7 @@ const STREAM_CHUNK_FIRST: usize = 10;
 /// Messages within a transaction that are decoded, whatever `--max-txn-ops` says: some 13 MiB.
 const TXN_MESSAGES_MAX: usize = 65_536;
 /// What a record takes beside its key and value.
-const RECORD_BYTES: usize = 128;
+pub(super) const RECORD_BYTES: usize = 128;
 
 impl Api {
     /// etcd refuses proposals larger than --max-request-bytes; the request's own encoding is most of one.
@@ -45,17 +45,9 @@ impl Api {
         trace.about(&request.key, &request.range_end);
         check::check_range(&request)?;
         // A sole voter publishes before it answers: its published root is linearizable.
-        let (mut response, mut pieces) = self.read_range(&request).await?;
+        let (mut response, pieces) = self.read_range(&request).await?;
         self.shard.metrics().ranges.add(1);
         self.fill(&mut response.header);
-        if response.kvs.len() > pieces::RECORDS {
-            // Sorted by something else than the keys: all is there, and none of it encoded.
-            let mut kvs = std::mem::take(&mut response.kvs).into_iter();
-            while kvs.len() > 0 {
-                pieces.push(kvs.by_ref().take(pieces::RECORDS).collect(), self.answer_bytes_max())?;
-                glommio::yield_if_needed().await;
-            }
-        }
         if pieces.is_empty() {
             let mut claim = self.memory.claim();
             claim_answer(&mut claim, &response)?;
@@ -66,12 +58,12 @@ impl Api {
     }
 
     /// One answer is at most a quarter of the memory, and less than gRPC's own bound.
-    fn answer_bytes_max(&self) -> usize {
+    pub(super) fn answer_bytes_max(&self) -> usize {
         let quarter = self.shard.shared.config.memory_limit_bytes / 4;
         usize::try_from(quarter).unwrap_or(usize::MAX).min(ANSWER_BYTES_MAX)
     }
 
-    /// What is read, and in front of it what was encoded meanwhile: of a range in the order of its keys, each step's.
+    /// What is read, and in front of it what was encoded meanwhile: each step's, once they are in their order.
     async fn read_range(&self, request: &RangeRequest) -> Result<(RangeResponse, Pieces), Status> {
         let (mut scan, mut pieces, mut restarts) = (RangeScan::new(request), Pieces::new(self.memory.claim()), 0);
         let mut unsorted = Growing::new(&self.memory);
@@ -85,13 +77,15 @@ impl Api {
             match step.await {
                 Ok((Progress::Done, _)) => return Ok((scan.finish(), pieces)),
                 Ok((Progress::More, left)) => {
-                    if !scan.in_key_order() {
-                        unsorted.grow(left, self.answer_bytes_max())?;
-                    } else {
+                    if scan.is_in_order() {
+                        // Those that were sorted are from now on counted as they are encoded.
+                        unsorted = Growing::new(&self.memory);
                         let kvs = scan.drain();
                         if !kvs.is_empty() {
                             pieces.push(kvs, self.answer_bytes_max())?;
                         }
+                    } else {
+                        unsorted.grow(left, self.answer_bytes_max())?;
                     }
                     glommio::yield_if_needed().await;
                 }
@@ -131,10 +125,12 @@ impl Api {
         check::check_delete(&delete)?;
         self.check_size(bytes)?;
         self.shard.shared.check_alarms(self.shard.admission(), 0)?;
+        let expected = self.expect_delete(&delete).await?;
         match self.shard.propose(&Command::DeleteRange(delete.into()), trace).await? {
             Reply::Store(mvcc::Answer::DeleteRange(mut response)) => {
                 self.shard.metrics().deletes.add(1);
                 self.fill(&mut response.header);
+                expected.check(&response, response.header.as_ref())?;
                 encode(trace, &response)
             }
             other => unreachable!("a delete is answered by a delete, not {other:?}"),
@@ -157,33 +153,47 @@ impl Api {
         shared.check_space(admission, cost)?;
         check::check_txn(&txn, shared.config.max_txn_ops)?;
         let mut response = if request::is_read_only(&txn) {
-            let mut read = ReadTxn::new(txn);
-            let mut held = Growing::new(&self.memory);
-            loop {
-                let step = self.shard.read(|pin, window| {
-                    let mut budget = growing_budget();
-                    let progress = read.step(pin, window, &mut budget)?;
-                    Ok(Some((progress, budget)))
-                });
-                let (progress, left) = step.await?;
-                held.grow(left, self.answer_bytes_max())?;
-                if progress == Progress::Done {
-                    break;
-                }
-                glommio::yield_if_needed().await;
-            }
-            read.finish()
+            self.read_txn(txn).await?
         } else {
             self.check_size(bytes)?;
             shared.check_alarms(admission, cost)?;
-            match self.shard.propose(&Command::try_from(txn)?, trace).await? {
-                Reply::Store(mvcc::Answer::Txn(response)) => response,
-                other => unreachable!("a txn is answered by a txn, not {other:?}"),
-            }
+            self.write_txn(txn, trace).await?
         };
-        self.count_operations(&response);
         self.fill(&mut response.header);
         encode(trace, &response)
+    }
+
+    async fn read_txn(&self, txn: TxnRequest) -> Result<TxnResponse, Status> {
+        let mut read = ReadTxn::new(txn);
+        let mut held = Growing::new(&self.memory);
+        loop {
+            let step = self.shard.read(|pin, window| {
+                let mut budget = growing_budget();
+                let progress = read.step(pin, window, &mut budget)?;
+                Ok(Some((progress, budget)))
+            });
+            let (progress, left) = step.await?;
+            held.grow(left, self.answer_bytes_max())?;
+            if progress == Progress::Done {
+                break;
+            }
+            glommio::yield_if_needed().await;
+        }
+        let response = read.finish();
+        self.count_operations(&response);
+        Ok(response)
+    }
+
+    async fn write_txn(&self, txn: TxnRequest, trace: &Trace) -> Result<TxnResponse, Status> {
+        let expected = self.expect_txn(&txn).await?;
+        match self.shard.propose(&Command::try_from(txn)?, trace).await? {
+            Reply::Store(mvcc::Answer::Txn(response)) => {
+                self.count_operations(&response);
+                expected.check(&response, response.header.as_ref())?;
+                Ok(response)
+            }
+            other => unreachable!("a txn is answered by a txn, not {other:?}"),
+        }
     }
 
     /// etcd counts the operations of a transaction, and the transaction where it had more than one.

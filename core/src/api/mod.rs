@@ -2,6 +2,7 @@
 
 mod clients;
 mod cluster;
+mod expected;
 mod http;
 mod kv;
 mod lease;

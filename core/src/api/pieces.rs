@@ -7,9 +7,6 @@ use ringstone_proto::etcdserverpb::RangeResponse;
 use ringstone_proto::mvccpb::KeyValue;
 use ringstone_proto::prost::Message as _;
 
-/// Records of a finished answer that are encoded before other tasks run.
-pub(super) const RECORDS: usize = 512;
-
 /// What is encoded so far.
 pub(super) struct Pieces {
     pieces: Vec<Bytes>,

@@ -10,7 +10,7 @@ use rkyv::rancor;
 
 use super::ahead::CACHED_PAGES_A_TURN;
 use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_MAX};
-use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember};
+use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember, ArchivedTxn};
 use crate::entry::{Entry, EntryError};
 use crate::error::{ApplyFault, Error};
 use crate::event::{Event, EventKind};
@@ -19,6 +19,9 @@ use crate::lease::state as lease;
 use crate::lease::state::{GrantRefusal, LeaseTime};
 use crate::mvcc::{self, Progress, Removal};
 use crate::trees::{ALARM, LOG, MEMBER};
+
+/// Records that a transaction compares in one turn: 0.14 us each.
+const COMPARED_A_TURN: usize = 4096;
 
 type Outcome = Result<Reply, Error>;
 
@@ -148,7 +151,7 @@ impl Group {
         Ok(Progress::Done)
     }
 
-    /// None: a large removal goes on, or has to wait until what was applied before it is published.
+    /// None: a large removal or comparison goes on, or has to wait until what was applied before it is published.
     fn apply_command(
         &mut self,
         clock: LeaseTime,
@@ -159,6 +162,7 @@ impl Group {
             return Ok(Some(Err(Error::NotCapable)));
         }
         match command {
+            ArchivedCommand::Txn(txn) => self.apply_txn(txn),
             ArchivedCommand::DeleteRange(delete) => self.remove(is_first, || Removal::range(delete)),
             ArchivedCommand::LeaseRevoke { id, expired_renewal } => {
                 let renewal = expired_renewal.as_ref().map(|renewal| renewal.to_native());
@@ -166,6 +170,23 @@ impl Group {
             }
             _ => self.apply_at_once(clock, command).map(Some),
         }
+    }
+
+    /// Until its comparisons are done nothing has changed, and nothing else is applied.
+    fn apply_txn(&mut self, txn: &ArchivedTxn) -> Result<Option<Outcome>, ApplyFault> {
+        let mut comparing = self.comparing.take().unwrap_or_default();
+        let result = match comparing.step(&self.pager, txn, &mut COMPARED_A_TURN.clone()) {
+            Ok(Progress::Done) => mvcc::apply_compared(&mut self.pager, &mut self.state, txn, &comparing).map(Some),
+            Ok(Progress::More) => Ok(None),
+            Err(fault) => Err(before(fault)),
+        };
+        if matches!(result, Ok(None) | Err(ApplyFault::Absent(_))) {
+            self.comparing = Some(comparing);
+        }
+        Ok(result?.map(|applied| {
+            self.note_events(applied.events);
+            applied.response.map(Reply::Store)
+        }))
     }
 
     fn remove(&mut self, is_first: bool, make: impl FnOnce() -> Removal) -> Result<Option<Outcome>, ApplyFault> {

@@ -113,7 +113,7 @@ impl Group {
     /// Begins a checkpoint if one is due. With `now`, if anything at all has changed since the last one.
     ///
     /// # Errors
-    /// [`GroupError::Pages`]: an earlier failure of the page file is final.
+    /// [`GroupError::Checkpoint`]: an earlier failure of the page file is final.
     pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
         self.shrink_some();
         self.forgetting.turn(&self.shared, self.now);
@@ -143,7 +143,7 @@ impl Group {
                     self.pace.running = began;
                     self.pace.began = self.now;
                 }
-                Err(error) => return Err(GroupError::Pages(error.to_string())),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
@@ -211,12 +211,12 @@ impl Group {
     pub fn poll_pages_io(&mut self) -> Result<Option<(pages::Token, pages::Io)>, GroupError> {
         match self.pager.poll_io() {
             Ok(request) => Ok(request),
-            Err(error) => self.checkpoint_failed(&error).map(|()| None),
+            Err(error) => self.checkpoint_failed(error).map(|()| None),
         }
     }
 
     /// A full disk only ends the attempt; anything else ends the member.
-    fn checkpoint_failed(&mut self, error: &CheckpointError) -> Result<(), GroupError> {
+    fn checkpoint_failed(&mut self, error: CheckpointError) -> Result<(), GroupError> {
         match error {
             CheckpointError::Full(_) | CheckpointError::FileFull => {
                 tracing::warn!(error = %error, "no space for a checkpoint: the log is kept, and it is tried again");
@@ -224,26 +224,25 @@ impl Group {
                 self.pace.not_before = self.now + RETRY_INTERVAL;
                 Ok(())
             }
-            CheckpointError::Failed(_) => Err(GroupError::Pages(error.to_string())),
-            CheckpointError::Damaged(damage) => Err(GroupError::Damaged(damage.clone())),
+            CheckpointError::Failed(_) => Err(error.into()),
+            CheckpointError::Damaged(damage) => Err(GroupError::Damaged(damage)),
         }
     }
 
     /// A request of the page file has finished.
     ///
     /// # Errors
-    /// [`GroupError::Pages`]: a failed write or sync of the page file is final. A full disk only ends the attempt.
+    /// [`GroupError::Checkpoint`]: a failed write or sync of the page file is final. A full disk only ends the attempt.
     pub fn pages_completed(&mut self, completion: pages::Completion) -> Result<(), GroupError> {
         match self.pager.completed(completion.token, completion.result) {
             Ok(None) => Ok(()),
             Ok(Some(done)) => self.checkpoint_done(&done),
-            Err(error) => self.checkpoint_failed(&error),
+            Err(error) => self.checkpoint_failed(error),
         }
     }
 
     fn checkpoint_done(&mut self, done: &CheckpointDone) -> Result<(), GroupError> {
-        let state = State::from_attributes(&done.attributes)
-            .map_err(|error| GroupError::Pages(format!("the checkpoint's own attributes: {error}")))?;
+        let state = State::from_attributes(&done.attributes)?;
         self.pace.running = false;
         self.pace.older = self.pace.newest;
         self.pace.newest = state.applied_index;

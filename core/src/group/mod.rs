@@ -23,6 +23,7 @@ mod restore;
 mod shrink;
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use ringstone_pager::api::{Access, Fault, PageRun, WriteTrees as _};
 use ringstone_pager::disk as pages;
-use ringstone_pager::{Pager, Reader};
+use ringstone_pager::{CheckpointError, Pager, Reader};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
 use ringstone_raft::{EntryKind, Index, Persist, ProposeError, Raft, Role, SyncToken};
 use ringstone_wal::{BatchNumber, HolderId, Kind, Log, Record, WalError};
@@ -42,9 +43,9 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::lease::lessor::Lessor;
 use crate::metrics::ShardMetrics;
-use crate::mvcc::{self, Removal};
+use crate::mvcc::{self, Comparing, Removal};
 use crate::shared::Shared;
-use crate::state::State;
+use crate::state::{State, StateError};
 
 pub use apply::read_member;
 pub use checkpoint::CheckpointPace;
@@ -117,9 +118,15 @@ pub enum GroupError {
     /// The log failed. Nothing is acknowledged any more.
     #[error(transparent)]
     Log(#[from] WalError),
-    /// The page file failed.
+    /// The page file can't be opened for the group's I/O.
     #[error("page file: {0}")]
-    Pages(String),
+    PageFile(#[source] io::Error),
+    /// A checkpoint can't begin, or a write or sync of the page file failed.
+    #[error("page file: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The state that a checkpoint has made durable can't be read back.
+    #[error("page file: the checkpoint's own attributes: {0}")]
+    Attributes(#[from] StateError),
     /// A page is damaged where the member can't go on without it.
     #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
     Damaged(ringstone_pager::api::Damage),
@@ -172,6 +179,8 @@ pub struct Group {
     keep_alives_again: Vec<(u32, u64, i64)>,
     was_caught_up: bool,
     first: Option<(Command, Command)>,
+    /// The comparisons of the transaction in front of `committed`, where they go on over several turns.
+    comparing: Option<Comparing>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
     removal: Option<Removal>,
     /// Bytes of frames when it began, or when its leaves were last written to the file.

@@ -376,6 +376,7 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         keep_alives_again: Vec::new(),
         was_caught_up: false,
         first: None,
+        comparing: None,
         removal: None,
         removal_frames: 0,
         sweep_began: None,

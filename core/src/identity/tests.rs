@@ -21,6 +21,15 @@ fn build(page_file: &Path, wal_dir: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
+/// A byte that changes here is a new version of the format. The checksum was computed by another program (Python's zlib).
+#[test]
+fn golden_bytes() {
+    let hex: String = sample().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    let zeros = "0".repeat(48);
+    let ids = "01000000000000000200000000000000".to_owned() + &"03".repeat(16);
+    assert_eq!(hex, format!("5253544e4944454e010000000472b9fe{zeros}{ids}"));
+}
+
 /// etcd 3.7 prints 8e9e05c52164694d / cdf818194e3a8c32 for the default single member.
 #[test]
 fn ids_are_those_of_etcd() {

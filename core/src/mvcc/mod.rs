@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod check;
+pub mod compare;
 pub mod hash;
 pub mod history;
 mod intervals;
@@ -27,11 +28,12 @@ pub mod sweep;
 pub mod txn;
 
 pub use apply::{apply_compact, apply_delete_range, apply_lease_revoke, apply_put};
+pub use compare::Comparing;
 pub use range::{Budget, Progress, RangeScan};
 pub use read_txn::ReadTxn;
 pub use removal::Removal;
 pub use sweep::compact_slice;
-pub use txn::apply_txn;
+pub use txn::{apply_compared, apply_txn};
 
 use ringstone_pager::api::WriteTrees;
 use ringstone_proto::etcdserverpb::{

@@ -6,6 +6,7 @@
 //!   -> Count: the count now, corrected by the events behind the revision     (cheaper than a scan of the range)
 //!   -> Scan:  collect; and count, where the range has to be walked to its end anyway
 //!   -> Sort:  by something else than the keys, in pieces too
+//!   -> Give:  what was sorted, piece by piece
 //!   -> Done:  cut to the limit
 //! ```
 
@@ -22,7 +23,7 @@ use super::apply::header;
 use super::keys;
 use super::lookup::{Version, at_revision, key_value, key_value_of, revision_keys, version_at};
 use super::record::{LogRecord, Meta, damaged, parse_live, revision_of_key};
-use super::sort::Sorting;
+use super::sort::{Records, Sorting};
 use crate::command::ArchivedRange;
 use crate::error::{Error, ReadFault};
 use crate::state::Window;
@@ -59,6 +60,9 @@ pub enum Progress {
     /// All is there.
     Done,
 }
+
+/// What is held at once of a range that is only touched.
+const TOUCHED_AT_ONCE: Budget = Budget { records: 512, bytes: 1 << 20 };
 
 /// How often a scan of the latest revision begins anew because a compaction overtook it.
 const RESTARTS_MAX: u32 = 8;
@@ -157,6 +161,8 @@ pub struct RangeScan {
     collecting: bool,
     position: Position,
     kvs: Vec<KeyValue>,
+    /// Those that are to be sorted by something else than their keys, all of them.
+    unsorted: Records,
     taken: usize,
     more: bool,
     restarts: u32,
@@ -174,6 +180,7 @@ enum Phase {
     },
     Scan,
     Sort,
+    Give,
     Done,
 }
 
@@ -232,15 +239,35 @@ impl RangeScan {
         RangeScan { in_txn: true, ..RangeScan::of(range.into()) }
     }
 
-    /// A scan that touches all that [`RangeScan::archived`] of the same range could, whatever the transaction writes
-    /// before it; none where that one alone does.
-    pub(crate) fn archived_toucher(range: &ArchivedRange) -> Option<RangeScan> {
-        let mut scan = RangeScan::archived(range);
-        if scan.query.range_end.is_empty() || scan.query.limit.is_none() {
-            return None;
+    /// Touches all pages that [`RangeScan::archived`] of the same range could, whatever the transaction writes before it;
+    /// keeps no more than a step's records, and those of a limit.
+    pub(crate) fn touch<V: ReadTrees + ?Sized>(
+        view: &V,
+        window: impl Into<Window>,
+        range: &ArchivedRange,
+    ) -> Result<(), ReadFault> {
+        let (window, scan) = (window.into(), RangeScan::archived(range));
+        if scan.query.range_end.is_empty() {
+            return scan.run_through(view, window);
         }
-        scan.query.limit = None;
-        Some(scan)
+        let mut all = scan.query.clone();
+        // Which pages, does not depend on the order.
+        all.keys_only = !scan.query.wants_values();
+        (all.limit, all.target, all.order) = (None, SortTarget::Key, SortOrder::None);
+        if scan.query.limit.is_some() {
+            // Counted in another way.
+            scan.run_through(view, window)?;
+        }
+        RangeScan { in_txn: true, ..RangeScan::of(all) }.run_through(view, window)
+    }
+
+    fn run_through<V: ReadTrees + ?Sized>(mut self, view: &V, window: Window) -> Result<(), ReadFault> {
+        while self.step(view, window, &mut TOUCHED_AT_ONCE.clone())? == Progress::More {
+            if self.in_key_order() {
+                self.drain();
+            }
+        }
+        Ok(())
     }
 
     fn of(query: Query) -> RangeScan {
@@ -254,6 +281,7 @@ impl RangeScan {
             collecting: true,
             position: Position::default(),
             kvs: Vec::new(),
+            unsorted: Records::default(),
             taken: 0,
             more: false,
             restarts: 0,
@@ -266,6 +294,12 @@ impl RangeScan {
     #[must_use]
     pub fn in_key_order(&self) -> bool {
         self.query.target == SortTarget::Key
+    }
+
+    /// Whether `drain` may be used now: in the order of their keys, or behind a sort.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        self.in_key_order() || matches!(self.phase, Phase::Give | Phase::Done)
     }
 
     /// Goes on by at most `budget` in `view`, whose window is `window`.
@@ -292,7 +326,9 @@ impl RangeScan {
     ) -> Result<Progress, ReadFault> {
         if self.phase == Phase::Start {
             self.start(view, window, latest)?;
-        } else if !matches!(self.phase, Phase::Sort | Phase::Done) && self.revision < window.compact_revision {
+        } else if !matches!(self.phase, Phase::Sort | Phase::Give | Phase::Done)
+            && self.revision < window.compact_revision
+        {
             self.restart()?;
             self.start(view, window, latest)?;
         }
@@ -307,6 +343,9 @@ impl RangeScan {
             self.phase = if self.query.target == SortTarget::Key { Phase::Done } else { Phase::Sort };
         }
         if self.phase == Phase::Sort && self.sort(budget) == Progress::Done {
+            self.phase = if self.sorting.is_some() { Phase::Give } else { Phase::Done };
+        }
+        if self.phase == Phase::Give && self.give(budget) == Progress::Done {
             self.phase = Phase::Done;
         }
         Ok(if self.phase == Phase::Done { Progress::Done } else { Progress::More })
@@ -315,9 +354,9 @@ impl RangeScan {
     /// The records collected so far and not yet drained, in order. After the last step `finish` has the rest.
     ///
     /// # Panics
-    /// The records are to be sorted by something else than their keys.
+    /// The records are not in their order yet ([`RangeScan::is_in_order`]).
     pub fn drain(&mut self) -> Vec<KeyValue> {
-        assert!(self.in_key_order(), "only a scan in the order of its keys can be drained");
+        assert!(self.is_in_order(), "only records in their order can be drained");
         // What has been handed out can't be begun anew.
         self.restarts = RESTARTS_MAX;
         core::mem::take(&mut self.kvs)
@@ -326,7 +365,7 @@ impl RangeScan {
     /// The response, its header with the revision only.
     #[must_use]
     pub fn finish(mut self) -> RangeResponse {
-        if self.query.target != SortTarget::Key {
+        if self.query.target != SortTarget::Key && self.sorting.is_none() {
             self.cut_to_limit();
         }
         if self.query.keys_only && self.query.wants_values() {
@@ -482,7 +521,12 @@ impl RangeScan {
             Walk { scan: self, view, window, budget, arena: Arena::default(), fault: None, ended: true, first: true };
         let visited = view.visit(LIVE, rest, direction, skip_uncounted, &mut |key, bytes| walk.visit(key, bytes));
         let Walk { arena, fault, ended, .. } = walk;
-        arena.move_to(&mut self.kvs);
+        if query.target == SortTarget::Key {
+            self.kvs.reserve(arena.records.len());
+            arena.each(|kv| self.kvs.push(kv));
+        } else {
+            arena.each(|kv| self.unsorted.push(kv));
+        }
         visited?;
         if let Some(fault) = fault {
             return Err(fault);
@@ -515,21 +559,44 @@ impl RangeScan {
     fn sort(&mut self, budget: &mut Budget) -> Progress {
         let query = &self.query;
         if self.sorting.is_none() {
-            self.sorting = Sorting::begin(self.kvs.len());
-        }
-        match &mut self.sorting {
-            None => self.kvs.sort_unstable_by(|left, right| compare(query, left, right)),
-            Some(sorting) => {
-                if budget.is_spent() {
-                    return Progress::More;
-                }
-                if !sorting.step(&mut self.kvs, budget.records, |left, right| compare(query, left, right)) {
-                    budget.records = 0;
-                    return Progress::More;
-                }
+            if query.limit.is_some() {
+                self.kvs.drain(..).for_each(|kv| self.unsorted.push(kv));
             }
+            self.sorting = Sorting::begin(self.unsorted.len());
         }
+        let Some(sorting) = &mut self.sorting else {
+            self.kvs = self.unsorted.take_all();
+            self.kvs.sort_unstable_by(|left, right| compare(query, left, right));
+            return Progress::Done;
+        };
+        if budget.is_spent() {
+            return Progress::More;
+        }
+        if !sorting.step(&self.unsorted, budget.records, |left, right| compare(query, left, right)) {
+            budget.records = 0;
+            return Progress::More;
+        }
+        self.more |= query.limit.is_some_and(|limit| sorting.truncate(limit));
         Progress::Done
+    }
+
+    fn give(&mut self, budget: &mut Budget) -> Progress {
+        let sorting = self.sorting.as_mut().expect("it was sorted in steps");
+        let blank = self.query.keys_only && self.query.wants_values();
+        loop {
+            if budget.is_spent() {
+                return Progress::More;
+            }
+            let from = self.kvs.len();
+            if sorting.give(&mut self.unsorted, budget.records, &mut self.kvs) {
+                return Progress::Done;
+            }
+            let given = &mut self.kvs[from..];
+            if blank {
+                given.iter_mut().for_each(|kv| kv.value = Bytes::new());
+            }
+            budget.records = budget.records.saturating_sub(given.len().max(1));
+        }
     }
 
     fn cut_to_limit(&mut self) {
@@ -626,13 +693,12 @@ impl Arena {
         self.records.push((meta, key.len(), value.len()));
     }
 
-    fn move_to(self, kvs: &mut Vec<KeyValue>) {
+    fn each(self, mut to: impl FnMut(KeyValue)) {
         let mut bytes = Bytes::from(self.bytes);
-        kvs.reserve(self.records.len());
         for (meta, key_length, value_length) in self.records {
             let key = bytes.split_to(key_length);
             let value = bytes.split_to(value_length);
-            kvs.push(key_value_of(&meta, key, value));
+            to(key_value_of(&meta, key, value));
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Sorting a large answer in pieces: runs first, then merges of neighbours that double them, a bounded number of records a
-//! step. Of the records only their numbers move until the last pass.
+//! step. Of the records only their numbers move.
 
 use core::cmp::Ordering;
 
@@ -9,6 +9,47 @@ use ringstone_proto::mvccpb::KeyValue;
 const RUN: usize = 512;
 /// Records merged a step for each that a scan's step visits: a comparison is that much cheaper than a visit.
 const MERGED_PER_VISIT: usize = 16;
+
+/// Records of a piece of [`Records`].
+const PIECE: usize = 1024;
+/// Pieces that are freed at once.
+const FREED: usize = 8;
+
+/// Records in pieces of one size: none moves when more come, as a million of them would for tens of milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    pieces: Vec<Vec<KeyValue>>,
+}
+
+impl Records {
+    pub fn push(&mut self, record: KeyValue) {
+        match self.pieces.last_mut().filter(|piece| piece.len() < PIECE) {
+            Some(piece) => piece.push(record),
+            None => {
+                let mut piece = Vec::with_capacity(PIECE);
+                piece.push(record);
+                self.pieces.push(piece);
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.pieces.last().map_or(0, |last| (self.pieces.len() - 1) * PIECE + last.len())
+    }
+
+    /// All of them; for few.
+    pub fn take_all(&mut self) -> Vec<KeyValue> {
+        core::mem::take(&mut self.pieces).into_iter().flatten().collect()
+    }
+
+    fn get(&self, number: u32) -> &KeyValue {
+        &self.pieces[number as usize / PIECE][number as usize % PIECE]
+    }
+
+    fn take(&mut self, number: u32) -> KeyValue {
+        core::mem::take(&mut self.pieces[number as usize / PIECE][number as usize % PIECE])
+    }
+}
 
 /// A sort under way.
 #[derive(Debug)]
@@ -20,7 +61,8 @@ pub(super) struct Sorting {
     /// Behind what of `order` this pass has taken, from the left and the right run of a pair.
     left: usize,
     right: usize,
-    sorted: Vec<KeyValue>,
+    /// Of the sorted ones.
+    given: usize,
 }
 
 impl Sorting {
@@ -28,18 +70,18 @@ impl Sorting {
     pub fn begin(records: usize) -> Option<Sorting> {
         let count = u32::try_from(records).ok().filter(|_| records > RUN)?;
         let order = (0..count).collect();
-        Some(Sorting { order, merged: Vec::new(), width: 0, left: 0, right: 0, sorted: Vec::new() })
+        Some(Sorting { order, merged: Vec::new(), width: 0, left: 0, right: 0, given: 0 })
     }
 
-    /// Goes on; true once `records` are in their order.
+    /// Goes on; true once the records are in their order, for [`Sorting::give`].
     pub fn step(
         &mut self,
-        records: &mut Vec<KeyValue>,
+        records: &Records,
         visits: usize,
         compare: impl Fn(&KeyValue, &KeyValue) -> Ordering,
     ) -> bool {
         let mut left = visits.max(1).saturating_mul(MERGED_PER_VISIT);
-        let compare = |a: &u32, b: &u32| compare(&records[*a as usize], &records[*b as usize]);
+        let compare = |a: &u32, b: &u32| compare(records.get(*a), records.get(*b));
         while left > 0 && self.width == 0 {
             let end = (self.left + RUN).min(self.order.len());
             self.order[self.left..end].sort_unstable_by(compare);
@@ -53,17 +95,29 @@ impl Sorting {
             self.merge_one(&compare);
             left -= 1;
         }
-        if self.width < self.order.len() {
-            return false;
+        self.width >= self.order.len()
+    }
+
+    /// Leaves out those behind the first `count`; true if there were any.
+    pub fn truncate(&mut self, count: usize) -> bool {
+        let cuts = self.order.len() > count;
+        self.order.truncate(count);
+        cuts
+    }
+
+    /// Takes the next ones in their order, at most `count`; true once all were, and the memory of all is free.
+    pub fn give(&mut self, records: &mut Records, count: usize, to: &mut Vec<KeyValue>) -> bool {
+        let next = &self.order[self.given..self.given.saturating_add(count).min(self.order.len())];
+        if next.is_empty() {
+            let kept = records.pieces.len().saturating_sub(FREED);
+            records.pieces.truncate(kept);
+            return records.pieces.is_empty();
         }
-        let from = self.sorted.len();
-        let taken = &self.order[from..from.saturating_add(left).min(self.order.len())];
-        self.sorted.extend(taken.iter().map(|number| core::mem::take(&mut records[*number as usize])));
-        let done = self.sorted.len() == self.order.len();
-        if done {
-            *records = core::mem::take(&mut self.sorted);
-        }
-        done
+        // Room that is not used costs nothing, a copy of what is there would.
+        to.reserve(self.order.len() - self.given);
+        to.extend(next.iter().map(|number| records.take(*number)));
+        self.given += next.len();
+        false
     }
 
     fn begin_pass(&mut self, width: usize) {
@@ -106,16 +160,22 @@ mod tests {
                 ..KeyValue::default()
             };
             let compare = |a: &KeyValue, b: &KeyValue| (a.version, a.mod_revision).cmp(&(b.version, b.mod_revision));
-            let mut records: Vec<KeyValue> = (0..count).map(record).collect();
+            let records: Vec<KeyValue> = (0..count).map(record).collect();
             let mut want = records.clone();
             want.sort_by(compare);
+            let mut pieces = Records::default();
+            records.into_iter().for_each(|record| pieces.push(record));
+            assert_eq!(pieces.len(), count);
             let mut sorting = Sorting::begin(count).expect("many");
             let mut steps = 1;
-            while !sorting.step(&mut records, 10, compare) {
+            while !sorting.step(&pieces, 10, compare) {
                 steps += 1;
             }
-            assert_eq!(records, want, "{count} records");
-            assert!(steps >= count * 2 / 160, "{count} records in {steps} steps");
+            assert!(steps >= count / 160, "{count} records in {steps} steps");
+            let mut given = Vec::new();
+            while !sorting.give(&mut pieces, 100, &mut given) {}
+            assert_eq!(given, want, "{count} records");
+            assert_eq!(pieces.len(), 0, "nothing is kept");
         }
     }
 }

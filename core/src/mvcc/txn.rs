@@ -1,7 +1,7 @@
 //! Transactions that write.
 //!
 //! ```text
-//! compare (all levels, the state before)  ->  the path: which branch of each nested txn runs
+//! compare (all levels, the state before)  ->  the path: which branch of each nested txn runs ([`Comparing`])
 //! check the path against the state        ->  the first refusal answers the whole transaction, with no effect
 //! touch what the path will need           ->  absent pages are met here
 //! execute in order                        ->  later operations see earlier ones
@@ -10,21 +10,19 @@
 //! etcd checks a put that keeps its value or lease against the state before the transaction only, and ends when an
 //! earlier delete of the same transaction took the key away. Here such a put is refused like one of a missing key.
 
-use core::cmp::Ordering;
-use core::ops::ControlFlow;
 use std::collections::BTreeSet;
 
-use ringstone_pager::api::{Access, Direction, Fault, ReadTrees, WriteTrees};
+use ringstone_pager::api::{Fault, ReadTrees, WriteTrees};
 use ringstone_proto::etcdserverpb::response_op::Response;
 use ringstone_proto::etcdserverpb::{ResponseHeader, ResponseOp, TxnResponse};
 
 use super::apply::{Changes, header, prepare_put, warm_delete};
+use super::compare::Comparing;
 use super::intervals::{End, IntervalSet};
-use super::lookup::{Version, current};
-use super::range::{Budget, RangeScan};
-use super::record::{parse_live, value_of};
+use super::lookup::current;
+use super::range::{Budget, Progress, RangeScan};
 use super::{Answer, Applied, keys};
-use crate::command::{ArchivedCompare, ArchivedOp, ArchivedOperand, ArchivedPut, ArchivedTxn, Compare, Operand};
+use crate::command::{ArchivedOp, ArchivedPut, ArchivedTxn};
 use crate::error::{ApplyFault, Error, ReadFault};
 use crate::lease::state as lease;
 use crate::state::{State, Window};
@@ -35,12 +33,29 @@ use crate::trees::LIVE;
 /// # Errors
 /// [`ApplyFault`].
 pub fn apply_txn<T: WriteTrees>(trees: &mut T, state: &mut State, txn: &ArchivedTxn) -> Result<Applied, ApplyFault> {
-    let path = match read_half(trees, state, txn) {
-        Ok(path) => path,
+    let mut comparing = Comparing::default();
+    let compared = comparing.step(trees, txn, &mut usize::MAX.clone()).map_err(ApplyFault::before)?;
+    assert_eq!(compared, Progress::Done, "nothing bounds it");
+    apply_compared(trees, state, txn, &comparing)
+}
+
+/// Applies a Txn whose comparisons are done, over a state that has not changed since they began.
+///
+/// # Errors
+/// [`ApplyFault`].
+pub fn apply_compared<T: WriteTrees>(
+    trees: &mut T,
+    state: &mut State,
+    txn: &ArchivedTxn,
+    comparing: &Comparing,
+) -> Result<Applied, ApplyFault> {
+    let path = comparing.path();
+    match read_half(trees, state, txn, path) {
+        Ok(()) => {}
         Err(ReadFault::Absent(run)) => return Err(ApplyFault::Absent(run)),
         Err(ReadFault::Refused(Error::Damaged(damage))) => return Err(ApplyFault::Damaged(damage)),
         Err(ReadFault::Refused(error)) => return Ok(Applied::refused(error)),
-    };
+    }
     let mut changes = Changes::begin(trees, state);
     let mut response =
         execute(&mut changes, txn, &mut path.iter()).map_err(|fault| ApplyFault::HalfApplied(as_fault(fault)))?;
@@ -48,16 +63,13 @@ pub fn apply_txn<T: WriteTrees>(trees: &mut T, state: &mut State, txn: &Archived
     Ok(changes.finish(Answer::Txn(response)))
 }
 
-/// Compares, checks and touches; which branches run, in the order of execution.
-fn read_half<T: WriteTrees>(trees: &T, state: &State, txn: &ArchivedTxn) -> Result<Vec<bool>, ReadFault> {
-    let mut path = Vec::new();
-    compare_path(trees, txn, &mut path)?;
+/// Checks and touches along the path.
+fn read_half<T: WriteTrees>(trees: &T, state: &State, txn: &ArchivedTxn, path: &[bool]) -> Result<(), ReadFault> {
     check(trees, state, txn, &mut path.iter())?;
     if keeps_something(txn, &mut path.iter()) {
         Overlay::default().check(txn, &mut path.iter())?;
     }
-    warm(trees, state, txn, &mut path.iter())?;
-    Ok(path)
+    warm(trees, state, txn, &mut path.iter())
 }
 
 /// A refusal behind the point of no return can't be: all was checked. If it is, it is damage.
@@ -72,24 +84,6 @@ fn as_fault(fault: ReadFault) -> Fault {
 fn taken<'t>(txn: &'t ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> (bool, &'t [ArchivedOp]) {
     let succeeded = *path.next().expect("the path has an entry for each transaction on it");
     (succeeded, if succeeded { &txn.success } else { &txn.failure })
-}
-
-fn compare_path<V: ReadTrees>(view: &V, txn: &ArchivedTxn, path: &mut Vec<bool>) -> Access<()> {
-    let mut succeeded = true;
-    for compare in txn.compare.iter() {
-        if !holds(view, &CompareRef::from(compare))? {
-            succeeded = false;
-            break;
-        }
-    }
-    path.push(succeeded);
-    let ops = if succeeded { &txn.success } else { &txn.failure };
-    for op in ops.iter() {
-        if let ArchivedOp::Txn(nested) = op {
-            compare_path(view, nested, path)?;
-        }
-    }
-    Ok(())
 }
 
 /// etcd's check of a range's revision inside a transaction. (Stand-alone, a negative revision is the latest.)
@@ -210,12 +204,7 @@ fn warm<V: ReadTrees>(
     let (_, ops) = taken(txn, path);
     for op in ops {
         match op {
-            ArchivedOp::Range(range) => {
-                RangeScan::archived(range).step(view, state, &mut Budget::UNBOUNDED.clone())?;
-                if let Some(mut wider) = RangeScan::archived_toucher(range) {
-                    wider.step(view, state, &mut Budget::UNBOUNDED.clone())?;
-                }
-            }
+            ArchivedOp::Range(range) => RangeScan::touch(view, state, range)?,
             ArchivedOp::Put(put) => {
                 prepare_put(view, state, put)?.touch_replaced(view, state)?;
             }
@@ -252,104 +241,4 @@ fn execute<T: WriteTrees>(
     }
     // A nested header is there and empty; the caller fills the outermost one.
     Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded, responses })
-}
-
-/// A comparison, wherever it stands.
-pub(crate) struct CompareRef<'a> {
-    result: i32,
-    key: &'a [u8],
-    range_end: &'a [u8],
-    operand: OperandRef<'a>,
-}
-
-enum OperandRef<'a> {
-    Version(i64),
-    Create(i64),
-    Mod(i64),
-    Value(&'a [u8]),
-    Lease(i64),
-    Unknown,
-}
-
-impl<'a> From<&'a ArchivedCompare> for CompareRef<'a> {
-    fn from(compare: &'a ArchivedCompare) -> CompareRef<'a> {
-        let operand = match &compare.operand {
-            ArchivedOperand::Version(given) => OperandRef::Version(given.to_native()),
-            ArchivedOperand::Create(given) => OperandRef::Create(given.to_native()),
-            ArchivedOperand::Mod(given) => OperandRef::Mod(given.to_native()),
-            ArchivedOperand::Value(given) => OperandRef::Value(given),
-            ArchivedOperand::Lease(given) => OperandRef::Lease(given.to_native()),
-            ArchivedOperand::Unknown(_) => OperandRef::Unknown,
-        };
-        CompareRef { result: compare.result.to_native(), key: &compare.key, range_end: &compare.range_end, operand }
-    }
-}
-
-impl<'a> From<&'a Compare> for CompareRef<'a> {
-    fn from(compare: &'a Compare) -> CompareRef<'a> {
-        let operand = match &compare.operand {
-            Operand::Version(given) => OperandRef::Version(*given),
-            Operand::Create(given) => OperandRef::Create(*given),
-            Operand::Mod(given) => OperandRef::Mod(*given),
-            Operand::Value(given) => OperandRef::Value(given),
-            Operand::Lease(given) => OperandRef::Lease(*given),
-            Operand::Unknown(_) => OperandRef::Unknown,
-        };
-        CompareRef { result: compare.result, key: &compare.key, range_end: &compare.range_end, operand }
-    }
-}
-
-/// Whether a comparison holds now, for every key of its range. No key at all is one with all fields 0 and without a
-/// value, of which nothing can be said.
-pub(crate) fn holds<V: ReadTrees + ?Sized>(view: &V, compare: &CompareRef<'_>) -> Access<bool> {
-    if compare.range_end.is_empty() {
-        let version = current(view, compare.key)?;
-        return holds_for(view, compare, version.as_ref());
-    }
-    let (mut all, mut any) = (true, false);
-    if !keys::is_empty(compare.key, compare.range_end) {
-        let mut fault = None;
-        let range = keys::bounds(compare.key, compare.range_end);
-        view.visit(LIVE, range, Direction::Forward, true, &mut |_, bytes| {
-            let met = parse_live(LIVE, bytes).and_then(|record| {
-                if record.meta.tombstone {
-                    return Ok(true);
-                }
-                any = true;
-                holds_for(view, compare, Some(&Version { meta: record.meta, value: record.value }))
-            });
-            match met {
-                Ok(true) => return ControlFlow::Continue(()),
-                Ok(false) => all = false,
-                Err(met) => fault = Some(met),
-            }
-            ControlFlow::Break(())
-        })?;
-        if let Some(fault) = fault {
-            return Err(fault);
-        }
-    }
-    if any { Ok(all) } else { holds_for(view, compare, None) }
-}
-
-fn holds_for<V: ReadTrees + ?Sized>(view: &V, compare: &CompareRef<'_>, version: Option<&Version<'_>>) -> Access<bool> {
-    let meta = version.map(|version| version.meta).unwrap_or_default();
-    let ordering = match compare.operand {
-        OperandRef::Version(given) => meta.version.cmp(&given),
-        OperandRef::Create(given) => meta.create.cmp(&given),
-        OperandRef::Mod(given) => meta.revision.main.cmp(&given),
-        OperandRef::Lease(given) => meta.lease.cmp(&given),
-        OperandRef::Unknown => Ordering::Equal,
-        OperandRef::Value(given) => {
-            let Some(version) = version else { return Ok(false) };
-            value_of(view, version.meta.revision, version.value)?.cmp(given)
-        }
-    };
-    Ok(match compare.result {
-        0 => ordering.is_eq(),
-        1 => ordering.is_gt(),
-        2 => ordering.is_lt(),
-        3 => ordering.is_ne(),
-        _ => true,
-    })
 }

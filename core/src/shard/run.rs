@@ -113,7 +113,7 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     let ShardSeed { id, shared, reader, page_file, first_request_id, pulse, placement } = seed;
     Arc::clone(&pulse).begin();
     let open = BufferedFile::open(&page_file);
-    let file = Rc::new(open.await.map_err(|error| GroupError::Pages(error.to_string()))?);
+    let file = Rc::new(open.await.map_err(|error| GroupError::PageFile(error.into()))?);
     let hub = Hub::new(hub_limits(&shared), identity(&shared), shared.revision.load(Ordering::Relaxed));
     let shard = Rc::new(Shard {
         id,
@@ -307,7 +307,7 @@ async fn run_group_shard(running: Rc<Running>, seat: GroupSeat, page_file: PathB
     let own = Rc::clone(&inbox);
     glommio::spawn_local(Rc::clone(&running).forward(async move |batch| own.push(batch))).detach();
     let writable = glommio::io::OpenOptions::new().read(true).write(true).buffered_open(&page_file).await;
-    let writable = Rc::new(writable.map_err(|error| GroupError::Pages(error.to_string()))?);
+    let writable = Rc::new(writable.map_err(|error| GroupError::PageFile(error.into()))?);
     let (ready, stop) = (Rc::new(Broadcast::default()), Rc::new(Broadcast::default()));
     let driver = Driver::new(
         seat.group,
