@@ -122,7 +122,7 @@ impl ServerError {
                 GroupError::Log(error) => log_cause(error),
                 GroupError::Pages(_) => Cause::DiskFailed,
                 GroupError::Damaged(_) => Cause::Damaged,
-                GroupError::Entry { .. } => Cause::Entry,
+                GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
             },
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,
