@@ -60,6 +60,28 @@ pub enum Command {
         /// Its advertised client URLs.
         client_urls: Vec<String>,
     },
+    /// etcd's MemberAdd: the context of the configuration that has the new member.
+    MemberAdd {
+        /// Boxed: no variant may be longer than those that are in logs already.
+        member: Box<Member>,
+    },
+    /// etcd's MemberPromote: the context of the configuration in which the learner votes.
+    MemberPromote {
+        /// Member id.
+        id: u64,
+    },
+    /// etcd's MemberRemove: the context of the configuration without the member.
+    MemberRemove {
+        /// Member id.
+        id: u64,
+    },
+    /// etcd's MemberUpdate: an entry of its own, for who votes stays as it is.
+    MemberUpdate {
+        /// Member id.
+        id: u64,
+        /// Its new peer URLs.
+        peer_urls: Vec<String>,
+    },
 }
 
 /// What every member must agree on before the first request.

@@ -124,7 +124,7 @@ impl ServerError {
                 GroupError::PageFile(error) => io_cause(error),
                 GroupError::Checkpoint(_) => Cause::DiskFailed,
                 GroupError::Damaged(_) | GroupError::Attributes(_) => Cause::Damaged,
-                GroupError::Entry { .. } => Cause::Entry,
+                GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
             },
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,

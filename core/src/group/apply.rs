@@ -9,6 +9,7 @@ use ringstone_raft::EntryKind;
 use rkyv::rancor;
 
 use super::ahead::CACHED_PAGES_A_TURN;
+use super::membership::{MemberRefusal, MembershipStop};
 use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_MAX};
 use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember, ArchivedTxn};
 use crate::entry::{Entry, EntryError};
@@ -32,6 +33,17 @@ enum Stop {
     Fault(#[from] ApplyFault),
     #[error(transparent)]
     Entry(#[from] EntryError),
+    #[error(transparent)]
+    Membership(MembershipStop),
+}
+
+impl From<MembershipStop> for Stop {
+    fn from(stop: MembershipStop) -> Stop {
+        match stop {
+            MembershipStop::Fault(fault) => Stop::Fault(fault),
+            stop => Stop::Membership(stop),
+        }
+    }
 }
 
 impl Group {
@@ -55,6 +67,7 @@ impl Group {
                     self.absent_in_a_row = 0;
                     self.state.applied_index = entry.index.0;
                     self.state.applied_term = entry.term.0;
+                    self.retained.note(entry.weight_bytes());
                     applied += 1;
                 }
                 Err(Stop::Fault(ApplyFault::Absent(run))) => {
@@ -131,8 +144,12 @@ impl Group {
 
     /// `is_first`: nothing that is not published was applied before it. More: apply it again, next turn.
     fn apply_entry(&mut self, entry: &ringstone_raft::Entry, is_first: bool) -> Result<Progress, Stop> {
-        // Configurations are raft's own; an empty payload is the first entry of a leader's term.
-        if entry.kind == EntryKind::Configuration || entry.payload.is_empty() {
+        if entry.kind == EntryKind::Configuration {
+            self.apply_configuration(entry)?;
+            return Ok(Progress::Done);
+        }
+        // The first entry of a leader's term.
+        if entry.payload.is_empty() {
             return Ok(Progress::Done);
         }
         let read = Entry::read(&entry.payload)?;
@@ -146,6 +163,7 @@ impl Group {
         self.lessor.observed(clock);
         if read.envelope.proposer == self.shared.identity.member_id {
             let (shard, request_id) = (read.envelope.shard, read.envelope.request_id);
+            self.in_flight.end((shard, request_id));
             self.outputs.answers.push(Answer { shard, request_id, outcome });
         }
         Ok(Progress::Done)
@@ -261,6 +279,18 @@ impl Group {
                 let urls: Vec<String> = client_urls.iter().map(|url| url.as_str().to_owned()).collect();
                 self.apply_attributes(member_id.to_native(), name.as_str(), urls)
             }
+            ArchivedCommand::MemberUpdate { id, peer_urls } => {
+                let urls = peer_urls.iter().map(|url| url.as_str().to_owned()).collect();
+                match self.apply_member_update(id.to_native(), urls) {
+                    Ok(reply) => Ok(Ok(reply)),
+                    Err(MemberRefusal::Refused(error)) => Ok(Err(error)),
+                    Err(MemberRefusal::Fault(fault)) => Err(before(fault)),
+                }
+            }
+            // Contexts of configurations: as entries they change nothing.
+            ArchivedCommand::MemberAdd { .. }
+            | ArchivedCommand::MemberPromote { .. }
+            | ArchivedCommand::MemberRemove { .. } => Ok(Err(Error::NotCapable)),
             _ => Ok(Ok(Reply::Done)),
         }
     }
@@ -280,7 +310,7 @@ impl Group {
         Ok(Ok(Reply::Done))
     }
 
-    fn put_member(&mut self, member: &crate::command::Member) -> Result<(), Fault> {
+    pub(super) fn put_member(&mut self, member: &crate::command::Member) -> Result<(), Fault> {
         let bytes = rkyv::to_bytes::<rancor::Error>(member).expect("a member can be encoded");
         self.pager.put(MEMBER, &member.id.to_be_bytes(), &[&bytes])
     }

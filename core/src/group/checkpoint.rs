@@ -117,7 +117,7 @@ impl Group {
     pub fn maybe_checkpoint(&mut self, now: bool) -> Result<(), GroupError> {
         self.shrink_some();
         self.forgetting.turn(&self.shared, self.now);
-        if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() {
+        if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() || self.is_installing() {
             return Ok(());
         }
         let changed = self.state.applied_index > self.pace.newest;
@@ -188,7 +188,7 @@ impl Group {
     /// that waits for a page may have changed the trees already: nothing of it may be published.
     pub fn settle_pages(&mut self) {
         let has_frames = self.pager.frame_bytes() > self.pager.dirty_bytes() || self.pager.is_settling();
-        if self.absent.is_none() && self.removal.is_none() && has_frames {
+        if self.absent.is_none() && self.removal.is_none() && has_frames && !self.is_installing() {
             self.pager.publish();
             self.show_pages();
         }
@@ -261,6 +261,10 @@ impl Group {
     /// Puts the record of a completed checkpoint into the log, and lets go of what both metas are past.
     pub(super) fn log_checkpoint(&mut self) -> Result<(), GroupError> {
         let Some(generation) = self.pace.unlogged else { return Ok(()) };
+        if self.is_installing() {
+            // It is of the file that goes.
+            return Ok(());
+        }
         let payload = records::checkpoint(generation);
         if self.append(Kind::Checkpoint, self.state.applied_term, self.pace.newest, &payload)?.is_some() {
             self.pace.unlogged = None;

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use ringstone_pager::api::ReadTrees as _;
 use ringstone_raft::Role;
 
-use super::{GROUP, Group, GroupError, NOBODY, Proposal, read_member};
+use super::{GROUP, Group, GroupError, NOBODY, Proposal};
 use crate::command::Command;
 use crate::entry::{Draft, Envelope};
 use crate::error::Error;
 use crate::lease::lessor::{KeepAlive, KeepAliveToken};
-use crate::trees::MEMBER;
 
 /// Proposals that the lessor gets into one turn.
 const LESSOR_PROPOSALS_MAX: usize = 256;
@@ -60,10 +58,10 @@ impl Group {
         self.lessor.time().0
     }
 
-    /// True once this member leads and has applied an entry of its own term: it can commit, and knows all that was.
+    /// True once an entry of the term of the leader is applied: it can commit, and all that was before it is known here.
     pub fn is_ready(&self) -> bool {
         let role = self.raft.role();
-        role.role == Role::Leader && self.state.applied_term == role.term.0 && self.state.cluster_id != 0
+        role.leader.is_some() && self.state.applied_term == role.term.0 && self.state.cluster_id != 0
     }
 
     /// Answers that the lessor has, and commands that it wants in the log.
@@ -95,30 +93,42 @@ impl Group {
     }
 
     fn propose_first(&mut self) -> Result<(), GroupError> {
+        let term = self.raft.role().term.0;
+        if self.first.is_none() || self.said_first.is_some_and(|(said, _)| said == term) {
+            return Ok(());
+        }
         let Some((bootstrap, attributes)) = self.first.take() else { return Ok(()) };
         if self.state.cluster_id == 0 {
             // Those of a former start that did not get to apply come first; the second bootstrap then does nothing.
             self.propose_command(&bootstrap);
-            return Ok(());
-        }
-        let Command::MemberAttributes { member_id, name, client_urls } = &attributes else { return Ok(()) };
-        let known = self.pager.get(MEMBER, &member_id.to_be_bytes()).map(|found| found.and_then(read_member));
-        match self.present(known)? {
-            Some(known) => {
-                if known.is_none_or(|known| known.name != *name || known.client_urls != *client_urls) {
-                    self.propose_command(&attributes);
+        } else {
+            match self.is_unknown(&attributes)? {
+                Some(true) => self.propose_command(&attributes),
+                Some(false) => return Ok(()),
+                None => {
+                    self.first = Some((bootstrap, attributes));
+                    return Ok(());
                 }
             }
-            None => self.first = Some((bootstrap, attributes)),
+        }
+        if !self.is_sole() {
+            // A later leader may have cut it: it is said again in the next term.
+            self.said_first = Some((term, self.now));
+            self.first = Some((bootstrap, attributes));
         }
         Ok(())
     }
 
     /// Proposes what nobody on a shard waits for.
     fn propose_command(&mut self, command: &Command) {
+        let proposal = self.nobodys(command);
+        self.propose(self.now, vec![proposal]);
+    }
+
+    pub(super) fn nobodys(&self, command: &Command) -> Proposal {
         let proposer = self.shared.identity.member_id;
         let envelope = Envelope { group: GROUP, proposer, shard: NOBODY, ..Envelope::default() };
-        self.propose(self.now, vec![Proposal { draft: Draft::new(&envelope, command), shard: NOBODY, request_id: 0 }]);
+        Proposal { draft: Draft::new(&envelope, command), shard: NOBODY, request_id: 0 }
     }
 }
 

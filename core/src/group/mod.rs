@@ -15,14 +15,19 @@
 
 mod ahead;
 mod apply;
+mod change;
 mod checkpoint;
+mod cluster;
+mod install;
 mod leases;
+mod membership;
 mod open;
+mod reads;
 mod records;
 mod restore;
 mod shrink;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,7 +39,9 @@ use ringstone_pager::api::{Access, Fault, PageRun, WriteTrees as _};
 use ringstone_pager::disk as pages;
 use ringstone_pager::{CheckpointError, Pager, Reader};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
-use ringstone_raft::{EntryKind, Index, Persist, ProposeError, Raft, Role, SyncToken};
+use ringstone_raft::{
+    EntryKind, Index, Message, NodeId, Persist, ProposeError, Raft, RaftError, Role, SnapshotMetadata, SyncToken,
+};
 use ringstone_wal::{BatchNumber, HolderId, Kind, Log, Record, WalError};
 
 use crate::command::Command;
@@ -48,9 +55,15 @@ use crate::shared::Shared;
 use crate::state::{State, StateError};
 
 pub use apply::read_member;
+pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
+pub use cluster::{Forward, ForwardError, request_timeout};
 pub use leases::KeptAlive;
-pub use open::{OpenError, Storage, create_files, create_files_with, log_options, open, open_with, tree_specs};
+pub use membership::{configuration_of, read_members};
+pub use open::{
+    OpenError, Storage, create_files, create_files_with, log_options, open, open_member, open_with, tree_specs,
+};
+pub use reads::ReadReady;
 pub use restore::{Restore, RestoreError, RestoreOptions};
 
 /// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.
@@ -110,6 +123,18 @@ pub struct Outputs {
     pub skipped_to: Option<i64>,
     /// A new root was published.
     pub published: bool,
+    /// Messages for other members. What promises durability is here only once it is on disk.
+    pub send: Vec<(NodeId, Message)>,
+    /// Proposals that only the leader can take.
+    pub forward: Vec<Forward>,
+    /// Answers to [`Group::read_index`].
+    pub reads: Vec<ReadReady>,
+    /// Members that need an image: [`Group::send_image`].
+    pub images_wanted: Vec<NodeId>,
+    /// The image whose message was stepped takes the place of the page file now, and the group is opened anew.
+    pub install: Option<SnapshotMetadata>,
+    /// This member was removed from the cluster.
+    pub removed: bool,
 }
 
 /// What ends a group, and with it the process.
@@ -140,11 +165,16 @@ pub enum GroupError {
         /// Why.
         what: String,
     },
+    /// A message that contradicts what is agreed on.
+    #[error("raft: {0}. Stop the cluster's member that is named, and have the disks of both checked")]
+    Raft(#[from] RaftError),
 }
 
 struct Waiting {
     batch: BatchNumber,
     token: SyncToken,
+    /// It is followed by the switch to an image.
+    installs: bool,
 }
 
 /// See the module.
@@ -181,6 +211,15 @@ pub struct Group {
     first: Option<(Command, Command)>,
     /// The comparisons of the transaction in front of `committed`, where they go on over several turns.
     comparing: Option<Comparing>,
+    /// In which term it was last said, and when.
+    said_first: Option<(u64, Duration)>,
+    reads: reads::Reads,
+    in_flight: cluster::InFlight,
+    retained: cluster::Retained,
+    /// Images on their way, and what they cover.
+    images: BTreeMap<NodeId, u64>,
+    /// The image that replaces this state.
+    installing: Option<SnapshotMetadata>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
     removal: Option<Removal>,
     /// Bytes of frames when it began, or when its leaves were last written to the file.
@@ -208,7 +247,8 @@ impl Group {
     /// True while a checkpoint, a compaction or an apply has work left that needs no input.
     pub fn has_work(&self) -> bool {
         let is_held = self.absent.is_some() || self.is_spilling();
-        (!is_held && (!self.committed.is_empty() || self.sweep_pending())) || !self.unlogged.is_empty()
+        let applies = !is_held && !self.is_installing() && (!self.committed.is_empty() || self.sweep_pending());
+        applies || !self.unlogged.is_empty()
     }
 
     fn sweep_pending(&self) -> bool {
@@ -222,12 +262,20 @@ impl Group {
     pub fn tick(&mut self, now: Duration, wall_ms: u64, random: u64) {
         self.now = now;
         self.wall_ms = wall_ms;
+        if self.is_installing() {
+            return;
+        }
         self.raft.tick(random);
         if self.raft.role().role == Role::Leader {
             // A sole voter is its own quorum.
-            self.lessor.proven(now);
+            if self.is_sole() {
+                self.lessor.proven(now);
+            } else {
+                self.prove_leadership();
+            }
             self.lessor.clock(now);
         }
+        self.expire_requests();
         self.note_activity();
         self.settle_pages();
     }
@@ -235,6 +283,9 @@ impl Group {
     /// Puts requests into the log's next batch. Those that can't be proposed are answered.
     pub fn propose(&mut self, now: Duration, proposals: Vec<Proposal>) {
         self.now = now;
+        if let Some(leader) = self.forward_to() {
+            return self.forward(leader, proposals);
+        }
         let clock = self.lessor.clock(now).0;
         let mut whom = Vec::with_capacity(proposals.len());
         let mut payloads: Vec<Bytes> = Vec::with_capacity(proposals.len());
@@ -245,7 +296,11 @@ impl Group {
         if whom.is_empty() {
             return;
         }
-        if let Err(error) = self.raft.propose(payloads) {
+        let proposed = self.raft.propose(payloads);
+        if proposed.is_ok() && !self.is_sole() {
+            let term = self.raft.role().term.0;
+            whom.into_iter().for_each(|whom| self.in_flight.begin(now, term, whom));
+        } else if let Err(error) = proposed {
             let error = match error {
                 ProposeError::NotLeader { .. } => Error::NoLeader,
                 ProposeError::Transferring { .. } => Error::LeaderChanged,
@@ -265,11 +320,20 @@ impl Group {
     /// # Errors
     /// [`GroupError`]: the process must end; nothing unacknowledged was acknowledged.
     pub fn turn(&mut self) -> Result<(), GroupError> {
+        if self.is_installing() {
+            return self.fill_log();
+        }
+        self.ask_read_index();
         self.take_actions();
         self.fill_log()?;
+        if self.is_installing() {
+            return Ok(());
+        }
         self.apply_committed()?;
+        self.publish_attributes()?;
         self.drive_lessor()?;
         self.take_actions();
+        self.deliver_reads();
         self.report_damage();
         self.fill_log()
     }
@@ -287,9 +351,12 @@ impl Group {
 
     fn take_actions(&mut self) {
         let actions = self.raft.take_actions();
-        // A sole voter has nobody to send to.
+        self.outputs.send.extend(actions.send_now);
+        self.outputs.images_wanted.extend(actions.snapshots_wanted);
         self.unlogged.extend(actions.persist);
         self.committed.extend(actions.committed);
+        actions.reads.into_iter().for_each(|read| self.read_confirmed(read));
+        actions.reads_aborted.into_iter().for_each(|context| self.read_aborted(context));
         if let Some(change) = actions.became {
             let leader = change.leader.map_or(0, |leader| leader.0);
             self.shared.term.store(change.term.0, Ordering::Relaxed);
@@ -297,6 +364,7 @@ impl Group {
                 self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
             }
             self.was_caught_up = false;
+            self.images.clear();
             self.lessor.leadership(change.role == Role::Leader, self.now);
         }
         self.shared.committed.store(self.raft.positions().committed.0.0, Ordering::Relaxed);
@@ -311,8 +379,13 @@ impl Group {
                 self.unlogged.push_front(persist);
                 return Ok(());
             };
+            let installs = persist.snapshot.is_some();
             self.logged_entries = 0;
-            self.waiting.push_back(Waiting { batch, token: persist.token });
+            self.waiting.push_back(Waiting { batch, token: persist.token, installs });
+            if installs {
+                // The image replaces whatever comes behind it in this life.
+                self.unlogged.clear();
+            }
         }
         Ok(())
     }
@@ -328,6 +401,9 @@ impl Group {
                     return Ok(None);
                 };
                 last = batch;
+            }
+            if let Some(image) = &persist.snapshot {
+                return Ok(self.log_install(&image.metadata)?.then(|| self.log.filling()));
             }
             if let Some(from) = persist.truncate_from {
                 let Some(batch) = self.append(Kind::Truncate, 0, from.0, &[])? else { return Ok(None) };
@@ -373,8 +449,14 @@ impl Group {
         let synced = self.log.synced();
         while self.waiting.front().is_some_and(|waiting| waiting.batch <= synced) {
             let waiting = self.waiting.pop_front().expect("looked at");
-            // A sole voter has nobody to send to.
-            let _after_sync = self.raft.persisted(waiting.token);
+            if waiting.installs {
+                // Nothing more is promised by this life.
+                self.waiting.clear();
+                self.outputs.install = self.installing.clone();
+                return Ok(());
+            }
+            let after_sync = self.raft.persisted(waiting.token);
+            self.outputs.send.extend(after_sync.send);
         }
         Ok(())
     }
@@ -456,9 +538,7 @@ impl Group {
         self.pager.set_attributes(&self.state.to_attributes());
         self.pager.publish();
         self.raft.applied(Index(self.state.applied_index));
-        // A sole voter has no follower that could ask for them, and a restart reads them from the log's files, which
-        // checkpoints alone let go of: applied entries need not stay in memory.
-        self.raft.compact(Index(self.state.applied_index));
+        self.compact_raft();
         self.shared.applied.store(self.state.applied_index, Ordering::Relaxed);
         self.shared.revision.store(self.state.revision, Ordering::Relaxed);
         self.show_pages();

@@ -7,7 +7,8 @@
 //!             entry            kept if behind `applied`; one that comes again replaces the tail
 //!             truncate         drops the tail
 //!             checkpoint       its generation must not be newer than the page file's: else the disk went back in time
-//!                              (where the newer meta is damaged: that of the checkpoint before it)
+//!                              (where the newer meta is damaged: that of the checkpoint before it; 0: another file follows)
+//!             configuration    an entry; who the members are at `applied` stands in the page file
 //!  the entries kept must follow `applied` without a gap: else stop
 //! ```
 
@@ -18,8 +19,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringstone_pager::api::{ReadTrees as _, TreeSpec};
-use ringstone_pager::disk::{Disk as PageDisk, StdDisk};
+use ringstone_pager::api::{Damage, Fault, ReadTrees as _, TreeSpec};
+use ringstone_pager::disk::{self, Disk as PageDisk, Io, IoPurpose, StdDisk};
 use ringstone_pager::eviction::Evictor;
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::{Mapping, PageSource};
@@ -32,6 +33,7 @@ use ringstone_raft::{
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
 
+use super::membership::{configuration_of, read_members};
 use super::{CheckpointPace, GROUP, Group, Outputs, records};
 use crate::identity::Identity;
 use crate::lease;
@@ -95,6 +97,9 @@ pub enum OpenError {
         /// Index of the record.
         index: u64,
     },
+    /// The members can't be read.
+    #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
+    Damaged(Damage),
     /// Raft refuses what was loaded.
     #[error("log: {0}")]
     Raft(#[from] ringstone_raft::RaftError),
@@ -193,7 +198,6 @@ struct Replay {
     /// The one before `checkpoint`, where the log still has it.
     checkpoint_before: u64,
     entries: Vec<Entry>,
-    configuration: Option<Configuration>,
     fault: Option<OpenError>,
 }
 
@@ -210,7 +214,7 @@ impl Replay {
             },
             Kind::Checkpoint => match records::read_checkpoint(record.payload) {
                 Some(generation) if generation != self.checkpoint => {
-                    self.checkpoint_before = self.checkpoint;
+                    self.checkpoint_before = if generation == 0 { 0 } else { self.checkpoint };
                     (self.checkpoint, self.checkpoint_index) = (generation, record.index);
                 }
                 Some(_) => {}
@@ -219,7 +223,6 @@ impl Replay {
             Kind::Truncate => self.truncate(record.index),
             Kind::Entry => self.entry(record, EntryKind::Normal),
             Kind::Config => match Configuration::decode(&Bytes::copy_from_slice(record.payload)) {
-                Some((configuration, _)) if record.index <= self.applied => self.configuration = Some(configuration),
                 Some(_) => self.entry(record, EntryKind::Configuration),
                 None => self.fault = malformed("configuration"),
             },
@@ -281,6 +284,39 @@ pub fn open(
 /// # Errors
 /// [`OpenError`]: the files stay as they are.
 pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Duration) -> Result<Group, OpenError> {
+    let me = NodeId(shared.identity.member_id);
+    let alone = Configuration::new([me], []).expect("one voter is a configuration");
+    open_member(shared, storage, alone, random, now)
+}
+
+/// Members of the applied state. Nothing of the page file is in memory yet: what is needed is read here.
+fn configuration_at(pager: &Pager, page_disk: &mut dyn PageDisk) -> Result<Option<Configuration>, OpenError> {
+    loop {
+        match read_members(pager) {
+            Ok(members) => return Ok(configuration_of(&members)),
+            Err(Fault::Damaged(damage)) => return Err(OpenError::Damaged(damage)),
+            Err(Fault::Absent(run)) => {
+                let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+                let read = Io::Read { offset, bytes, purpose: IoPurpose::ReadPage };
+                disk::run(page_disk, read).map_err(ringstone_pager::OpenError::from)?;
+                pager.bring_in_done(run).map_err(OpenError::Damaged)?;
+            }
+        }
+    }
+}
+
+/// A member of a cluster, on any storage. `founders` are the members that a new log begins with, the same ones on each of
+/// them; nobody, for a member that joins: it learns from the others who they are. A state that has members knows better.
+///
+/// # Errors
+/// [`OpenError`]: the files stay as they are.
+pub fn open_member(
+    shared: Arc<Shared>,
+    storage: Storage<'_>,
+    founders: Configuration,
+    random: u64,
+    now: Duration,
+) -> Result<Group, OpenError> {
     let identity = shared.identity;
     let specs = tree_specs();
     let (pager, meta) = Pager::open(storage.page_disk, storage.pages, &file_options(&identity, &specs), 0)?;
@@ -294,7 +330,6 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         checkpoint_index: 0,
         checkpoint_before: 0,
         entries: Vec::new(),
-        configuration: None,
         fault: None,
     };
     let log_options = Options { needed_from: vec![(GROUP, state.applied_index + 1)], ..storage.log_options };
@@ -328,8 +363,8 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         "log and page file opened"
     );
     let me = NodeId(identity.member_id);
-    let first = Configuration::new([me], []).expect("one voter is a configuration");
-    let configuration = replay.configuration.unwrap_or(first);
+    let configuration = configuration_at(&pager, storage.page_disk)?.unwrap_or(founders);
+    let is_sole = configuration.voters() == [me] && configuration.learners().is_empty();
     let mut config = Config::new(me, random);
     config.heartbeat_ticks = 1;
     config.election_ticks = election_ticks(&shared);
@@ -341,13 +376,16 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         applied: Index(state.applied_index),
     };
     let mut raft = Raft::new(config, stable)?;
-    raft.campaign();
+    if is_sole {
+        raft.campaign();
+    }
     // What the older meta needs is not known: the log keeps all it has until the next checkpoint has replaced that one.
     let log_holder = log.register_holder("page file", GROUP, 0);
     let dirty_bytes_max = dirty_bytes_max(shared.config.memory_limit_bytes);
     let pace = CheckpointPace::new(dirty_bytes_max, state.applied_index, state.applied_index);
     shared.revision.store(state.revision, Ordering::Relaxed);
-    let lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
+    let mut lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
+    lessor.set_proof_validity(shared.config.election_timeout / 2);
     Ok(Group {
         shared,
         raft,
@@ -377,6 +415,12 @@ pub fn open_with(shared: Arc<Shared>, storage: Storage<'_>, random: u64, now: Du
         was_caught_up: false,
         first: None,
         comparing: None,
+        said_first: None,
+        reads: Default::default(),
+        in_flight: Default::default(),
+        retained: Default::default(),
+        images: Default::default(),
+        installing: None,
         removal: None,
         removal_frames: 0,
         sweep_began: None,

@@ -75,11 +75,13 @@ pub struct Restore {
     pager: Pager,
     identity: Identity,
     dirty_bytes_max: u64,
+    is_member: bool,
 }
 
-fn is_wanted(tree: TreeId) -> bool {
-    // Who the members are, and what is wrong with them, is not what the image was taken for.
-    tree != MEMBER && tree != ALARM
+/// What is taken from the image. Who the members are, and what is wrong with them, is not what a snapshot is taken for; a
+/// member that catches up takes all of it.
+fn is_wanted(is_member: bool) -> impl Fn(TreeId) -> bool {
+    move |tree| is_member || (tree != MEMBER && tree != ALARM)
 }
 
 impl Restore {
@@ -105,7 +107,14 @@ impl Restore {
         let specs = tree_specs();
         let options = file_options(identity, &specs);
         let pager = Pager::create(&mut *disk, pages, &options).map_err(OpenError::from)?;
-        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max: DIRTY_BYTES_MAX })
+        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max: DIRTY_BYTES_MAX, is_member: false })
+    }
+
+    /// The image is that of the leader of this member's own cluster: it is taken as it is. To be ended by
+    /// [`Restore::finish_member`].
+    #[must_use]
+    pub fn of_member(self) -> Restore {
+        Restore { is_member: true, ..self }
     }
 
     /// Sets how many dirty bytes are written out before more are made.
@@ -119,7 +128,7 @@ impl Restore {
     /// [`RestoreError`].
     pub fn drain(&mut self, reader: &mut ImageReader) -> Result<(), RestoreError> {
         loop {
-            match reader.drain_into(&mut self.pager, is_wanted) {
+            match reader.drain_into(&mut self.pager, is_wanted(self.is_member)) {
                 Ok(()) => break,
                 Err(ImageError::Trees(Fault::Absent(run))) => self.bring_in(run)?,
                 Err(error) => return Err(error.into()),
@@ -152,6 +161,27 @@ impl Restore {
         Err(OpenError::Io { path: Path::new("pages-0").to_owned(), error: stopped }.into())
     }
 
+    fn check_trees(&mut self, summary: &ImageSummary) -> Result<(), RestoreError> {
+        loop {
+            match summary.check_trees(&self.pager, is_wanted(self.is_member)) {
+                Ok(()) => return Ok(()),
+                Err(ImageError::Trees(Fault::Absent(run))) => self.bring_in(run)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Ends the page file of a member that catches up: its state is the image's, applied index and all. On disk when this
+    /// returns: the file, synced; its name is the caller's.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn finish_member(mut self, summary: &ImageSummary) -> Result<(), RestoreError> {
+        self.check_trees(summary)?;
+        self.pager.set_attributes(&summary.state.to_attributes());
+        self.checkpoint()
+    }
+
     /// Ends the member: its trees hold what the image's did, its state is that of a cluster of its own that has applied
     /// nothing yet, the log is empty. On disk when this returns: both files, synced.
     ///
@@ -178,13 +208,7 @@ impl Restore {
         log_disk: &mut dyn LogDisk,
         log_options: LogOptions,
     ) -> Result<(), RestoreError> {
-        loop {
-            match summary.check_trees(&self.pager, is_wanted) {
-                Ok(()) => break,
-                Err(ImageError::Trees(Fault::Absent(run))) => self.bring_in(run)?,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.check_trees(summary)?;
         let mut state = summary.state.clone();
         let bump = i64::try_from(options.bump_revision).ok();
         let too_far = RestoreError::Bump { revision: state.revision, bump: options.bump_revision };

@@ -1,0 +1,303 @@
+//! The group as one of several members: what it says to the others and hears from them, and what it takes from them.
+//!
+//! ```text
+//!  step(from, message) ──> raft ──> Outputs::send       what promises nothing, at once; what promises durability only from
+//!                                                        log_completed: raft's type AfterSync has no other way out
+//!  propose(..) on a follower ──> Outputs::forward ~~> propose_forwarded(..) on the leader ──> log ──> answered where it applies
+//! ```
+//!
+//! A proposal that was forwarded, or whose leader lost its office, has an unknown outcome until its entry is applied here:
+//! after [`request_timeout`] its caller is told so, as etcd does.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ahash::AHashSet;
+use bytes::Bytes;
+use ringstone_pager::api::ReadTrees as _;
+use ringstone_raft::{Message, NodeId, ProposeError, Raft, Role};
+
+use super::{Answer, Group, GroupError, NOBODY, Proposal, read_member};
+use crate::command::Command;
+use crate::config::ServerConfig;
+use crate::entry::{Draft, EntryError};
+use crate::error::Error;
+use crate::trees::MEMBER;
+
+/// How often a follower says its name and URLs until they are applied.
+const ATTRIBUTES_INTERVAL: Duration = Duration::from_secs(3);
+/// Entries of this weight, in bytes, stay in memory for followers that are behind; who needs older ones gets an image.
+const RETAINED_BYTES_MAX: u64 = 16 << 20;
+/// Marks within this many bytes are one.
+const MARK_BYTES: u64 = 4 << 10;
+
+/// A proposal that only the leader can take.
+#[derive(Debug)]
+pub struct Forward {
+    /// Who leads, as far as is known here.
+    pub leader: NodeId,
+    /// For [`Group::propose_forwarded`] there: an entry with a checksum, but without the clocks of its leader.
+    pub payload: Bytes,
+}
+
+/// Why a proposal of another member was not taken. It was not proposed: nothing will come of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// Its bytes are not those of a proposal.
+    #[error("forwarded proposal: {0}")]
+    Malformed(#[from] EntryError),
+    /// Raft does not take it; it may name the leader.
+    #[error("forwarded proposal: {0}")]
+    Refused(#[from] ProposeError),
+}
+
+/// For how long a request may be on its way: etcd's five seconds and two election timeouts.
+#[must_use]
+pub fn request_timeout(config: &ServerConfig) -> Duration {
+    Duration::from_secs(5) + 2 * config.election_timeout
+}
+
+/// Requests of this member's shards that wait for their entry, where there are other members: a sole voter answers all.
+#[derive(Debug, Default)]
+pub(super) struct InFlight {
+    by_age: VecDeque<(Duration, u64, (u32, u64))>,
+    waiting: AHashSet<(u32, u64)>,
+}
+
+impl InFlight {
+    pub(super) fn begin(&mut self, now: Duration, term: u64, whom: (u32, u64)) {
+        if whom.0 != NOBODY && self.waiting.insert(whom) {
+            self.by_age.push_back((now, term, whom));
+        }
+    }
+
+    pub(super) fn end(&mut self, whom: (u32, u64)) {
+        if !self.waiting.is_empty() {
+            self.waiting.remove(&whom);
+        }
+    }
+
+    /// Those that began before `limit` and still wait, with the term in which they began.
+    fn expire(&mut self, limit: Duration) -> Vec<(u64, (u32, u64))> {
+        let mut late = Vec::new();
+        while self.by_age.front().is_some_and(|(since, ..)| *since < limit) {
+            let (_, term, whom) = self.by_age.pop_front().expect("looked at");
+            if self.waiting.remove(&whom) {
+                late.push((term, whom));
+            }
+        }
+        late
+    }
+}
+
+/// Up to where raft's log may be forgotten: a bounded weight of applied entries is kept for followers that are behind.
+#[derive(Debug)]
+pub(super) struct Retained {
+    marks: VecDeque<(u64, u64)>,
+    bytes: u64,
+    /// Applied since the last mark.
+    unmarked: u64,
+    pub(super) bytes_max: u64,
+}
+
+impl Default for Retained {
+    fn default() -> Retained {
+        Retained { marks: VecDeque::new(), bytes: 0, unmarked: 0, bytes_max: RETAINED_BYTES_MAX }
+    }
+}
+
+impl Retained {
+    pub(super) fn note(&mut self, bytes: usize) {
+        self.unmarked += bytes as u64;
+    }
+
+    fn clear(&mut self) {
+        self.marks.clear();
+        (self.bytes, self.unmarked) = (0, 0);
+    }
+
+    /// All up to `applied` is applied: what is not needed any more.
+    fn publish(&mut self, applied: u64) -> Option<u64> {
+        let fresh = core::mem::take(&mut self.unmarked);
+        self.bytes += fresh;
+        match self.marks.back_mut() {
+            Some((index, bytes)) if *bytes < MARK_BYTES => (*index, *bytes) = (applied, *bytes + fresh),
+            _ => self.marks.push_back((applied, fresh)),
+        }
+        let mut to = None;
+        while self.bytes > self.bytes_max
+            && let Some((index, bytes)) = self.marks.pop_front()
+        {
+            self.bytes -= bytes;
+            to = Some(index);
+        }
+        to
+    }
+}
+
+impl Group {
+    /// Raft's side, for status and metrics.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// True while this member alone is the group.
+    pub(super) fn is_sole(&self) -> bool {
+        let configuration = self.raft.configuration();
+        configuration.voters() == [self.raft.id()] && configuration.learners().is_empty() && !configuration.is_joint()
+    }
+
+    /// Takes a message from another member. One that can't be is dropped.
+    ///
+    /// # Errors
+    /// [`GroupError::Raft`]: going on would not be safe.
+    pub fn step(&mut self, now: Duration, from: NodeId, message: Message) -> Result<(), GroupError> {
+        if self.is_installing() {
+            return Ok(());
+        }
+        self.now = now;
+        match self.raft.step(from, message) {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_fatal() => Err(error.into()),
+            Err(error) => {
+                tracing::warn!(error = %error, "a message of another member is dropped");
+                Ok(())
+            }
+        }
+    }
+
+    /// The connection to a member was lost: what was on its way is sent again.
+    pub fn report_unreachable(&mut self, member: NodeId) {
+        self.raft.report_unreachable(member);
+    }
+
+    /// Hands leadership to a voter.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::TooManyRequests`] while it is being handed over already.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), Error> {
+        self.raft.transfer_leadership(to).map_err(|error| match error {
+            ProposeError::NotVoter(_) => Error::BadLeaderTransferee,
+            ProposeError::NotLeader { .. } => Error::NotLeader,
+            _ => Error::TooManyRequests,
+        })
+    }
+
+    /// Stops leading, for a member that ends or whose disk stalls: another one is asked to campaign.
+    pub fn resign(&mut self) {
+        self.raft.resign();
+    }
+
+    /// Sets how many bytes of applied entries are kept in memory for followers.
+    pub fn set_retained_bytes(&mut self, bytes: u64) {
+        self.retained.bytes_max = bytes;
+    }
+
+    /// Takes the proposal of another member: answered there, when it applies the entry.
+    ///
+    /// # Errors
+    /// [`ForwardError`].
+    pub fn propose_forwarded(&mut self, now: Duration, payload: &[u8]) -> Result<(), ForwardError> {
+        let draft = Draft::of_sealed(payload)?;
+        self.now = now;
+        let clock = self.lessor.clock(now).0;
+        self.raft.propose([draft.seal(clock, self.wall_ms)])?;
+        Ok(())
+    }
+
+    /// On a follower: whom the proposals are for.
+    pub(super) fn forward_to(&self) -> Option<NodeId> {
+        let role = self.raft.role();
+        if role.role == Role::Leader || self.is_installing() { None } else { role.leader }
+    }
+
+    pub(super) fn forward(&mut self, leader: NodeId, proposals: Vec<Proposal>) {
+        let term = self.raft.role().term.0;
+        for proposal in proposals {
+            self.in_flight.begin(self.now, term, (proposal.shard, proposal.request_id));
+            self.outputs.forward.push(Forward { leader, payload: proposal.draft.seal(0, 0) });
+        }
+    }
+
+    /// A tick's part: who waits for too long is told that the outcome is unknown.
+    pub(super) fn expire_requests(&mut self) {
+        let limit = self.now.saturating_sub(request_timeout(&self.shared.config));
+        let term = self.raft.role().term.0;
+        for (began, (shard, request_id)) in self.in_flight.expire(limit) {
+            let error = if began == term { Error::Timeout } else { Error::TimeoutLeaderFailure };
+            self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
+            self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
+        }
+    }
+
+    /// Forgets entries that nobody needs: a restart reads them from the log's files.
+    pub(super) fn compact_raft(&mut self) {
+        let applied = self.state.applied_index;
+        if self.is_sole() {
+            self.retained.clear();
+            self.raft.compact(ringstone_raft::Index(applied));
+            return;
+        }
+        if let Some(to) = self.retained.publish(applied) {
+            // Whoever gets an image needs what comes after it.
+            let to = self.images.values().copied().fold(to, u64::min);
+            self.raft.compact(ringstone_raft::Index(to));
+        }
+    }
+
+    /// A follower's tick: its name and URLs, through the leader, until they are known.
+    pub(super) fn publish_attributes(&mut self) -> Result<(), GroupError> {
+        let Some(leader) = self.forward_to() else { return Ok(()) };
+        let is_due = self.said_first.is_none_or(|(_, at)| self.now.saturating_sub(at) >= ATTRIBUTES_INTERVAL);
+        if !is_due || self.state.cluster_id == 0 || self.absent.is_some() || self.removal.is_some() {
+            return Ok(());
+        }
+        let Some((bootstrap, attributes)) = self.first.take() else { return Ok(()) };
+        if self.is_unknown(&attributes)?.unwrap_or(true) {
+            self.said_first = Some((self.raft.role().term.0, self.now));
+            let proposal = self.nobodys(&attributes);
+            self.forward(leader, vec![proposal]);
+            self.first = Some((bootstrap, attributes));
+        }
+        Ok(())
+    }
+
+    /// Does the member tree have other attributes, or none? None: a page is absent.
+    pub(super) fn is_unknown(&mut self, attributes: &Command) -> Result<Option<bool>, GroupError> {
+        let Command::MemberAttributes { member_id, name, client_urls } = attributes else { return Ok(Some(false)) };
+        let known = self.pager.get(MEMBER, &member_id.to_be_bytes()).map(|found| found.and_then(read_member));
+        let known = self.present(known)?;
+        Ok(known.map(|known| known.is_none_or(|known| known.name != *name || known.client_urls != *client_urls)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_too_long_is_told_once_and_nobody_else() {
+        let at = Duration::from_secs;
+        let mut in_flight = InFlight::default();
+        in_flight.begin(at(1), 1, (0, 7));
+        in_flight.begin(at(2), 1, (0, 8));
+        in_flight.begin(at(9), 2, (0, 9));
+        in_flight.begin(at(9), 2, (NOBODY, 0));
+        in_flight.end((0, 8));
+        assert_eq!(in_flight.expire(at(5)), [(1, (0, 7))]);
+        assert_eq!(in_flight.expire(at(9)), []);
+        assert_eq!(in_flight.expire(at(10)), [(2, (0, 9))]);
+    }
+
+    #[test]
+    fn a_bounded_weight_is_kept() {
+        let mut retained = Retained { bytes_max: 10 * MARK_BYTES, ..Retained::default() };
+        let mut kept_from = 0;
+        for applied in 1..=100 {
+            retained.note(MARK_BYTES as usize);
+            kept_from = retained.publish(applied).unwrap_or(kept_from);
+        }
+        assert_eq!(kept_from, 90);
+    }
+}
