@@ -1,4 +1,4 @@
-//! The wire: HTTP/2 and gRPC, HTTP/1.1.
+//! The wire: HTTP/2 and gRPC, HTTP/1.1 for clients, QUIC between members.
 //!
 //! Everything here lives on one thread (`!Send`): a server per shard, connections and calls as futures of that shard.
 //!
@@ -16,6 +16,7 @@
 //! - [`Code`] and [`Status`]: gRPC errors
 //! - [`WireMetrics`]: counters of one shard, without locks
 //! - [`client`]: a small gRPC client
+//! - [`peer`]: the members among themselves
 //! - [`Runtime`]: the three things that are asked of an executor
 //! - `glommio_io` (feature `glommio`): glommio's sockets and executor behind these seams
 
@@ -30,6 +31,7 @@ mod handler;
 mod limits;
 mod memory;
 mod metrics;
+pub mod peer;
 mod runtime;
 mod server;
 mod status;

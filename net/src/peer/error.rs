@@ -1,0 +1,195 @@
+use super::close::CloseCode;
+use super::frame::WireError;
+use super::hello::Refusal;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// What goes wrong between members.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The address for peers can't be bound.
+    #[error("can't listen for peers on UDP {address}: {error}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// A system call on the socket failed.
+    #[error("UDP socket: {0}")]
+    Socket(io::Error),
+    /// This kernel can't do what the transport rests on.
+    #[error(
+        "io_uring on this kernel is not fit for QUIC: peeking at a UDP socket {what}; use a newer kernel (6.1 or later)"
+    )]
+    PeekSelfTest {
+        /// What it does.
+        what: &'static str,
+    },
+    /// A certificate, key or authority can't be read.
+    #[error("{flag} {file}: {error}")]
+    File {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        error: rustls::pki_types::pem::Error,
+    },
+    /// A file without what it is for.
+    #[error("{flag} {file} holds no certificate")]
+    NoCertificate {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The file.
+        file: PathBuf,
+    },
+    /// Flags that only work together.
+    #[error("{given} is given without {missing}")]
+    Flags {
+        /// What is there.
+        given: &'static str,
+        /// What is not.
+        missing: &'static str,
+    },
+    /// Certificates that TLS doesn't take.
+    #[error("TLS for peers: {0}")]
+    Tls(#[from] rustls::Error),
+    /// No certificate could be made.
+    #[error("can't make a certificate for peers: {0}")]
+    Generate(#[from] rcgen::Error),
+    /// Authorities that TLS doesn't take.
+    #[error("--peer-trusted-ca-file: {0}")]
+    Authorities(#[from] rustls::server::VerifierBuilderError),
+    /// A peer URL that is none.
+    #[error("peer URL {0:?}: expected http://, https:// or quic://, a host and a port")]
+    Url(String),
+    /// The name in a peer URL has no address.
+    #[error("no address for {host}: {error}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// No dial could be begun.
+    #[error("dial {address}: {error}")]
+    Dial {
+        /// Whereto.
+        address: SocketAddr,
+        /// Why.
+        error: quinn::ConnectError,
+    },
+    /// No handshake or hello in time.
+    #[error("no answer to a QUIC handshake within {seconds} s from UDP {address}")]
+    HandshakeTimeout {
+        /// The other side.
+        address: SocketAddr,
+        /// The limit.
+        seconds: u64,
+    },
+    /// One of the two sides doesn't take the other one's certificate.
+    #[error("TLS with UDP {address}: {error}")]
+    Certificate {
+        /// The other side.
+        address: SocketAddr,
+        /// Which side refused, and why.
+        error: quinn::ConnectionError,
+    },
+    /// The connection broke.
+    #[error("connection: {0}")]
+    Connection(quinn::ConnectionError),
+    /// We refused the other side.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The other side refused or closed, and said why.
+    #[error("closed by the other side: {text}")]
+    RefusedByPeer {
+        /// None: a code that this version doesn't know.
+        code: Option<CloseCode>,
+        /// Its text.
+        text: String,
+    },
+    /// We closed it for this reason.
+    #[error("closed: {0:?}")]
+    Closed(CloseCode),
+    /// Bytes that are none of the protocol's.
+    #[error("protocol error: {0}")]
+    Wire(#[from] WireError),
+    /// Another connection of the pair stays.
+    #[error("another connection of this member is in use")]
+    Tie,
+    /// Not in the list of members.
+    #[error("member {0:x} is not a known peer")]
+    UnknownMember(u64),
+    /// No connection at the moment; it is being dialled.
+    #[error("member {0:x} is not connected")]
+    NotConnected(u64),
+    /// The log queue is full; nothing was taken.
+    #[error("the log queue of member {0:x} is full")]
+    Busy(u64),
+    /// Longer than a frame may be.
+    #[error("a message of {bytes} bytes, a frame holds {limit}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        limit: u32,
+    },
+    /// The two sides differ in what their snapshots use.
+    #[error(
+        "member {0:x} and this one can't exchange snapshots: one of them uses a feature that the other doesn't know; upgrade it"
+    )]
+    SnapshotsDiffer(u64),
+    /// The receiver doesn't want the snapshot.
+    #[error("the receiver of the snapshot gave it up")]
+    SnapshotRefused,
+    /// The receiver said neither yes nor no.
+    #[error("the receiver of the snapshot did not answer within {0} s")]
+    SnapshotUnanswered(u64),
+    /// The sender gave the snapshot up.
+    #[error("the sender of the snapshot gave it up")]
+    SnapshotAborted,
+    /// An offset that the sender doesn't have.
+    #[error("a snapshot asked for from byte {found}, it can be had from {lowest} on")]
+    SnapshotOffset {
+        /// What was asked for.
+        found: u64,
+        /// What there is.
+        lowest: u64,
+    },
+    /// The snapshot's own source failed.
+    #[error("reading the snapshot: {0}")]
+    SnapshotSource(io::Error),
+    /// This side is being shut down.
+    #[error("the peer transport is shut down")]
+    ShutDown,
+}
+
+impl PeerError {
+    /// What a connection's end means.
+    pub(super) fn of_connection(error: quinn::ConnectionError, address: SocketAddr) -> PeerError {
+        use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, TransportError};
+        /// The alerts of TLS, as QUIC numbers them (RFC 9001, section 4.8).
+        const ALERTS: std::ops::Range<u64> = 0x100..0x200;
+        match error {
+            ApplicationClosed(close) => PeerError::RefusedByPeer {
+                code: CloseCode::of(close.error_code.into_inner()),
+                text: String::from_utf8_lossy(&close.reason).chars().filter(|letter| !letter.is_control()).collect(),
+            },
+            ConnectionClosed(ref close) if ALERTS.contains(&u64::from(close.error_code)) => {
+                PeerError::Certificate { address, error }
+            }
+            TransportError(ref failed) if ALERTS.contains(&u64::from(failed.code)) => {
+                PeerError::Certificate { address, error }
+            }
+            error => PeerError::Connection(error),
+        }
+    }
+
+    /// True if nothing at all was heard from the other side.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, PeerError::HandshakeTimeout { .. } | PeerError::Connection(quinn::ConnectionError::TimedOut))
+    }
+}

@@ -1,0 +1,245 @@
+//! TLS between members: who is on the other side, as far as certificates tell.
+//!
+//! QUIC is always encrypted. Without certificates each member makes one for itself and takes anybody's: that keeps listeners
+//! out and nobody else, which is why [`Trust`] is part of the result and must be told to the operator.
+
+use super::error::PeerError;
+use super::limits::PeerLimits;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The name of this protocol in the handshake: nothing else is spoken on the port.
+const ALPN: &[u8] = b"ringstone-peer";
+
+/// etcd's flags.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// `--peer-cert-file`: this member's certificate with its chain, PEM; shown when dialling too.
+    pub cert: Option<PathBuf>,
+    /// `--peer-key-file`: its key, PEM.
+    pub key: Option<PathBuf>,
+    /// `--peer-trusted-ca-file`: who signs the members' certificates, PEM.
+    pub trusted_ca: Option<PathBuf>,
+    /// `--peer-client-cert-auth`: whoever dials must show a certificate of those, too.
+    pub client_cert_auth: bool,
+}
+
+/// What the transport proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Both sides hold a certificate of the trusted authority.
+    Mutual,
+    /// The side that was dialled does; anybody may dial (`--peer-client-cert-auth` is off).
+    Dialled,
+    /// Nothing: certificates are generated. Encryption without authentication.
+    Nobody,
+}
+
+impl Trust {
+    /// What an operator must read at start; None where all is well.
+    #[must_use]
+    pub fn warning(self) -> Option<&'static str> {
+        match self {
+            Trust::Mutual => None,
+            Trust::Dialled => Some(
+                "peers are encrypted, but whoever dials this member proves nothing: anybody who reaches the peer port can \
+                 act as a member; set --peer-client-cert-auth",
+            ),
+            Trust::Nobody => Some(
+                "peers are encrypted with generated certificates, which is not authentication: anybody who reaches the peer \
+                 port can act as a member; set --peer-cert-file, --peer-key-file, --peer-trusted-ca-file and \
+                 --peer-client-cert-auth",
+            ),
+        }
+    }
+}
+
+/// Both sides of TLS, ready for QUIC.
+#[derive(Clone)]
+pub struct PeerTls {
+    server: Arc<QuicServerConfig>,
+    client: Arc<QuicClientConfig>,
+    trust: Trust,
+}
+
+impl PeerTls {
+    /// From files, or generated where there are none.
+    ///
+    /// # Errors
+    /// If a file can't be read or used, or flags are there without those that they need.
+    pub fn load(files: &TlsFiles) -> Result<PeerTls, PeerError> {
+        let (cert, key) = match (&files.cert, &files.key) {
+            (Some(cert), Some(key)) => (cert, key),
+            (Some(_), None) => return flags("--peer-cert-file", "--peer-key-file"),
+            (None, Some(_)) => return flags("--peer-key-file", "--peer-cert-file"),
+            (None, None) if files.trusted_ca.is_some() => return flags("--peer-trusted-ca-file", "--peer-cert-file"),
+            (None, None) if files.client_cert_auth => return flags("--peer-client-cert-auth", "--peer-cert-file"),
+            (None, None) => return PeerTls::generated(),
+        };
+        let Some(ca) = &files.trusted_ca else { return flags("--peer-cert-file", "--peer-trusted-ca-file") };
+        let chain = certificates("--peer-cert-file", cert)?;
+        let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| PeerError::File {
+            flag: "--peer-key-file",
+            file: key.clone(),
+            error,
+        })?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates("--peer-trusted-ca-file", ca)? {
+            roots.add(root)?;
+        }
+        let roots = Arc::new(roots);
+        let provider = Arc::new(ring::default_provider());
+        let server = server_builder(&provider)?;
+        let server = if files.client_cert_auth {
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
+            server.with_client_cert_verifier(verifier)
+        } else {
+            server.with_no_client_auth()
+        };
+        let server = server.with_single_cert(chain.clone(), private_key.clone_key())?;
+        let client =
+            client_builder(&provider)?.with_root_certificates(roots).with_client_auth_cert(chain, private_key)?;
+        let trust = if files.client_cert_auth { Trust::Mutual } else { Trust::Dialled };
+        PeerTls::finish(server, client, trust)
+    }
+
+    fn generated() -> Result<PeerTls, PeerError> {
+        let made = rcgen::generate_simple_self_signed(["ringstone-peer".to_owned()])?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.key_pair.serialize_der()));
+        let chain = vec![made.cert.der().clone()];
+        let provider = Arc::new(ring::default_provider());
+        let server = server_builder(&provider)?.with_no_client_auth().with_single_cert(chain, key)?;
+        let anybody = Arc::new(Anybody(Arc::clone(&provider)));
+        let client =
+            client_builder(&provider)?.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth();
+        PeerTls::finish(server, client, Trust::Nobody)
+    }
+
+    fn finish(
+        mut server: rustls::ServerConfig,
+        mut client: rustls::ClientConfig,
+        trust: Trust,
+    ) -> Result<PeerTls, PeerError> {
+        // Each connection is a whole handshake: no tickets, no 0-RTT data, which could be replayed.
+        server.send_tls13_tickets = 0;
+        server.max_early_data_size = 0;
+        client.resumption = rustls::client::Resumption::disabled();
+        client.enable_early_data = false;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        let unfit = |_| rustls::Error::General("the crypto provider has no cipher for QUIC".into());
+        let server = Arc::new(QuicServerConfig::try_from(server).map_err(unfit)?);
+        let client = Arc::new(QuicClientConfig::try_from(client).map_err(unfit)?);
+        Ok(PeerTls { server, client, trust })
+    }
+
+    /// What it proves.
+    #[must_use]
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    pub(super) fn server_config(&self, limits: &PeerLimits) -> quinn::ServerConfig {
+        let mut config = quinn::ServerConfig::with_crypto(Arc::clone(&self.server) as _);
+        config.transport_config(Arc::new(transport(limits)));
+        config.migration(false);
+        config.max_incoming(limits.handshakes_max);
+        config.incoming_buffer_size(64 << 10).incoming_buffer_size_total(1 << 20);
+        config
+    }
+
+    pub(super) fn client_config(&self, limits: &PeerLimits) -> quinn::ClientConfig {
+        let mut config = quinn::ClientConfig::new(Arc::clone(&self.client) as _);
+        config.transport_config(Arc::new(transport(limits)));
+        config
+    }
+}
+
+fn flags<T>(given: &'static str, missing: &'static str) -> Result<T, PeerError> {
+    Err(PeerError::Flags { given, missing })
+}
+
+fn certificates(flag: &'static str, file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, PeerError> {
+    let failed = |error| PeerError::File { flag, file: file.clone(), error };
+    let read = CertificateDer::pem_file_iter(file).map_err(failed)?;
+    let found: Vec<_> = read.collect::<Result<_, _>>().map_err(failed)?;
+    if found.is_empty() { Err(PeerError::NoCertificate { flag, file: file.clone() }) } else { Ok(found) }
+}
+
+type Builder<Side> = rustls::ConfigBuilder<Side, rustls::WantsVerifier>;
+
+fn server_builder(provider: &Arc<CryptoProvider>) -> Result<Builder<rustls::ServerConfig>, rustls::Error> {
+    rustls::ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&rustls::version::TLS13])
+}
+
+fn client_builder(provider: &Arc<CryptoProvider>) -> Result<Builder<rustls::ClientConfig>, rustls::Error> {
+    rustls::ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&rustls::version::TLS13])
+}
+
+fn transport(limits: &PeerLimits) -> quinn::TransportConfig {
+    use super::limits::DATAGRAM_BYTES_LIMIT;
+    let mut discovery = quinn::MtuDiscoveryConfig::default();
+    discovery.upper_bound(limits.datagram_bytes_max.min(DATAGRAM_BYTES_LIMIT));
+    let idle = quinn::IdleTimeout::try_from(limits.idle_timeout).expect("less than 2^62 ms");
+    let mut config = quinn::TransportConfig::default();
+    config
+        // The control stream, and one more so that a second one is an error of the protocol and not silence.
+        .max_concurrent_bidi_streams(2u32.into())
+        // The log stream and the snapshots.
+        .max_concurrent_uni_streams((1 + limits.snapshot_streams_max as u32).into())
+        .stream_receive_window(limits.stream_window_bytes.into())
+        .receive_window(limits.connection_window_bytes.into())
+        .send_window(limits.send_window_bytes)
+        .max_idle_timeout(Some(idle))
+        .keep_alive_interval(Some(limits.keep_alive_interval))
+        .mtu_discovery_config(Some(discovery))
+        .datagram_receive_buffer_size(None);
+    config
+}
+
+/// Takes any certificate, and checks that its owner speaks.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("QUIC has no TLS 1.2".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
