@@ -55,7 +55,7 @@ const FLAGS: &[Flag] = &[
         Text,
         "http://localhost:2380",
         Works,
-        "where peers will be served (not opened by a single member)",
+        "where members are served: QUIC on UDP (not opened by a single member)",
     ),
     flag(
         "initial-advertise-peer-urls",
@@ -64,7 +64,7 @@ const FLAGS: &[Flag] = &[
         Works,
         "peer URLs of this member; its id follows from them",
     ),
-    flag("initial-cluster", Text, "", Works, "members of a new cluster: NAME=URL,... (one member so far)"),
+    flag("initial-cluster", Text, "", Works, "members of a new cluster: NAME=URL,..."),
     flag("initial-cluster-state", Text, "new", Works, "new (existing: not yet)"),
     flag("initial-cluster-token", Text, "etcd-cluster", Works, "token that ids follow from"),
     flag(
@@ -171,16 +171,16 @@ const FLAGS: &[Flag] = &[
     flag("client-cert-allowed-hostname", Text, "", TLS, ""),
     flag("client-cert-auth", Bool, "false", TLS, ""),
     flag("auto-tls", Bool, "false", TLS, ""),
-    flag("peer-cert-file", Text, "", TLS, ""),
-    flag("peer-key-file", Text, "", TLS, ""),
+    flag("peer-cert-file", Text, "", Works, "certificate of this member for the others, PEM"),
+    flag("peer-key-file", Text, "", Works, "its key, PEM"),
     flag("peer-client-cert-file", Text, "", TLS, ""),
     flag("peer-client-key-file", Text, "", TLS, ""),
-    flag("peer-trusted-ca-file", Text, "", TLS, ""),
+    flag("peer-trusted-ca-file", Text, "", Works, "who signs the certificates of members, PEM"),
     flag("peer-crl-file", Text, "", TLS, ""),
     flag("peer-cert-allowed-cn", Text, "", TLS, ""),
     flag("peer-cert-allowed-hostname", Text, "", TLS, ""),
-    flag("peer-client-cert-auth", Bool, "false", TLS, ""),
-    flag("peer-auto-tls", Bool, "false", TLS, ""),
+    flag("peer-client-cert-auth", Bool, "false", Works, "members that connect must show a certificate of those"),
+    flag("peer-auto-tls", Bool, "false", Works, "generated certificates: what happens without files anyway"),
     flag("peer-skip-client-san-verification", Bool, "false", TLS, ""),
     flag("self-signed-cert-validity", Number, "1", NoMeaning, ""),
     flag("cipher-suites", Text, "", TLS, ""),
@@ -419,6 +419,11 @@ impl Settings {
     /// A number.
     pub fn number(&self, name: &str) -> i64 {
         self.text(name).parse().expect("checked when it was read")
+    }
+
+    /// A switch.
+    pub fn is_on(&self, name: &str) -> bool {
+        parse_bool(self.text(name)).expect("checked when it was read")
     }
 
     /// A duration.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use ringstone_core::compactor::Retention;
-use ringstone_core::config::{API_VERSION, DEFAULT_QUOTA_BYTES, MEMORY_LIMIT_LEAST, RINGSTONE_VERSION, ServerConfig};
+use ringstone_core::config::{
+    API_VERSION, DEFAULT_QUOTA_BYTES, InitialMember, MEMORY_LIMIT_LEAST, PeerTlsFiles, RINGSTONE_VERSION, ServerConfig,
+};
 use ringstone_core::server::{self, ServerError};
 
 use crate::exit::ExitStatus;
@@ -117,7 +119,10 @@ fn start_logging(settings: &Settings) -> Result<(), String> {
 fn listen_addresses(flag: &str, urls: &str) -> Result<Vec<SocketAddr>, String> {
     let mut addresses = Vec::new();
     for url in urls.split(',').filter(|url| !url.is_empty()) {
-        let Some(rest) = url.strip_prefix("http://") else {
+        // Between members every scheme means QUIC.
+        let schemes: &[&str] = if flag == "listen-peer-urls" { &["http", "https", "quic"] } else { &["http"] };
+        let parts = url.split_once("://").filter(|(scheme, _)| schemes.contains(scheme));
+        let Some((_, rest)) = parts else {
             let why = match url.split_once("://") {
                 Some(("https" | "unixs", _)) => "TLS is not built yet",
                 Some(("unix", _)) => "unix sockets are not built yet",
@@ -147,26 +152,38 @@ fn urls(text: &str) -> Vec<String> {
     text.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect()
 }
 
-fn peer_urls(settings: &Settings) -> Result<Vec<String>, String> {
+/// The members of a new cluster, by `--initial-cluster`: NAME=URL,NAME=URL,... where a name may come again. This one is
+/// among them, with the URLs that `--initial-advertise-peer-urls` has.
+fn initial_members(settings: &Settings) -> Result<Vec<InitialMember>, String> {
     let name = settings.text("name");
     let advertised = urls(settings.text("initial-advertise-peer-urls"));
     let cluster = settings.text("initial-cluster");
     if cluster.is_empty() {
-        return Ok(advertised);
+        return Ok(vec![InitialMember { name: name.to_owned(), peer_urls: advertised }]);
     }
-    let mut own = Vec::new();
+    let mut members: Vec<InitialMember> = Vec::new();
     for member in cluster.split(',') {
         let (member_name, url) = member
             .split_once('=')
             .ok_or_else(|| format!("--initial-cluster: {member:?} is not of the form NAME=URL"))?;
-        if member_name != name {
+        if let Some(known) = members.iter().find(|known| known.peer_urls.iter().any(|known| known == url)) {
             return Err(format!(
-                "--initial-cluster names the member {member_name:?}: clusters of several members are not built yet"
+                "--initial-cluster: {:?} and {member_name:?} have the same URL {url}: each member needs its own",
+                known.name
             ));
         }
-        own.push(url.to_owned());
+        match members.iter_mut().find(|known| known.name == member_name) {
+            Some(known) => known.peer_urls.push(url.to_owned()),
+            None => members.push(InitialMember { name: member_name.to_owned(), peer_urls: vec![url.to_owned()] }),
+        }
     }
-    let (mut named, mut told) = (own.clone(), advertised);
+    let Some(own) = members.iter().find(|member| member.name == name) else {
+        return Err(format!(
+            "--initial-cluster={cluster} does not name this member, {name:?}: add {name}={}, or set --name",
+            advertised.join(",")
+        ));
+    };
+    let (mut named, mut told) = (own.peer_urls.clone(), advertised);
     named.sort_unstable();
     told.sort_unstable();
     if named != told {
@@ -176,7 +193,11 @@ fn peer_urls(settings: &Settings) -> Result<Vec<String>, String> {
             told.join(",")
         ));
     }
-    Ok(own)
+    Ok(members)
+}
+
+fn file(settings: &Settings, name: &str) -> Option<PathBuf> {
+    Some(settings.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn positive<T: TryFrom<i64>>(settings: &Settings, name: &str) -> Result<T, String> {
@@ -207,6 +228,9 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     if settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
     }
+    let initial_members = initial_members(settings)?;
+    let own = initial_members.iter().find(|member| member.name == name).expect("checked to be among them");
+    let advertise_peer_urls = own.peer_urls.clone();
     if settings.text("initial-cluster-state") != "new" {
         return Err(format!(
             "--initial-cluster-state={}: only new; joining a cluster is not built yet",
@@ -253,7 +277,15 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
         wal_dir: Some(settings.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
         listen_client: listen_addresses("listen-client-urls", settings.text("listen-client-urls"))?,
         advertise_client_urls: urls(settings.text("advertise-client-urls")),
-        advertise_peer_urls: peer_urls(settings)?,
+        advertise_peer_urls,
+        listen_peer: listen_addresses("listen-peer-urls", settings.text("listen-peer-urls"))?,
+        initial_members,
+        peer_tls: PeerTlsFiles {
+            cert: file(settings, "peer-cert-file"),
+            key: file(settings, "peer-key-file"),
+            trusted_ca: file(settings, "peer-trusted-ca-file"),
+            client_cert_auth: settings.is_on("peer-client-cert-auth"),
+        },
         cluster_token: settings.text("initial-cluster-token").to_owned(),
         shards,
         quota_bytes: match u64::try_from(quota) {

@@ -21,6 +21,25 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 /// The least `--memory-limit`, in bytes: what a loaded server was measured to hold with the least frames (147 MiB), and some.
 pub const MEMORY_LIMIT_LEAST: u64 = 192 << 20;
 
+/// `--peer-cert-file`, `--peer-key-file`, `--peer-trusted-ca-file` and `--peer-client-cert-auth`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the flags say what they are")]
+pub struct PeerTlsFiles {
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub trusted_ca: Option<PathBuf>,
+    pub client_cert_auth: bool,
+}
+
+/// A member that a new cluster begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialMember {
+    /// Its name.
+    pub name: String,
+    /// Its peer URLs.
+    pub peer_urls: Vec<String>,
+}
+
 /// All settings of one member.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -36,6 +55,12 @@ pub struct ServerConfig {
     pub advertise_client_urls: Vec<String>,
     /// Peer URLs of this member; its id follows from them.
     pub advertise_peer_urls: Vec<String>,
+    /// Addresses that members are served on: UDP for QUIC, TCP for two pages. Only the first is used.
+    pub listen_peer: Vec<SocketAddr>,
+    /// The members of a new cluster, this one among them.
+    pub initial_members: Vec<InitialMember>,
+    /// Certificates of members.
+    pub peer_tls: PeerTlsFiles,
     /// Token that ids follow from.
     pub cluster_token: String,
     /// Executors; at least 1.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data-dir>/member/identity      this file, written once
+//! <data-dir>/member/incarnation  how often it was started, where it has others (incarnation.rs)
 //! <data-dir>/member/lock          locked while a process uses the folder
 //! <data-dir>/member/pages-0       the page file of group 0
 //! <data-dir>/member/wal/          the log of group 0 (or --wal-dir)
@@ -24,6 +25,7 @@
 //! ```
 
 mod folder;
+pub mod incarnation;
 
 use std::fs::{File, OpenOptions};
 use std::io;

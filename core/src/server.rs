@@ -18,6 +18,7 @@ use ringstone_wal::{RingError, WalError, choose_way};
 use crate::config::ServerConfig;
 use crate::eviction;
 use crate::group::{self, GroupError, OpenError};
+use crate::identity::incarnation;
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
 use crate::shard::pulse::{FEEL_INTERVAL, Pulse};
 use crate::shard::{self, GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
@@ -125,6 +126,8 @@ impl ServerError {
                 GroupError::Checkpoint(_) => Cause::DiskFailed,
                 GroupError::Damaged(_) | GroupError::Attributes(_) => Cause::Damaged,
                 GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
+                GroupError::Peers(_) => Cause::Address,
+                GroupError::Removed { .. } => Cause::Foreign,
             },
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,
@@ -264,9 +267,11 @@ fn open_folder(config: &ServerConfig) -> Result<MemberFolder, ServerError> {
         return Ok(paths.open()?);
     }
     let member = member_id(&config.advertise_peer_urls, &config.cluster_token);
+    let founders: Vec<u64> =
+        config.initial_members.iter().map(|founder| member_id(&founder.peer_urls, &config.cluster_token)).collect();
     let mut file_id = [0; 16];
     getrandom::fill(&mut file_id).expect("the kernel has randomness once the system is up");
-    let identity = Identity { cluster_id: cluster_id(&[member]), member_id: member, file_id };
+    let identity = Identity { cluster_id: cluster_id(&founders), member_id: member, file_id };
     paths.create(identity, |page_file: &Path, wal_dir: &Path| -> Result<(), ServerError> {
         let mut ring = RingDisk::open(wal_dir, None)?;
         Ok(group::create_files(page_file, &mut ring, &identity)?)
@@ -290,6 +295,9 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     let listeners = config.listen_client.iter().map(|&address| listen(address)).collect::<Result<Vec<_>, _>>()?;
     let folder = open_folder(&config)?;
     let shared = Arc::new(Shared::new(config, folder.identity));
+    if shared.config.initial_members.len() > 1 {
+        shared.incarnation.store(incarnation::count_start(&shared.config.data_dir)?, Ordering::Relaxed);
+    }
     tracing::info!(
         name = %shared.config.name,
         data_dir = %shared.config.data_dir.display(),

@@ -109,6 +109,10 @@ pub struct Shared {
     pub applied: AtomicU64,
     /// The revision last published.
     pub revision: AtomicI64,
+    /// How often this member's folder was opened, this time included.
+    pub incarnation: AtomicU64,
+    /// This member alone is the cluster: what it has published is linearizable.
+    pub is_sole: AtomicBool,
     /// True from the first commit of this life on, until the member is told to stop.
     pub ready: AtomicBool,
     /// The member was told to stop.
@@ -174,6 +178,8 @@ impl Shared {
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             revision: AtomicI64::new(0),
+            incarnation: AtomicU64::new(0),
+            is_sole: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             disk_free: AtomicU64::new(u64::MAX),

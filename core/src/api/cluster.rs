@@ -34,7 +34,10 @@ impl Api {
             .await
     }
 
-    pub(super) async fn member_list(&self, _request: MemberListRequest, trace: &Trace) -> Answered {
+    pub(super) async fn member_list(&self, request: MemberListRequest, trace: &Trace) -> Answered {
+        if request.linearizable {
+            self.shard.linearizable().await?;
+        }
         let members = self.members().await?;
         // etcd's Cluster answers have no revision in their header.
         encode(trace, &MemberListResponse { header: Some(self.header(0)), members })

@@ -44,7 +44,9 @@ impl Api {
     pub(super) async fn range(&self, request: RangeRequest, trace: &Trace) -> Answered {
         trace.about(&request.key, &request.range_end);
         check::check_range(&request)?;
-        // A sole voter publishes before it answers: its published root is linearizable.
+        if !request.serializable {
+            self.shard.linearizable().await?;
+        }
         let (mut response, pieces) = self.read_range(&request).await?;
         self.shard.metrics().ranges.add(1);
         self.fill(&mut response.header);
@@ -153,6 +155,9 @@ impl Api {
         shared.check_space(admission, cost)?;
         check::check_txn(&txn, shared.config.max_txn_ops)?;
         let mut response = if request::is_read_only(&txn) {
+            if !request::is_serializable(&txn) {
+                self.shard.linearizable().await?;
+            }
             self.read_txn(txn).await?
         } else {
             self.check_size(bytes)?;
@@ -231,6 +236,9 @@ impl Api {
     /// Chunks in key order at one revision; the last one has header, count and more.
     pub(super) async fn range_stream(&self, request: RangeRequest, responses: ResponseSink) -> Result<(), Status> {
         check::check_range_stream(&request)?;
+        if !request.serializable {
+            self.shard.linearizable().await?;
+        }
         // etcd sorts each chunk by another target and then goes on behind the last key: keys repeat or vanish. Not here.
         let request = RangeRequest { sort_target: SortTarget::Key as i32, ..request };
         let target_bytes = self.shard.shared.config.max_request_bytes;

@@ -10,8 +10,8 @@ use ringstone_pager::api::{Direction, ReadTrees as _};
 use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
-    StatusResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -79,6 +79,14 @@ impl Api {
         };
         let header = Some(self.header(self.shard.window().revision));
         encode(trace, &AlarmResponse { header, alarms })
+    }
+
+    pub(super) async fn move_leader(&self, request: MoveLeaderRequest, trace: &Trace) -> Answered {
+        if !self.shard.shared.is_leader() {
+            return Err(Error::NotLeader.into());
+        }
+        self.shard.move_leader(request.target_id).await?;
+        encode(trace, &MoveLeaderResponse { header: Some(self.header(0)) })
     }
 
     pub(super) async fn status(&self, _request: StatusRequest, trace: &Trace) -> Answered {

@@ -112,7 +112,7 @@ impl Api {
             | Method::ClusterMemberRemove
             | Method::ClusterMemberUpdate
             | Method::ClusterMemberPromote => Err(not_built("changing the members of a cluster")),
-            Method::MaintenanceMoveLeader => Err(not_built("moving the leader")),
+            Method::MaintenanceMoveLeader => self.move_leader(decode_request(message)?, trace).await,
             Method::MaintenanceDowngrade => Err(not_built("downgrading a cluster")),
             other => Err(not_built(other.service())),
         }

@@ -135,7 +135,7 @@ impl Group {
 
     fn is_caught_up(&self, id: NodeId) -> bool {
         let status = self.raft.status();
-        let has = status.members.iter().find(|member| member.0 == id).map_or(0, |member| member.1.0);
+        let has = status.members.iter().find(|member| member.id == id).map_or(0, |member| member.matched.0);
         has * 100 >= status.positions.committed.0.0 * LEARNER_READY_PERCENT
     }
 }

@@ -206,6 +206,19 @@ impl Group {
         Ok(())
     }
 
+    /// Who leads, where that is another member.
+    pub fn leader_elsewhere(&self) -> Option<NodeId> {
+        self.forward_to()
+    }
+
+    /// Members of the published state.
+    ///
+    /// # Errors
+    /// [`ringstone_pager::api::Fault`]: their page is not in memory, or damaged.
+    pub fn members(&self) -> ringstone_pager::api::Access<Vec<crate::command::Member>> {
+        super::read_members(&self.pager)
+    }
+
     /// On a follower: whom the proposals are for.
     pub(super) fn forward_to(&self) -> Option<NodeId> {
         let role = self.raft.role();

@@ -165,6 +165,16 @@ pub enum GroupError {
         /// Why.
         what: String,
     },
+    /// Members can't be reached or heard.
+    #[cfg(feature = "glommio")]
+    #[error("peers: {0}")]
+    Peers(#[from] ringstone_net::peer::PeerError),
+    /// This member has no place in the cluster any more.
+    #[error("this member was removed from its cluster ({by}): stop it for good and delete its data folder")]
+    Removed {
+        /// Who says so.
+        by: String,
+    },
     /// A message that contradicts what is agreed on.
     #[error("raft: {0}. Stop the cluster's member that is named, and have the disks of both checked")]
     Raft(#[from] RaftError),
@@ -276,6 +286,7 @@ impl Group {
             self.lessor.clock(now);
         }
         self.expire_requests();
+        self.shared.is_sole.store(self.is_sole(), Ordering::Relaxed);
         self.note_activity();
         self.settle_pages();
     }

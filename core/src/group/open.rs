@@ -35,7 +35,7 @@ use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalErro
 
 use super::membership::{configuration_of, read_members};
 use super::{CheckpointPace, GROUP, Group, Outputs, records};
-use crate::identity::Identity;
+use crate::identity::{Identity, member_id};
 use crate::lease;
 use crate::lease::lessor::Lessor;
 use crate::mvcc;
@@ -97,6 +97,9 @@ pub enum OpenError {
         /// Index of the record.
         index: u64,
     },
+    /// `--initial-cluster` names no members, too many, or one twice.
+    #[error("--initial-cluster: no cluster can be made of these members: is one of them there twice?")]
+    Founders,
     /// The members can't be read.
     #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
     Damaged(Damage),
@@ -258,7 +261,8 @@ impl Replay {
     }
 }
 
-/// Opens the group's files and starts raft. `random` seeds raft's incarnation; `now` is CLOCK_BOOTTIME.
+/// Opens the group's files and starts raft, with the founders that the settings name where the log is new. `random` seeds
+/// raft's incarnation; `now` is CLOCK_BOOTTIME.
 ///
 /// # Errors
 /// [`OpenError`]: the files stay as they are.
@@ -276,7 +280,10 @@ pub fn open(
     let _ = shared.evictor.set(Evictor::new(Arc::clone(&mapping)));
     let mut log_options = log_options(&shared.identity);
     log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
-    open_with(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, random, now)
+    let token = &shared.config.cluster_token;
+    let founders = shared.config.initial_members.iter().map(|founder| NodeId(member_id(&founder.peer_urls, token)));
+    let founders = Configuration::new(founders, []).ok_or(OpenError::Founders)?;
+    open_member(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, founders, random, now)
 }
 
 /// [`open`] on any storage.

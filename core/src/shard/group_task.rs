@@ -16,23 +16,27 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use glommio::channels::shared_channel::ConnectedSender;
 use glommio::io::BufferedFile;
 use glommio::timer::sleep;
 use glommio::{GlommioError, ResourceType};
 use ringstone_pager::api::PageRun;
 use ringstone_pager::disk as pages;
+use ringstone_raft::NodeId;
 use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::ring::RingDisk;
 
 use crate::command::{Bootstrap, Command, Member};
+use crate::config::{InitialMember, ServerConfig};
 use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY};
+use crate::identity::member_id;
 use crate::shard::bring_in::read_run;
-use crate::shard::link::{FromGroup, Stamps, ToGroup, Told};
+use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
+use crate::shard::peers::{Caller, FromPeer, Links};
 use crate::shard::{Shard, boottime, fds, wall_ms};
 
 /// Least time between two requests of a checkpoint while the log is busy.
@@ -42,6 +46,9 @@ const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
 const LINGER: Duration = Duration::from_micros(200);
 /// It does so for few requests only: with more, the time of the core is worth more than theirs.
 const LINGER_ENTRIES_MAX: u64 = 4;
+
+/// The shard of keep-alives that other members ask for.
+const STRANGER: u32 = u32::MAX - 1;
 
 /// Pages that are read for the group at a time.
 const PAGE_READS_MAX: usize = 64;
@@ -56,9 +63,22 @@ pub struct Inbox {
     /// First pages of the runs that are being read.
     bringing_in: RefCell<AHashSet<u64>>,
     tick_due: Cell<bool>,
+    /// What other members said.
+    heard: RefCell<VecDeque<FromPeer>>,
 }
 
 impl Inbox {
+    /// Takes what another member said.
+    pub(super) fn hear(&self, said: FromPeer) {
+        self.heard.borrow_mut().push_back(said);
+        self.wake.notify();
+    }
+
+    /// How much of it waits.
+    pub(super) fn unheard(&self) -> usize {
+        self.heard.borrow().len()
+    }
+
     /// Requests from a shard.
     pub fn push(&self, batch: ToGroup) {
         self.waiting.borrow_mut().append(batch);
@@ -70,8 +90,10 @@ impl Inbox {
         if !pressed {
             return self.waiting.take();
         }
-        let keep_alives = std::mem::take(&mut self.waiting.borrow_mut().keep_alives);
-        ToGroup { proposals: Vec::new(), keep_alives }
+        let mut waiting = self.waiting.borrow_mut();
+        let proposals = std::mem::take(&mut waiting.proposals);
+        let rest = std::mem::replace(&mut *waiting, ToGroup { proposals, ..ToGroup::default() });
+        ToGroup { proposals: Vec::new(), ..rest }
     }
 }
 
@@ -105,6 +127,15 @@ pub struct Driver {
     stamps: Stamps,
     /// When the batch that is being synced was begun, and that batch's operation.
     log_write: Option<(ringstone_wal::disk::Token, Duration)>,
+    /// The other members; none where this one is alone.
+    links: Option<Rc<Links>>,
+    /// Keep-alives of other members: whose they are, by the request id that the group has them under.
+    strangers: AHashMap<u64, (NodeId, Caller)>,
+    next_stranger: u64,
+    /// Answers that go with the next delivery.
+    early: Vec<(u32, u64, Result<Told, Error>)>,
+    /// Who waits for a member to lead.
+    transfers: Vec<(Asked, NodeId)>,
 }
 
 impl Driver {
@@ -136,6 +167,11 @@ impl Driver {
             delivered,
             stamps: Stamps::default(),
             log_write: None,
+            links: None,
+            strangers: AHashMap::new(),
+            next_stranger: 0,
+            early: Vec::new(),
+            transfers: Vec::new(),
         }
     }
 
@@ -146,6 +182,7 @@ impl Driver {
     /// [`GroupError`]: the process must end at once; nothing is acknowledged any more.
     pub async fn run(mut self) -> Result<(), GroupError> {
         self.watch_ring();
+        self.open_links().await?;
         self.start_ticker();
         self.say_first();
         let mut stopping = false;
@@ -179,14 +216,24 @@ impl Driver {
     /// True if something moved and the next step may find more.
     fn step(&mut self) -> Result<bool, GroupError> {
         let now = boottime();
+        let heard = self.hear(now)?;
         let pressed = self.group.is_pressed();
         if pressed {
             self.group.settle_pages();
         }
         let asked = self.inbox.take(pressed);
-        let mut moved = !asked.is_empty() || (pressed && !self.group.checkpoint_running());
-        for keep_alive in asked.keep_alives {
-            self.group.keep_alive(now, keep_alive.shard, keep_alive.request_id, keep_alive.id)?;
+        let mut moved = heard || !asked.is_empty() || (pressed && !self.group.checkpoint_running());
+        for KeepAlive { shard, request_id, id } in asked.keep_alives {
+            match (&self.links, self.group.leader_elsewhere()) {
+                (Some(links), Some(leader)) => links.keep_alive(leader, Caller { shard, request_id }, id),
+                _ => self.group.keep_alive(now, shard, request_id, id)?,
+            }
+        }
+        for Asked { shard, request_id } in asked.reads {
+            self.group.read_index(now, shard, request_id);
+        }
+        for (asked, to) in asked.transfers {
+            self.transfer(asked, NodeId(to));
         }
         self.group.propose(now, asked.proposals);
         if self.inbox.tick_due.take() {
@@ -195,7 +242,7 @@ impl Driver {
         moved |= self.take_page_completions()?;
         self.group.turn()?;
         moved |= self.log_io()?;
-        self.deliver();
+        self.deliver()?;
         self.group.maybe_checkpoint(false)?;
         self.pages_io(now)?;
         self.bring_in();
@@ -214,6 +261,71 @@ impl Driver {
             std::thread::yield_now();
         }
         lingers
+    }
+
+    /// Takes what other members said; true if there was anything.
+    fn hear(&mut self, now: Duration) -> Result<bool, GroupError> {
+        let heard = self.inbox.heard.take();
+        let any = !heard.is_empty();
+        for said in heard {
+            match said {
+                FromPeer::Raft(from, message) => self.group.step(now, from, message)?,
+                FromPeer::Proposal(payload) => {
+                    if let Err(error) = self.group.propose_forwarded(now, &payload) {
+                        // Its caller has a time limit, and the outcome is unknown to it anyway.
+                        tracing::debug!(error = %error, "a proposal of another member is not taken");
+                    }
+                }
+                FromPeer::KeepAlive(from, caller, id) => {
+                    self.next_stranger += 1;
+                    self.strangers.insert(self.next_stranger, (from, caller));
+                    self.group.keep_alive(now, STRANGER, self.next_stranger, id)?;
+                }
+                FromPeer::KeptAlive(caller, ttl_s) => {
+                    let told = ttl_s.map(Told::KeptAlive).ok_or(Error::NotPrimaryLessor);
+                    self.tell(caller.shard, caller.request_id, told);
+                }
+                FromPeer::Lost(member) => self.group.report_unreachable(member),
+                FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
+            }
+        }
+        Ok(any)
+    }
+
+    /// Hands leadership over; answered once the other one leads.
+    fn transfer(&mut self, asked: Asked, to: NodeId) {
+        let leader = self.local.shared.leader.load(Ordering::Relaxed);
+        let outcome = match leader {
+            0 => Err(Error::NoLeader),
+            leader if leader == to.0 && self.local.shared.is_leader() => Ok(Told::Go),
+            _ => match self.group.transfer_leadership(to) {
+                Ok(()) => return self.transfers.push((asked, to)),
+                Err(error) => Err(error),
+            },
+        };
+        self.tell(asked.shard, asked.request_id, outcome);
+    }
+
+    /// Those whom it concerns learn that a member leads, or that it took too long.
+    fn note_transfers(&mut self) {
+        if self.transfers.is_empty() {
+            return;
+        }
+        let leader = NodeId(self.local.shared.leader.load(Ordering::Relaxed));
+        for (asked, _) in self.transfers.extract_if(.., |(_, to)| *to == leader).collect::<Vec<_>>() {
+            self.tell(asked.shard, asked.request_id, Ok(Told::Go));
+        }
+    }
+
+    /// Members that this one must reach: those of the state, as far as it knows where they are.
+    fn follow_members(&mut self) {
+        let Some(links) = &self.links else { return };
+        if let Ok(members) = self.group.members()
+            && !members.is_empty()
+            && members.iter().all(|member| !member.peer_urls.is_empty())
+        {
+            links.set_members(members);
+        }
     }
 
     fn log_io(&mut self) -> Result<bool, GroupError> {
@@ -267,6 +379,8 @@ impl Driver {
             shared.ready.store(true, Ordering::Relaxed);
             self.ready.complete();
         }
+        self.follow_members();
+        self.note_transfers();
     }
 
     /// A new log begins with what all members must agree on; a member whose name or URLs changed says so.
@@ -275,14 +389,12 @@ impl Driver {
         let (config, identity) = (&shared.config, &shared.identity);
         let mut hash_key = [0; 16];
         getrandom::fill(&mut hash_key).expect("the kernel has randomness once the system is up");
-        let member = Member {
-            id: identity.member_id,
-            name: config.name.clone(),
-            peer_urls: config.advertise_peer_urls.clone(),
-            client_urls: config.advertise_client_urls.clone(),
-            is_learner: false,
-        };
-        let bootstrap = Bootstrap { cluster_id: identity.cluster_id, hash_key, members: vec![member] };
+        let mut members = founders(config);
+        for own in members.iter_mut().filter(|member| member.id == identity.member_id) {
+            own.name.clone_from(&config.name);
+            own.client_urls.clone_from(&config.advertise_client_urls);
+        }
+        let bootstrap = Bootstrap { cluster_id: identity.cluster_id, hash_key, members };
         let attributes = Command::MemberAttributes {
             member_id: identity.member_id,
             name: config.name.clone(),
@@ -363,6 +475,18 @@ impl Driver {
         .detach();
     }
 
+    /// Where there are other members: the peer port is opened, and they are dialled.
+    async fn open_links(&mut self) -> Result<(), GroupError> {
+        let shared = &self.local.shared;
+        let members = founders(&shared.config);
+        if members.len() > 1 {
+            let links =
+                Links::open(shared, shared.incarnation.load(Ordering::Relaxed), members, Rc::clone(&self.inbox));
+            self.links = Some(links.await?);
+        }
+        Ok(())
+    }
+
     fn watch_ring(&self) {
         let fd: OwnedFd = self.ring.event_fd().try_clone_to_owned().expect("a descriptor can be duplicated");
         let file = fds::buffered_file(fd);
@@ -391,8 +515,15 @@ impl Driver {
 
     /// Gives what is published to the shards. A full queue keeps answers here; of events the last batch is kept, and the
     /// shard reads those before it from the log.
-    fn deliver(&mut self) {
-        let outputs = self.group.take_outputs();
+    fn deliver(&mut self) -> Result<(), GroupError> {
+        let mut outputs = self.group.take_outputs();
+        if outputs.removed {
+            return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
+        }
+        if let Some(links) = &self.links {
+            outputs.send.drain(..).for_each(|(to, message)| links.send(to, &message));
+            outputs.forward.drain(..).for_each(|forward| links.forward(forward));
+        }
         let revision = self.group.state().revision;
         let previous = std::mem::replace(&mut self.delivered, revision);
         let previous = outputs.skipped_to.map_or(previous, |skipped| skipped.max(previous));
@@ -416,7 +547,19 @@ impl Driver {
             self.told(&mut local, answer.shard, answer.request_id, answer.outcome.map(Told::Reply));
         }
         for kept in outputs.kept_alive {
-            self.told(&mut local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
+            if kept.shard != STRANGER {
+                self.told(&mut local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
+            } else if let Some((from, caller)) = self.strangers.remove(&kept.request_id)
+                && let Some(links) = &self.links
+            {
+                links.kept_alive(from, caller, kept.outcome.ok());
+            }
+        }
+        for ready in outputs.reads {
+            self.told(&mut local, ready.shard, ready.request_id, ready.outcome.map(|()| Told::Go));
+        }
+        for (shard, request_id, told) in std::mem::take(&mut self.early) {
+            self.told(&mut local, shard, request_id, told);
         }
         if moved || !local.answers.is_empty() {
             self.local.receive(local);
@@ -438,6 +581,12 @@ impl Driver {
                 Err(_) => unreachable!("a channel gives back what it does not take"),
             }
         }
+        Ok(())
+    }
+
+    /// Answers with the next delivery what the group has no part in.
+    fn tell(&mut self, shard: u32, request_id: u64, told: Result<Told, Error>) {
+        self.early.push((shard, request_id, told));
     }
 
     fn told(&mut self, local: &mut FromGroup, shard: u32, request_id: u64, told: Result<Told, Error>) {
@@ -469,6 +618,20 @@ impl Driver {
             glommio::executor().yield_now().await;
         }
     }
+}
+
+/// The members that the settings name.
+pub(super) fn founders(config: &ServerConfig) -> Vec<Member> {
+    let member = |founder: &InitialMember| Member {
+        id: member_id(&founder.peer_urls, &config.cluster_token),
+        name: String::new(),
+        peer_urls: founder.peer_urls.clone(),
+        client_urls: Vec::new(),
+        is_learner: false,
+    };
+    let mut members: Vec<Member> = config.initial_members.iter().map(member).collect();
+    members.sort_unstable_by_key(|member| member.id);
+    members
 }
 
 /// Does one request of the page file.

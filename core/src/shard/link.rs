@@ -17,9 +17,22 @@ pub struct KeepAlive {
     pub id: i64,
 }
 
+/// A request that waits for an answer of [`Told`], and says no more.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The shard that waits.
+    pub shard: u32,
+    /// Its request id.
+    pub request_id: u64,
+}
+
 /// All that a shard asked since it last sent.
 #[derive(Debug, Default)]
 pub struct ToGroup {
+    /// Linearizable reads.
+    pub reads: Vec<Asked>,
+    /// Who shall lead.
+    pub transfers: Vec<(Asked, u64)>,
     /// For the log.
     pub proposals: Vec<Proposal>,
     /// For the lessor.
@@ -30,7 +43,7 @@ impl ToGroup {
     /// True when there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.proposals.is_empty() && self.keep_alives.is_empty()
+        self.proposals.is_empty() && self.keep_alives.is_empty() && self.reads.is_empty() && self.transfers.is_empty()
     }
 
     /// Takes over what `other` holds.
@@ -39,6 +52,8 @@ impl ToGroup {
             *self = other;
             return;
         }
+        self.reads.append(&mut other.reads);
+        self.transfers.append(&mut other.transfers);
         self.proposals.append(&mut other.proposals);
         self.keep_alives.append(&mut other.keep_alives);
     }
@@ -51,6 +66,8 @@ pub enum Told {
     Reply(Reply),
     /// The lessor: the TTL granted, in seconds; 0 for a lease that is gone.
     KeptAlive(i64),
+    /// What is published is new enough for a linearizable read; or the member leads that shall.
+    Go,
 }
 
 /// When the requests of a batch came how far; CLOCK_BOOTTIME.

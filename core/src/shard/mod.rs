@@ -15,6 +15,7 @@ mod fds;
 pub mod group_task;
 pub mod link;
 mod notify;
+mod peers;
 mod pending;
 pub mod pulse;
 mod run;
@@ -42,7 +43,7 @@ use crate::shared::Shared;
 use crate::state::{Admission, State, Window};
 use crate::watch::{Hub, StreamId};
 use bring_in::PageReads;
-use link::{FromGroup, KeepAlive, Stamps, ToGroup, Told};
+use link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use notify::{Broadcast, Notify};
 use pending::Pending;
 use stages::Trace;
@@ -122,7 +123,7 @@ impl Shard {
         trace.answered(stamps);
         match told? {
             Told::Reply(reply) => Ok(reply),
-            Told::KeptAlive(_) => unreachable!("a proposal is answered by what apply says"),
+            Told::KeptAlive(_) | Told::Go => unreachable!("a proposal is answered by what apply says"),
         }
     }
 
@@ -136,8 +137,34 @@ impl Shard {
         self.outbox_filled.notify();
         match place.await.0? {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
-            Told::Reply(_) => unreachable!("a keep-alive is answered by the lessor"),
+            Told::Reply(_) | Told::Go => unreachable!("a keep-alive is answered by the lessor"),
         }
+    }
+
+    /// Returns once what is published is at least what was committed when this was called. A lone member publishes before
+    /// it answers, and asks nobody.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`], [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::Stopped`].
+    pub async fn linearizable(&self) -> Result<(), Error> {
+        if self.shared.is_sole.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let place = self.reserve(boottime())?;
+        self.outbox.borrow_mut().reads.push(Asked { shard: self.id, request_id: place.id() });
+        self.outbox_filled.notify();
+        place.await.0.map(drop)
+    }
+
+    /// Returns once the member leads.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::TooManyRequests`], [`Error::Timeout`].
+    pub async fn move_leader(&self, to: u64) -> Result<(), Error> {
+        let place = self.reserve(boottime())?;
+        self.outbox.borrow_mut().transfers.push((Asked { shard: self.id, request_id: place.id() }, to));
+        self.outbox_filled.notify();
+        place.await.0.map(drop)
     }
 
     /// This shard's counters. Only its own thread adds to them.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringstone_core::command::{ArchivedCommand, Bootstrap, Command, Member};
-use ringstone_core::config::ServerConfig;
+use ringstone_core::config::{PeerTlsFiles, ServerConfig};
 use ringstone_core::entry::{Draft, Envelope};
 use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::event::{Event, Revision};
@@ -51,6 +51,9 @@ fn shared() -> Arc<Shared> {
         listen_client: vec![],
         advertise_client_urls: vec![],
         advertise_peer_urls: vec![],
+        listen_peer: vec![],
+        initial_members: vec![],
+        peer_tls: PeerTlsFiles::default(),
         cluster_token: String::new(),
         shards: 1,
         quota_bytes: None,

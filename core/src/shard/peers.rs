@@ -1,0 +1,297 @@
+//! The group's other members, over QUIC: raft's messages, proposals and keep-alives for the leader.
+//!
+//! ```text
+//!  group  -> Outputs::send, forward -> Links::send*  -> net::peer -> network
+//!  inbox  <- receive()              <- net::peer     <- network          (decoded here: peers are not trusted)
+//! ```
+//!
+//! A frame's group number has the channel in its highest bits: raft's messages are the group's own, the others are requests
+//! of a member to the leader. All may be lost: raft says it again, and who waits for an answer has a time limit.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use glommio::timer::sleep;
+use ringstone_net::HttpResponse;
+use ringstone_net::peer::close::CloseCode;
+use ringstone_net::peer::hello::{Features, Identity};
+use ringstone_net::peer::tls::{PeerTls, TlsFiles};
+use ringstone_net::peer::{
+    MemberSpec, Membership, PeerAddress, PeerConfig, PeerError, PeerEvent, PeerHttp, PeerLimits, Peers,
+};
+use ringstone_raft::{Body, Message, NodeId, wire};
+
+use http::HeaderValue;
+
+use super::group_task::Inbox;
+use super::{boottime, fds};
+use crate::command::Member;
+use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
+use crate::group::{Forward, GROUP};
+use crate::shared::Shared;
+
+/// Raft's messages.
+const RAFT: u64 = 0;
+/// A sealed proposal, for the leader.
+const PROPOSAL: u64 = 1;
+/// A keep-alive, for the leader.
+const KEEP_ALIVE: u64 = 2;
+/// What came of it.
+const KEPT_ALIVE: u64 = 3;
+const CHANNEL_SHIFT: u32 = 62;
+
+/// What waits for the group at most: beyond it the streams are not read.
+const WAITING_MAX: usize = 4096;
+/// How long a full inbox is left alone.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes of a proposal beside its request.
+const PROPOSAL_OVERHEAD_BYTES: usize = REQUEST_OVERHEAD_BYTES + 4096;
+/// Bytes of appends, as raft's settings have it.
+const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// A keep-alive's way back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The shard that waits, on the member that asked.
+    pub shard: u32,
+    /// Its request id there.
+    pub request_id: u64,
+}
+
+/// What other members said.
+#[derive(Debug)]
+pub enum FromPeer {
+    /// A message of raft.
+    Raft(NodeId, Message),
+    /// A proposal for the leader.
+    Proposal(Bytes),
+    /// A keep-alive for the leader.
+    KeepAlive(NodeId, Caller, i64),
+    /// What the leader says to one of ours: the TTL in seconds, or nothing where it can't tell.
+    KeptAlive(Caller, Option<i64>),
+    /// The connection to a member was lost.
+    Lost(NodeId),
+    /// A member says that this one was removed.
+    Removed(String),
+}
+
+/// The ways to the other members.
+pub struct Links {
+    peers: Peers,
+    scratch: RefCell<BytesMut>,
+    /// As they were told last.
+    members: Rc<RefCell<Vec<Member>>>,
+}
+
+impl Links {
+    /// Opens the peer port and begins to dial `members`. What they say goes to `waiting`, and wakes `wake`.
+    ///
+    /// # Errors
+    /// [`PeerError`]: the port, the certificates, or a URL can't be used.
+    pub async fn open(
+        shared: &Shared,
+        incarnation: u64,
+        members: Vec<Member>,
+        inbox: Rc<Inbox>,
+    ) -> Result<Rc<Links>, PeerError> {
+        let config = &shared.config;
+        let files = &config.peer_tls;
+        let tls = PeerTls::load(&TlsFiles {
+            cert: files.cert.clone(),
+            key: files.key.clone(),
+            trusted_ca: files.trusted_ca.clone(),
+            client_cert_auth: files.client_cert_auth,
+        })?;
+        if let Some(warning) = tls.trust().warning() {
+            tracing::warn!("{warning}");
+        }
+        let listen = *config.listen_peer.first().expect("the flags name an address");
+        let identity = Identity {
+            cluster_id: shared.identity.cluster_id,
+            member_id: shared.identity.member_id,
+            incarnation,
+            process: random(),
+            features: Features::default(),
+            known_features: Features::default(),
+        };
+        let limits = limits(config.max_request_bytes);
+        let membership = membership(&members)?;
+        let config = PeerConfig { identity, listen, tls, limits, random: Box::new(random) };
+        let peers = Peers::new(config, &membership).await?;
+        let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
+        let members = Rc::new(RefCell::new(members));
+        let listed = Rc::clone(&members);
+        peers.serve_http(fds::listener(listener.into()), boottime, move |page| answer(&listed.borrow(), page));
+        tracing::info!(
+            address = %peers.local_address(),
+            "serving peers on UDP (QUIC): open this port for UDP, too; on TCP it has /version and /members"
+        );
+        let links = Rc::new(Links { peers, scratch: RefCell::default(), members });
+        let wire_limits = wire_limits(shared.config.max_request_bytes);
+        glommio::spawn_local(receive(Rc::clone(&links), wire_limits, inbox)).detach();
+        Ok(links)
+    }
+
+    /// The members, when they have changed.
+    pub fn set_members(&self, members: Vec<Member>) {
+        if *self.members.borrow() == members {
+            return;
+        }
+        match membership(&members) {
+            Ok(membership) => self.peers.set_members(&membership),
+            Err(error) => tracing::error!(error = %error, "a member's peer URL can't be used: it is not reached"),
+        }
+        self.members.replace(members);
+    }
+
+    /// Sends a message of raft. One that can't be sent is lost: raft says it again.
+    pub fn send(&self, to: NodeId, message: &Message) {
+        let mut scratch = self.scratch.borrow_mut();
+        wire::encode(u64::from(GROUP), message, &mut scratch);
+        let bytes = scratch.split().freeze();
+        let channel = RAFT << CHANNEL_SHIFT | u64::from(GROUP);
+        let sent = match &message.body {
+            Body::Append { entries, .. } if !entries.is_empty() => self.peers.send_log(to.0, channel, bytes),
+            Body::Heartbeat { .. } => self.peers.send_heartbeat(to.0, channel, bytes),
+            _ => self.peers.send_control(to.0, channel, bytes),
+        };
+        note(to, sent);
+    }
+
+    /// Sends a proposal to the leader.
+    pub fn forward(&self, forward: Forward) {
+        let channel = PROPOSAL << CHANNEL_SHIFT | u64::from(GROUP);
+        note(forward.leader, self.peers.send_log(forward.leader.0, channel, forward.payload));
+    }
+
+    /// Asks the leader to keep a lease alive.
+    pub fn keep_alive(&self, leader: NodeId, caller: Caller, id: i64) {
+        self.send_caller(leader, KEEP_ALIVE, caller, id);
+    }
+
+    /// Answers a keep-alive of another member; None: this one can't tell.
+    pub fn kept_alive(&self, to: NodeId, caller: Caller, ttl_s: Option<i64>) {
+        self.send_caller(to, KEPT_ALIVE, caller, ttl_s.unwrap_or(-1));
+    }
+
+    fn send_caller(&self, to: NodeId, channel: u64, caller: Caller, number: i64) {
+        let mut bytes = BytesMut::with_capacity(20);
+        bytes.put_u32_le(caller.shard);
+        bytes.put_u64_le(caller.request_id);
+        bytes.put_i64_le(number);
+        note(to, self.peers.send_control(to.0, channel << CHANNEL_SHIFT | u64::from(GROUP), bytes.freeze()));
+    }
+}
+
+fn note(to: NodeId, sent: Result<(), PeerError>) {
+    if let Err(error) = sent {
+        tracing::debug!(to = format!("{:x}", to.0), error = %error, "a message to a member was not sent");
+    }
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
+    u64::from_le_bytes(bytes)
+}
+
+fn limits(max_request_bytes: usize) -> PeerLimits {
+    let usual = PeerLimits::default();
+    let log = u32::try_from(wire_limits(max_request_bytes).message_bytes_max).unwrap_or(u32::MAX);
+    PeerLimits { log_frame_bytes_max: usual.log_frame_bytes_max.max(log), ..usual }
+}
+
+fn wire_limits(max_request_bytes: usize) -> wire::Limits {
+    wire::Limits::new(APPEND_BYTES_MAX, max_request_bytes + PROPOSAL_OVERHEAD_BYTES, 4096)
+}
+
+fn membership(members: &[Member]) -> Result<Membership, PeerError> {
+    let spec = |member: &Member| {
+        let addresses = member.peer_urls.iter().map(|url| PeerAddress::parse(url)).collect::<Result<Vec<_>, _>>()?;
+        Ok(MemberSpec { id: member.id, addresses, incarnation: None })
+    };
+    Ok(Membership { members: members.iter().map(spec).collect::<Result<_, PeerError>>()?, removed: Vec::new() })
+}
+
+fn answer(members: &[Member], page: PeerHttp) -> HttpResponse {
+    let json = match page {
+        PeerHttp::Version => serde_json::json!({
+            "etcdserver": API_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION,
+        }),
+        PeerHttp::Members => members
+            .iter()
+            .map(|member| {
+                let (id, peers, clients) = (member.id, &member.peer_urls, &member.client_urls);
+                serde_json::json!({"id": id, "peerURLs": peers, "name": member.name, "clientURLs": clients})
+            })
+            .collect(),
+    };
+    let mut response = HttpResponse::text(200, json.to_string());
+    response.headers[0].1 = HeaderValue::from_static("application/json");
+    response
+}
+
+/// Hands what members say to the group.
+async fn receive(links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
+    while let Some(event) = links.peers.next_event().await {
+        let said = match event {
+            PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
+                decode(member, group, bytes, &limits)
+            }
+            PeerEvent::Connected { member, .. } => {
+                tracing::info!(member = format!("{member:x}"), "connected to a member");
+                None
+            }
+            PeerEvent::Disconnected { member, reason } => {
+                tracing::info!(member = format!("{member:x}"), reason = %reason, "lost the connection to a member");
+                Some(FromPeer::Lost(NodeId(member)))
+            }
+            PeerEvent::Refused { member, code, text } => {
+                tracing::error!(member = format!("{member:x}"), "{text}");
+                matches!(code, CloseCode::RemovedMember | CloseCode::Incarnation).then_some(FromPeer::Removed(text))
+            }
+            // Images are not sent yet: a member that is too far behind stays behind.
+            PeerEvent::Snapshot { .. } => None,
+            _ => None,
+        };
+        let Some(said) = said else { continue };
+        inbox.hear(said);
+        while inbox.unheard() >= WAITING_MAX {
+            sleep(FULL_PAUSE).await;
+        }
+    }
+}
+
+/// Bytes of a member are not trusted: what is no message of this group is dropped, and said.
+fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Option<FromPeer> {
+    let from = NodeId(member);
+    let refuse = |what: &dyn std::fmt::Display| {
+        tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {what}");
+        None
+    };
+    if group & !(3 << CHANNEL_SHIFT) != u64::from(GROUP) {
+        return refuse(&"it is of a group that is not here");
+    }
+    match group >> CHANNEL_SHIFT {
+        RAFT => match wire::decode(&bytes, limits) {
+            Ok((_, message)) => Some(FromPeer::Raft(from, message)),
+            Err(error) => refuse(&error),
+        },
+        PROPOSAL => Some(FromPeer::Proposal(bytes)),
+        channel => {
+            let mut rest = bytes;
+            if rest.len() != 20 {
+                return refuse(&"a keep-alive has 20 bytes");
+            }
+            let caller = Caller { shard: rest.get_u32_le(), request_id: rest.get_u64_le() };
+            let number = rest.get_i64_le();
+            Some(if channel == KEEP_ALIVE {
+                FromPeer::KeepAlive(from, caller, number)
+            } else {
+                FromPeer::KeptAlive(caller, Some(number).filter(|ttl_s| *ttl_s >= 0))
+            })
+        }
+    }
+}
