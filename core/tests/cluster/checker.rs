@@ -84,10 +84,40 @@ pub fn check(history: &History) -> Result<(), String> {
             return Err(format!("it is at {placed:?} in the order of changes, expected {expected:?}: {call:?}"));
         }
     }
+    check_deletes(history, &model)?;
     if let Some((value, revision)) = values.iter().find(|(value, _)| !made.contains(*value)) {
         return Err(format!("nobody asked for {} at {revision}", String::from_utf8_lossy(value)));
     }
     check_real_time(history, &values)
+}
+
+/// Whatever goes was deleted by somebody, or by its lease.
+fn check_deletes(history: &History, model: &Model) -> Result<(), String> {
+    let told: BTreeSet<i64> = history
+        .calls
+        .iter()
+        .filter_map(|call| match call.outcome {
+            Outcome::Deleted { revision, deleted } if deleted > 0 => Some(revision),
+            _ => None,
+        })
+        .collect();
+    let unknown = |key: &[u8]| {
+        history.calls.iter().any(|call| match (&call.request, &call.outcome) {
+            (Request::Delete { key: from, range_end }, Outcome::Unknown) => {
+                from == key || (from.as_slice() < key && key < range_end.as_slice())
+            }
+            _ => false,
+        })
+    };
+    for (revision, changes) in &history.changes {
+        for change in changes.iter().filter(|change| change.value.is_none()) {
+            let lease = model.at(&change.key, revision - 1).map_or(0, |before| before.lease);
+            if lease == 0 && !told.contains(revision) && !unknown(&change.key) {
+                return Err(format!("nobody deleted {:?} at {revision}", String::from_utf8_lossy(&change.key)));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_answer(call: &Call, model: &Model, history: &History) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! Clients: what they ask for, of whom, and what they make of the answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringstone_core::command::{Command, Compare, DeleteRange, Op, Operand, Put, Range, Txn};
 use ringstone_core::entry::{Draft, Envelope};
@@ -53,6 +53,7 @@ pub struct Clients {
     pub watches: Vec<Watch>,
     pub kept_alive: u64,
     pub is_stopped: bool,
+    removes: BTreeSet<u64>,
 }
 
 impl Clients {
@@ -69,6 +70,7 @@ impl Clients {
             watches: vec![watch(b"k", b"l"), watch(b"k3", b"k4"), watch(b"a", b"z"), watch(LEASED, b"lease0")],
             kept_alive: 0,
             is_stopped: false,
+            removes: BTreeSet::new(),
         }
     }
 
@@ -258,7 +260,11 @@ impl World {
 
     pub fn answered(&mut self, call: u64, answer: Result<Reply, Error>) {
         if call >= ADMIN {
-            return self.trace(|| format!("membership: {answer:?}"));
+            self.trace(|| format!("membership: {answer:?}"));
+            if let (true, Ok(_)) = (self.clients.removes.remove(&call), answer) {
+                self.tally.removed += 1;
+            }
+            return;
         }
         self.complete(call, outcome_of(answer));
     }
@@ -367,9 +373,15 @@ impl World {
     }
 
     pub fn connect_watches(&mut self) {
-        let ids: Vec<u64> = self.nodes.iter().filter(|(_, node)| node.is_up()).map(|(id, _)| *id).collect();
+        if self.clients.watches.iter().all(|watch| watch.at.is_some_and(|(id, _)| !self.is_gone(id))) {
+            return;
+        }
+        let ids = self.reachable();
         if ids.is_empty() {
             return;
+        }
+        for watch in &mut self.clients.watches {
+            watch.at.take_if(|(id, _)| !ids.contains(id));
         }
         for watch in self.clients.watches.iter_mut().filter(|watch| watch.at.is_none()) {
             let id = ids[self.random.below(ids.len() as u64) as usize];
@@ -377,6 +389,11 @@ impl World {
             let number = node.lives;
             watch.connect(id, number, node.life.as_mut().expect("it is up"), self.now / 1000);
         }
+    }
+
+    /// No member any more: it may not know, and tells nothing new.
+    fn is_gone(&self, id: u64) -> bool {
+        self.is_healed && !self.configured().contains(&id)
     }
 
     pub fn serve_watches(&mut self, id: u64, life_number: u64) {
@@ -390,7 +407,7 @@ impl World {
         let Some(leader) = self.leader().filter(|id| self.nodes[id].is_up()) else { return };
         let members = self.nodes[&leader].life.as_ref().expect("it is up").read(|pin, _| read_members(pin));
         let change = match kind {
-            Kind::Add if members.len() < 5 => {
+            Kind::Add if members.len() < 5 && members.iter().all(|member| !member.is_learner) => {
                 let id = self.new_member();
                 MemberChange::Add(ringstone_core::command::Member {
                     name: String::new(),
@@ -413,6 +430,9 @@ impl World {
         let Some(life) = node.life.as_mut() else { return };
         self.clients.next_call += 1;
         let call = ADMIN + self.clients.next_call;
+        if matches!(change, MemberChange::Remove(_)) {
+            self.clients.removes.insert(call);
+        }
         life.group.change_members(now, &change, 0, call).expect("nothing is damaged here");
         self.pump(leader);
     }

@@ -61,12 +61,24 @@ pub struct Fault {
 /// Each seed has a mix of its own: some kinds often, some never.
 pub fn draw(random: &mut Random, until: u64) -> Vec<Fault> {
     let weights: Vec<u64> = (0..KINDS).map(|_| random.below(4) * random.below(4)).collect();
-    // Without these a seed would have too few changes of leader.
-    let sum: u64 = weights.iter().sum::<u64>() + 6;
+    let sum: u64 = weights.iter().sum::<u64>() + 1;
     let spacing = random.between(400_000, 900_000);
     let mut faults = Vec::new();
     let mut at = 2_500_000;
     while at < until || faults.len() < 22 {
+        if faults.len() % 5 == 4 {
+            // Or a seed could have too few changes of leader.
+            let kind = match random.below(4) {
+                0 => Kind::Isolate(Whom::Leader),
+                1 => Kind::PowerCut(Whom::Leader),
+                2 => Kind::Kill(Whom::Leader),
+                _ => Kind::Pause(Whom::Leader),
+            };
+            let lasts = random.between(2_200_000, 3_500_000);
+            faults.push(Fault { at, lasts, kind });
+            at += random.between(spacing / 2, spacing * 4);
+            continue;
+        }
         let mut ticket = random.below(sum);
         let drawn = weights.iter().position(|weight| {
             let is_it = ticket < *weight;
@@ -75,11 +87,7 @@ pub fn draw(random: &mut Random, until: u64) -> Vec<Fault> {
         });
         let kind = match drawn {
             Some(number) => kind(number as u64, random),
-            None => match random.below(3) {
-                0 => Kind::Isolate(Whom::Leader),
-                1 => Kind::PowerCut(Whom::Leader),
-                _ => Kind::Pause(Whom::Leader),
-            },
+            None => Kind::PowerCutOfAll,
         };
         let lasts = match random.below(4) {
             0 => random.between(10_000, 200_000),

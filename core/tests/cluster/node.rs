@@ -247,6 +247,10 @@ impl Node {
 }
 
 impl Life {
+    pub fn awaits_pages(&self) -> bool {
+        self.pages_under_way || self.bringing_in.is_some()
+    }
+
     /// What a shard would read. Pages come in at once.
     pub fn read<R>(&self, mut read: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Result<R, Fault>) -> R {
         loop {

@@ -54,13 +54,14 @@ struct Weather {
 
 const FAIR: Weather = Weather { lost: 0, doubled: 0, delay_us: 1500 };
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Tally {
     pub faults: u64,
     pub crashes: u64,
     pub partitions: u64,
     pub images: u64,
-    pub members_changed: u64,
+    pub joined: u64,
+    pub removed: u64,
     pub disk_errors: u64,
     pub messages: u64,
 }
@@ -84,6 +85,7 @@ pub struct World {
     pub clients: Clients,
     pub tally: Tally,
     is_traced: bool,
+    pub is_healed: bool,
 }
 
 impl World {
@@ -108,6 +110,7 @@ impl World {
             invariants: Invariants::default(),
             clients,
             tally: Tally::default(),
+            is_healed: false,
             is_traced: std::env::var("RINGSTONE_SIM_TRACE").is_ok(),
         };
         for id in founders {
@@ -233,6 +236,7 @@ impl World {
 
     /// Moves a member on as far as it goes at this moment.
     pub fn pump(&mut self, id: u64) {
+        let mut idle = 0;
         for round in 0.. {
             assert!(round < 10_000, "{id} does not come to rest");
             let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) else { return };
@@ -248,7 +252,11 @@ impl World {
                 node.submit(&mut submitted)?;
                 let life = node.life.as_mut().expect("it is up");
                 while life.group.poll_prefetch().is_some() {}
-                Ok((outputs, life.group.has_work()))
+                let moved = submitted.log + submitted.pages > 0 || outputs.published;
+                idle = if moved { 0 } else { idle + 1 };
+                // A disk that has something to do goes on with it.
+                let waits = idle > 3 && (life.group.awaits_log() || life.awaits_pages());
+                Ok((outputs, life.group.has_work() && !waits))
             })();
             let (life, slowness) = (node.lives, node.slowness);
             self.schedule_disks(id, life, slowness, &submitted);
@@ -311,13 +319,22 @@ impl World {
         if let Some(metadata) = outputs.install {
             self.trace(|| format!("{id} goes on with the image up to {}", metadata.index));
             self.tally.images += 1;
-            self.nodes.get_mut(&id).expect("it is up").switch(metadata.index.0);
-            self.member_went_down(id);
+            // The log has said that the old state is void; the power may fail before the new file has its name, or at once
+            // after it has.
+            let fails = self.random.below(6);
+            if fails == 0 {
+                self.crash(id, true);
+            } else {
+                self.nodes.get_mut(&id).expect("it is up").switch(metadata.index.0);
+                self.member_went_down(id);
+                if fails == 1 {
+                    self.crash(id, true);
+                }
+            }
             self.start(id);
         }
         if outputs.removed {
             self.trace(|| format!("{id} was removed"));
-            self.tally.members_changed += 1;
             self.nodes.remove(&id);
             self.member_went_down(id);
         }
@@ -397,6 +414,23 @@ impl World {
             Ok(()) => self.pump(to),
             Err(error) => panic!("{to} ends by a message of {from}: {error}"),
         }
+    }
+
+    /// Members of the leader's configuration.
+    pub fn configured(&self) -> Vec<u64> {
+        let leader = self.leader().and_then(|id| self.nodes[&id].life.as_ref());
+        let members = leader.map(|life| life.group.raft().configuration().members()).unwrap_or_default();
+        members.into_iter().map(|id| id.0).collect()
+    }
+
+    /// Where a client may go: anywhere, and in the end to those that are members.
+    pub fn reachable(&self) -> Vec<u64> {
+        let all = self.nodes.iter().filter(|(_, node)| node.is_up()).map(|(id, _)| *id);
+        if !self.is_healed {
+            return all.collect();
+        }
+        let configured = self.configured();
+        all.filter(|id| configured.contains(id)).collect()
     }
 
     /// Whoever leads in the latest term.
@@ -540,9 +574,19 @@ impl World {
         }
     }
 
+    /// One more fault: whoever leads is gone until another one does.
+    pub fn depose(&mut self) {
+        if let Some(leader) = self.leader() {
+            self.tally.faults += 1;
+            self.crash(leader, true);
+            self.after(2_500_000, Event::Start(leader));
+        }
+    }
+
     /// From now on nothing goes wrong any more.
     pub fn heal(&mut self) {
         self.trace(|| "all is well from now on".to_owned());
+        self.is_healed = true;
         self.cut.clear();
         self.weather = FAIR;
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
@@ -558,6 +602,7 @@ impl World {
         self.next_id += 1;
         let node = Node::new(id, &mut self.random);
         self.nodes.insert(id, node);
+        self.tally.joined += 1;
         self.start(id);
         id
     }
