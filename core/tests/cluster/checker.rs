@@ -228,16 +228,19 @@ mod tests {
             call(11, 20, put("a", "2"), Outcome::Unknown),
             call(30, 40, get("a", false), Outcome::Range { revision: 3, seen: vec![seen("a", "2", 2, 3, 2)] }),
             call(41, 50, txn(3, "3"), Outcome::Txn { revision: 4, succeeded: true, seen: vec![] }),
-            call(42, 60, txn(3, "4"), Outcome::Txn {
-                revision: 4,
-                succeeded: false,
-                seen: vec![seen("a", "3", 2, 4, 3)],
-            }),
+            call(
+                42,
+                60,
+                txn(3, "4"),
+                Outcome::Txn { revision: 4, succeeded: false, seen: vec![seen("a", "3", 2, 4, 3)] },
+            ),
             call(45, 60, get("a", true), Outcome::Range { revision: 2, seen: vec![seen("a", "1", 2, 2, 1)] }),
-            call(61, 70, Request::Delete { key: "a".into(), range_end: vec![] }, Outcome::Deleted {
-                revision: 5,
-                deleted: 1,
-            }),
+            call(
+                61,
+                70,
+                Request::Delete { key: "a".into(), range_end: vec![] },
+                Outcome::Deleted { revision: 5, deleted: 1 },
+            ),
             call(62, 80, put("a", "5"), Outcome::Unknown),
             call(81, 90, get("a", false), Outcome::Range { revision: 5, seen: vec![] }),
         ];
@@ -280,7 +283,8 @@ mod tests {
                 h.calls[4].outcome = Outcome::Txn { revision: 4, succeeded: true, seen: vec![] };
             }),
             ("a transaction that should have won loses", |h| {
-                h.calls[3].outcome = Outcome::Txn { revision: 3, succeeded: false, seen: vec![seen("a", "2", 2, 3, 2)] };
+                h.calls[3].outcome =
+                    Outcome::Txn { revision: 3, succeeded: false, seen: vec![seen("a", "2", 2, 3, 2)] };
             }),
             ("a loser sees what is not there", |h| {
                 h.calls[4].outcome = Outcome::Txn { revision: 4, succeeded: false, seen: vec![] };

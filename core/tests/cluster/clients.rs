@@ -223,8 +223,7 @@ impl World {
             Request::Grant { id } => {
                 let (ttl_us, held_since) = (ttl_s as u64 * 1_000_000, self.now);
                 let keep_alives_left = self.random.below(8);
-                let lease =
-                    Lease { ttl_us, held_since, is_granted: false, may_be_revoked: false, keep_alives_left };
+                let lease = Lease { ttl_us, held_since, is_granted: false, may_be_revoked: false, keep_alives_left };
                 self.clients.leases.insert(*id, lease);
             }
             Request::Revoke { id } => {
@@ -420,9 +419,7 @@ impl World {
                 Some(member) => MemberChange::Promote(member.id),
                 None => return,
             },
-            Kind::Remove(nth) if members.len() > 3 => {
-                MemberChange::Remove(members[nth as usize % members.len()].id)
-            }
+            Kind::Remove(nth) if members.len() > 3 => MemberChange::Remove(members[nth as usize % members.len()].id),
             _ => return,
         };
         let Some(node) = self.nodes.get_mut(&leader) else { return };

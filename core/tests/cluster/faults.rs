@@ -118,11 +118,7 @@ fn kind(number: u64, random: &mut Random) -> Kind {
         9 => Kind::Bridge(number_of),
         10 => Kind::Split(number_of),
         11 => Kind::OneWay(number_of),
-        12 => Kind::Weather {
-            lost: random.below(200),
-            doubled: random.below(200),
-            delay_ms: random.between(1, 300),
-        },
+        12 => Kind::Weather { lost: random.below(200), doubled: random.below(200), delay_ms: random.between(1, 300) },
         13 => Kind::Transfer(number_of),
         14 => Kind::Add,
         15 => Kind::Promote,

@@ -27,25 +27,60 @@ pub struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Values are different in each.
-    Put { key: Vec<u8>, value: Vec<u8>, lease: i64 },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+        lease: i64,
+    },
     /// `range_end` empty: one key.
-    Delete { key: Vec<u8>, range_end: Vec<u8> },
+    Delete {
+        key: Vec<u8>,
+        range_end: Vec<u8>,
+    },
     /// If the key's mod revision is this (0: there is none): put, else get.
-    Txn { key: Vec<u8>, mod_revision: i64, value: Vec<u8> },
-    Range { key: Vec<u8>, range_end: Vec<u8>, serializable: bool },
-    Compact { revision: i64 },
-    Grant { id: i64 },
-    Revoke { id: i64 },
+    Txn {
+        key: Vec<u8>,
+        mod_revision: i64,
+        value: Vec<u8>,
+    },
+    Range {
+        key: Vec<u8>,
+        range_end: Vec<u8>,
+        serializable: bool,
+    },
+    Compact {
+        revision: i64,
+    },
+    Grant {
+        id: i64,
+    },
+    Revoke {
+        id: i64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Put { revision: i64 },
-    Deleted { revision: i64, deleted: i64 },
-    Txn { revision: i64, succeeded: bool, seen: Vec<Seen> },
-    Range { revision: i64, seen: Vec<Seen> },
+    Put {
+        revision: i64,
+    },
+    Deleted {
+        revision: i64,
+        deleted: i64,
+    },
+    Txn {
+        revision: i64,
+        succeeded: bool,
+        seen: Vec<Seen>,
+    },
+    Range {
+        revision: i64,
+        seen: Vec<Seen>,
+    },
     /// Compaction, grant, revoke.
-    Done { revision: i64 },
+    Done {
+        revision: i64,
+    },
     /// Not done, for certain.
     Refused(String),
     /// Done, or not, or not yet.

@@ -48,7 +48,10 @@ struct Covered {
 impl Display for Covered {
     fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
         let Covered { seconds, calls, answered, terms, compared, watched, resumed, kept_alive, tally } = self;
-        write!(out, "{seconds:.1} s, {calls} calls ({answered} answered), {kept_alive} keep-alives, {watched} events ")?;
+        write!(
+            out,
+            "{seconds:.1} s, {calls} calls ({answered} answered), {kept_alive} keep-alives, {watched} events "
+        )?;
         write!(out, "to watches ({resumed} times connected), {terms} leaders, {compared} states compared; ")?;
         let world::Tally { faults, crashes, partitions, images, joined, removed, disk_errors, messages } = tally;
         write!(out, "{messages} messages; {faults} faults: {crashes} ends of members, {partitions} partitions, ")?;
@@ -141,7 +144,11 @@ fn outline(world: &World) -> String {
         None => format!("{id}: down\n"),
     };
     let leases = world.leader().map(|id| world.leases_alive(id));
-    format!("{}leases {leases:?}, due {:?}", world.nodes.iter().map(one).collect::<String>(), world.clients.leases_due(world.now))
+    format!(
+        "{}leases {leases:?}, due {:?}",
+        world.nodes.iter().map(one).collect::<String>(),
+        world.clients.leases_due(world.now)
+    )
 }
 
 /// Leaves out one fault after the other while it still fails.
@@ -174,7 +181,10 @@ fn clusters_keep_their_promises_whatever_fails() {
             Ok(covered) => {
                 let took = cpu_seconds() - began;
                 println!("seed {seed}: {:.0} times real time, {covered}", covered.seconds / took);
-                assert!(covered.calls >= CALLS_LEAST && covered.tally.faults >= FAULTS_LEAST, "seed {seed}: too little");
+                assert!(
+                    covered.calls >= CALLS_LEAST && covered.tally.faults >= FAULTS_LEAST,
+                    "seed {seed}: too little"
+                );
                 assert!(covered.terms >= LEADERS_LEAST, "seed {seed}: too few changes of leader");
             }
             Err(_) => {

@@ -139,8 +139,7 @@ impl Node {
 
     /// Opens what the disks hold.
     pub fn start(&mut self, founders: &[u64], random: &mut Random, now: Duration) -> Result<(), OpenError> {
-        let configuration =
-            Configuration::new(founders.iter().map(|id| NodeId(*id)), []).unwrap_or_default();
+        let configuration = Configuration::new(founders.iter().map(|id| NodeId(*id)), []).unwrap_or_default();
         let now = self.boottime(now);
         let storage = Storage {
             page_disk: &mut self.pages.clone(),
@@ -157,8 +156,7 @@ impl Node {
         let members = founders.iter().map(|id| Member { name: String::new(), client_urls: vec![], ..member(*id) });
         let bootstrap = Bootstrap { cluster_id: CLUSTER, hash_key, members: members.collect() };
         let me = member(self.id);
-        let attributes =
-            Command::MemberAttributes { member_id: me.id, name: me.name, client_urls: me.client_urls };
+        let attributes = Command::MemberAttributes { member_id: me.id, name: me.name, client_urls: me.client_urls };
         group.say_first(Command::Bootstrap(bootstrap), attributes);
         let reader = group.reader();
         let delivered = group.state().revision;
