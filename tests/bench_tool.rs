@@ -41,6 +41,8 @@ fn each_workload_runs_without_errors_and_leaves_nothing() {
         "serializable-get",
         "range",
         "range-10000",
+        "count",
+        "count-old",
         "txn",
         "delete",
         "lease --leases 5",

@@ -18,6 +18,10 @@ pub enum Workload {
     Range,
     /// Ranges of 10 000 neighbouring keys.
     Range10000,
+    /// Counts of all keys, now.
+    Count,
+    /// Counts of all keys as they were 1000 revisions ago.
+    CountOld,
     /// Compare-and-put transactions on random keys: mod revision known, as Kubernetes updates objects.
     Txn,
     /// Deletes of keys that are there, each put back at once: an operation is the pair, its latency is the delete's.
@@ -33,12 +37,14 @@ pub enum Workload {
 
 impl Workload {
     /// All of them with their names, in the order of tables.
-    pub const ALL: [(Workload, &'static str); 10] = [
+    pub const ALL: [(Workload, &'static str); 12] = [
         (Workload::Put, "put"),
         (Workload::Get, "get"),
         (Workload::SerializableGet, "serializable-get"),
         (Workload::Range, "range"),
         (Workload::Range10000, "range-10000"),
+        (Workload::Count, "count"),
+        (Workload::CountOld, "count-old"),
         (Workload::Txn, "txn"),
         (Workload::Delete, "delete"),
         (Workload::Lease, "lease"),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use glommio::GlommioError;
 use glommio::channels::shared_channel;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder};
 use ringstone_pager::OpenError as PagesError;
 use ringstone_pager::disk::{DiskError as PageDiskError, DiskErrorKind};
 use ringstone_pager::meta::OpenFailure;
@@ -20,16 +20,16 @@ use crate::eviction;
 use crate::group::{self, GroupError, OpenError};
 use crate::identity::incarnation;
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
-use crate::shard::pulse::{FEEL_INTERVAL, Pulse};
-use crate::shard::{self, GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
+use crate::shard::pulse::FEEL_INTERVAL;
+use crate::shard::start::ShardThread;
+use crate::shard::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
 use crate::shared::Shared;
 use crate::space::Space;
 use crate::state::StateError;
 
 /// Batches between the group and a shard that may wait in one direction.
 const QUEUE_BATCHES: usize = 1024;
-/// How long a shard may take to run its first task. One that glommio parks before that can't be woken (see
-/// [`crate::shard::pulse`]), and nothing is lost by another start.
+/// How long a shard may take to run its first task, other threads for it included (see [`crate::shard::start`]).
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
@@ -335,20 +335,13 @@ fn way_to_sync(wal_dir: &Path) -> Option<SyncWay> {
     }
 }
 
-/// A shard's thread, as the main thread sees it.
-struct ShardHandle {
-    /// Not waited for, see [`wait_for_end`].
-    _thread: ExecutorJoinHandle<()>,
-    pulse: Arc<Pulse>,
-}
-
 fn start_shards(
     shared: &Arc<Shared>,
     folder: &MemberFolder,
     group: group::Group,
     ring: RingDisk,
     listeners: Vec<TcpListener>,
-) -> Result<Vec<ShardHandle>, ServerError> {
+) -> Result<Vec<ShardThread>, ServerError> {
     let cores = allowed_cores();
     let mut handles = Vec::new();
     let mut remotes = Vec::new();
@@ -376,40 +369,36 @@ fn start_shards(
     Ok(handles)
 }
 
-fn start_shard(cores: &[usize], seed: ShardSeed) -> Result<ShardHandle, ServerError> {
-    let (id, pulse) = (seed.id, Arc::clone(&seed.pulse));
-    let placement = match cores {
-        [] => glommio::Placement::Unbound,
-        cores => glommio::Placement::Fixed(cores[id as usize % cores.len()]),
-    };
-    let thread = LocalExecutorBuilder::new(placement)
-        .name(&format!("shard-{id}"))
-        .io_memory(64 << 10)
-        .ring_depth(256)
-        .preempt_timer(Duration::from_millis(1))
-        .spawn(move || async move {
-            let shared = Arc::clone(&seed.shared);
-            let is_group = matches!(seed.placement, Placement::Group(_));
-            let result = shard::run(seed).await;
-            if is_group {
-                shared.ended(result.err());
-            }
-        })
-        .map_err(|error| ServerError::Executor { shard: id, error: error.to_string() })?;
-    Ok(ShardHandle { _thread: thread, pulse })
+fn start_shard(cores: &[usize], seed: ShardSeed) -> Result<ShardThread, ServerError> {
+    let id = seed.id;
+    let core = (!cores.is_empty()).then(|| cores[id as usize % cores.len()]);
+    ShardThread::start(core, seed, boottime()).map_err(|error| no_executor(id, &error))
+}
+
+fn no_executor(shard: u32, error: &GlommioError<()>) -> ServerError {
+    ServerError::Executor { shard, error: error.to_string() }
 }
 
 /// The main thread's part: signals, free space, and shards that sleep or end.
 fn wait_for_end(
     shared: &Shared,
     signals: &Signals,
-    handles: Vec<ShardHandle>,
+    mut handles: Vec<ShardThread>,
     mut space: Space,
 ) -> Result<(), ServerError> {
     let began = boottime();
     while !shared.has_ended() {
         space.look(shared);
-        if let Some(shard) = handles.iter().position(|handle| !handle.pulse.has_begun())
+        for shard in &mut handles {
+            let id = shard.id;
+            if shard.start_again(boottime()).map_err(|error| no_executor(id, &error))? {
+                tracing::warn!(
+                    shard = u64::from(id),
+                    "a shard has not begun to run; another thread was started for it"
+                );
+            }
+        }
+        if let Some(shard) = handles.iter().position(|shard| !shard.has_begun())
             && boottime() - began > START_PATIENCE
         {
             return Err(ServerError::Asleep { shard });

@@ -80,8 +80,8 @@ impl Load {
 #[derive(Parser, Debug)]
 #[command(name = "ringstone bench", disable_version_flag = true, args_override_self = true)]
 struct Bench {
-    /// put, get, serializable-get, range (100 keys), range-10000, txn (compare and put), delete, lease (renewals),
-    /// watch (an operation is an event delivered) or kubernetes (a mix)
+    /// put, get, serializable-get, range (100 keys), range-10000, count, count-old (1000 revisions ago), txn (compare and put),
+    /// delete, lease (renewals), watch (an operation is an event delivered) or kubernetes (a mix)
     #[arg(value_parser = workload)]
     what: Workload,
     /// HOST:PORT of the server (no TLS)

@@ -32,6 +32,31 @@ pub(super) async fn range(lane: &mut Lane, keys: u64) -> Result<Done, Status> {
     Ok(Done::now(Call::Range))
 }
 
+/// Counts all keys, and says at which revision the store was.
+pub(super) async fn count(lane: &mut Lane, revision: i64) -> Result<(Done, i64), Status> {
+    let all =
+        RangeRequest { key: key(0), range_end: key(lane.keys), revision, count_only: true, ..RangeRequest::default() };
+    let answer: RangeResponse = lane.client.unary(Method::KvRange, &all, &CallOptions::default()).await?;
+    Ok((Done::now(Call::Range), answer.header.map_or(0, |header| header.revision)))
+}
+
+/// The revision that a lane has seen last; 0: none.
+#[derive(Default)]
+pub(super) struct Revision(i64);
+
+/// How far back [`count_old`] looks.
+const REVISIONS_BACK: i64 = 1000;
+
+/// Counts all keys as they were some revisions ago, or with the first write where there were not so many.
+pub(super) async fn count_old(lane: &mut Lane, revision: &mut Revision) -> Result<Done, Status> {
+    if revision.0 == 0 {
+        revision.0 = count(lane, 0).await?.1;
+    }
+    let (done, now) = count(lane, (revision.0 - REVISIONS_BACK).max(1)).await?;
+    revision.0 = now;
+    Ok(done)
+}
+
 /// If the key is not newer than any revision there may be: compares, and puts.
 pub(super) async fn txn(lane: &mut Lane) -> Result<Done, Status> {
     let key = lane.random_key();

@@ -58,6 +58,7 @@ pub(crate) struct Lane {
 /// What a lane carries from one operation to the next.
 enum Work {
     Plain,
+    CountOld(kv::Revision),
     Lease(lease::Renewals),
     Kubernetes(Box<kubernetes::State>),
 }
@@ -91,6 +92,7 @@ impl Lane {
     /// Runs until the pace ends.
     pub async fn run(mut self, workload: Workload, pace: Rc<Pace>) {
         let mut work = match workload {
+            Workload::CountOld => Work::CountOld(kv::Revision::default()),
             Workload::Lease => Work::Lease(lease::Renewals::default()),
             Workload::Kubernetes => Work::Kubernetes(Box::default()),
             _ => Work::Plain,
@@ -113,6 +115,7 @@ impl Lane {
         match work {
             Work::Lease(renewals) => return lease::renew(self, renewals).await,
             Work::Kubernetes(state) => return kubernetes::once(self, state).await,
+            Work::CountOld(revision) => return kv::count_old(self, revision).await,
             Work::Plain => {}
         }
         match workload {
@@ -122,7 +125,8 @@ impl Lane {
             Workload::Txn => kv::txn(self).await,
             Workload::Delete => kv::delete(self).await,
             Workload::Watch => watch::stamped_put(self, due).await,
-            Workload::Put | Workload::Lease | Workload::Kubernetes => kv::put(self).await,
+            Workload::Count => kv::count(self, 0).await.map(|(done, _)| done),
+            Workload::Put | Workload::CountOld | Workload::Lease | Workload::Kubernetes => kv::put(self).await,
         }
     }
 

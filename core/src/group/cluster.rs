@@ -18,6 +18,7 @@ use bytes::Bytes;
 use ringstone_pager::api::ReadTrees as _;
 use ringstone_raft::{Message, NodeId, ProposeError, Raft, Role};
 
+use super::leases::SAY_INTERVAL;
 use super::{Answer, Group, GroupError, NOBODY, Proposal, read_member};
 use crate::command::Command;
 use crate::config::ServerConfig;
@@ -25,8 +26,6 @@ use crate::entry::{Draft, EntryError};
 use crate::error::Error;
 use crate::trees::MEMBER;
 
-/// How often a follower says its name and URLs until they are applied.
-const ATTRIBUTES_INTERVAL: Duration = Duration::from_secs(3);
 /// Entries of this weight, in bytes, stay in memory for followers that are behind; who needs older ones gets an image.
 const RETAINED_BYTES_MAX: u64 = 16 << 20;
 /// Marks within this many bytes are one.
@@ -262,7 +261,7 @@ impl Group {
     /// A follower's tick: its name and URLs, through the leader, until they are known.
     pub(super) fn publish_attributes(&mut self) -> Result<(), GroupError> {
         let Some(leader) = self.forward_to() else { return Ok(()) };
-        let is_due = self.said_first.is_none_or(|(_, at)| self.now.saturating_sub(at) >= ATTRIBUTES_INTERVAL);
+        let is_due = self.said_first.is_none_or(|(_, at)| self.now.saturating_sub(at) >= SAY_INTERVAL);
         if !is_due || self.state.cluster_id == 0 || self.absent.is_some() || self.removal.is_some() {
             return Ok(());
         }

@@ -12,6 +12,8 @@ use crate::lease::lessor::{KeepAlive, KeepAliveToken};
 
 /// Proposals that the lessor gets into one turn.
 const LESSOR_PROPOSALS_MAX: usize = 256;
+/// How often a member of a cluster says what it has to say first, until it is applied.
+pub(super) const SAY_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A keep-alive that is answered.
 #[derive(Debug)]
@@ -94,7 +96,8 @@ impl Group {
 
     fn propose_first(&mut self) -> Result<(), GroupError> {
         let term = self.raft.role().term.0;
-        if self.first.is_none() || self.said_first.is_some_and(|(said, _)| said == term) {
+        let is_recent = |(said, at): (u64, Duration)| said == term && self.now.saturating_sub(at) < SAY_INTERVAL;
+        if self.first.is_none() || self.said_first.is_some_and(is_recent) {
             return Ok(());
         }
         let Some((bootstrap, attributes)) = self.first.take() else { return Ok(()) };
@@ -112,7 +115,7 @@ impl Group {
             }
         }
         if !self.is_sole() {
-            // A later leader may have cut it: it is said again in the next term.
+            // A later leader may have cut it: it is said until it is known.
             self.said_first = Some((term, self.now));
             self.first = Some((bootstrap, attributes));
         }

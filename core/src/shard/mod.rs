@@ -20,6 +20,7 @@ mod pending;
 pub mod pulse;
 mod run;
 pub mod stages;
+pub mod start;
 mod watches;
 
 use std::cell::RefCell;

@@ -60,9 +60,10 @@ impl Pulse {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The shard has run at all: before that it can't be woken.
-    pub fn has_begun(&self) -> bool {
-        self.beats.load(Ordering::Relaxed) > 0 || self.waker().is_some()
+    /// It can be woken; before that only another thread helps ([`super::start`]).
+    #[cfg(test)]
+    fn can_be_woken(&self) -> bool {
+        self.waker().is_some()
     }
 
     /// Wakes the shard if it has not beaten since the last call, and says so. Called by the main thread, each
@@ -95,7 +96,7 @@ mod tests {
         let sleeping = Arc::clone(&pulse);
         let shard = LocalExecutorBuilder::default().spawn(move || async move { sleeping.woken().await });
         let shard = shard.expect("a thread");
-        while !pulse.has_begun() {
+        while !pulse.can_be_woken() {
             thread::yield_now();
         }
         // It has surely parked by then; were it still awake, it would end all the same.

@@ -105,6 +105,15 @@ struct Running {
     open: Cell<usize>,
 }
 
+/// Runs a shard to its end; that of the group's shard is the member's. Called inside its executor.
+pub async fn run_to_end(seed: ShardSeed) {
+    let (shared, is_group) = (Arc::clone(&seed.shared), matches!(seed.placement, Placement::Group(_)));
+    let result = run(seed).await;
+    if is_group {
+        shared.ended(result.err());
+    }
+}
+
 /// Runs a shard to its end. Called inside its executor.
 ///
 /// # Errors

@@ -271,8 +271,9 @@ impl Peers {
         (self.shared.refusals.get(), self.shared.last_refusal.borrow().clone())
     }
 
-    /// Closes all connections, tells the other sides, and ends all tasks. The port is free some milliseconds later.
-    pub async fn shutdown(self) {
+    /// Closes all connections, tells the other sides, and ends all tasks. The port is free some milliseconds after this
+    /// value and what came from it (streams of snapshots) are dropped.
+    pub async fn shutdown(&self) {
         let shared = &self.shared;
         shared.closed.set(true);
         shared.closing.notify();

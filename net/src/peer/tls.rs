@@ -156,7 +156,9 @@ impl PeerTls {
         config
     }
 
-    pub(super) fn client_config(&self, limits: &PeerLimits) -> quinn::ClientConfig {
+    /// For a client of one's own, a tool or a test: it speaks QUIC as a dialling member does.
+    #[must_use]
+    pub fn client_config(&self, limits: &PeerLimits) -> quinn::ClientConfig {
         let mut config = quinn::ClientConfig::new(Arc::clone(&self.client) as _);
         config.transport_config(Arc::new(transport(limits)));
         config
