@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use ringstone_core::compactor::Retention;
 use ringstone_core::config::{
@@ -54,6 +55,14 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.cause() == server::Cause::Again => {
+            tracing::info!("{error}: the member starts again with it");
+            // Readers, watches and executors of the old state end with this image of the process.
+            let error = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+            tracing::error!(error = %error, "the member can't start itself again: start it");
+            eprintln!("ringstone: the member can't start itself again: {error}. Start it");
+            ExitStatus::Limits.into()
+        }
         Err(error) => {
             tracing::error!(error = %error, "the member stops");
             eprintln!("ringstone: {error}");
@@ -76,6 +85,7 @@ fn status_of(error: &ServerError) -> ExitStatus {
         Cause::Limits => ExitStatus::Limits,
         Cause::Entry => ExitStatus::Entry,
         Cause::Access => ExitStatus::Access,
+        Cause::Again => ExitStatus::Limits,
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Cause {
     Limits,
     Entry,
     Access,
+    /// Nothing is wrong: the member has to start again.
+    Again,
 }
 
 /// Why a member can't start, or had to stop.
@@ -128,6 +130,7 @@ impl ServerError {
                 GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
                 GroupError::Peers(_) => Cause::Address,
                 GroupError::Removed { .. } => Cause::Foreign,
+                GroupError::Installed => Cause::Again,
             },
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,

@@ -169,6 +169,9 @@ pub enum GroupError {
     #[cfg(feature = "glommio")]
     #[error("peers: {0}")]
     Peers(#[from] ringstone_net::peer::PeerError),
+    /// The state of another member has taken the place of this one's: the process begins anew with it.
+    #[error("the state was replaced by that of the leader")]
+    Installed,
     /// This member has no place in the cluster any more.
     #[error("this member was removed from its cluster ({by}): stop it for good and delete its data folder")]
     Removed {

@@ -23,7 +23,7 @@ use glommio::timer::sleep;
 use glommio::{GlommioError, ResourceType};
 use ringstone_pager::api::PageRun;
 use ringstone_pager::disk as pages;
-use ringstone_raft::NodeId;
+use ringstone_raft::{Body, Message, NodeId};
 use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::ring::RingDisk;
 
@@ -34,6 +34,7 @@ use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY};
 use crate::identity::member_id;
 use crate::shard::bring_in::read_run;
+use crate::shard::images::{self, ImageEvent};
 use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
 use crate::shard::peers::{Caller, FromPeer, Links};
@@ -129,6 +130,10 @@ pub struct Driver {
     log_write: Option<(ringstone_wal::disk::Token, Duration)>,
     /// The other members; none where this one is alone.
     links: Option<Rc<Links>>,
+    /// Members that are being sent the state.
+    sending: Vec<NodeId>,
+    /// Index and term of the image that is here.
+    image: Option<(u64, u64)>,
     /// Keep-alives of other members: whose they are, by the request id that the group has them under.
     strangers: AHashMap<u64, (NodeId, Caller)>,
     next_stranger: u64,
@@ -168,6 +173,8 @@ impl Driver {
             stamps: Stamps::default(),
             log_write: None,
             links: None,
+            sending: Vec::new(),
+            image: None,
             strangers: AHashMap::new(),
             next_stranger: 0,
             early: Vec::new(),
@@ -269,7 +276,9 @@ impl Driver {
         let any = !heard.is_empty();
         for said in heard {
             match said {
-                FromPeer::Raft(from, message) => self.group.step(now, from, message)?,
+                FromPeer::Raft(from, message) if self.may_hear(&message) => self.group.step(now, from, message)?,
+                FromPeer::Raft(..) => {}
+                FromPeer::Image(event) => self.note_image(event),
                 FromPeer::Proposal(payload) => {
                     if let Err(error) = self.group.propose_forwarded(now, &payload) {
                         // Its caller has a time limit, and the outcome is unknown to it anyway.
@@ -290,6 +299,47 @@ impl Driver {
             }
         }
         Ok(any)
+    }
+
+    /// A message about an image is heard once that image is here.
+    fn may_hear(&self, message: &Message) -> bool {
+        match &message.body {
+            Body::Snapshot(image) => self.image == Some((image.metadata.index.0, image.metadata.term.0)),
+            _ => true,
+        }
+    }
+
+    fn note_image(&mut self, event: ImageEvent) {
+        match event {
+            ImageEvent::Pinned(to, applied, place) => {
+                let metadata = self.group.image_metadata(applied);
+                if let Some(metadata) = metadata.clone() {
+                    self.group.send_image(to, metadata);
+                }
+                place.tell(metadata);
+            }
+            ImageEvent::Sent(to, delivered) => {
+                if let Some(links) = &self.links {
+                    links.image_sent(to, delivered);
+                }
+                self.sending.retain(|member| *member != to);
+                self.group.report_image(to, delivered);
+            }
+            ImageEvent::Here(index, term) => self.image = Some((index, term)),
+        }
+    }
+
+    /// Members that are too far behind get the state, one image each at a time.
+    fn send_images(&mut self, wanted: Vec<NodeId>) {
+        let Some(links) = &self.links else { return };
+        for to in wanted {
+            if self.sending.contains(&to) {
+                continue;
+            }
+            self.sending.push(to);
+            let (shard, inbox) = (Rc::clone(&self.local), Rc::clone(&self.inbox));
+            glommio::spawn_local(images::send(shard, Rc::clone(links), inbox, to)).detach();
+        }
     }
 
     /// Hands leadership over; answered once the other one leads.
@@ -479,9 +529,10 @@ impl Driver {
     async fn open_links(&mut self) -> Result<(), GroupError> {
         let shared = &self.local.shared;
         let members = founders(&shared.config);
+        images::clean(&shared.config.data_dir);
         if members.len() > 1 {
             let links =
-                Links::open(shared, shared.incarnation.load(Ordering::Relaxed), members, Rc::clone(&self.inbox));
+                Links::open(&self.local, shared.incarnation.load(Ordering::Relaxed), members, Rc::clone(&self.inbox));
             self.links = Some(links.await?);
         }
         Ok(())
@@ -521,8 +572,13 @@ impl Driver {
             return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
         }
         if let Some(links) = &self.links {
-            outputs.send.drain(..).for_each(|(to, message)| links.send(to, &message));
+            outputs.send.drain(..).for_each(|(to, message)| links.send(to, message));
             outputs.forward.drain(..).for_each(|forward| links.forward(forward));
+        }
+        self.send_images(std::mem::take(&mut outputs.images_wanted));
+        if outputs.install.is_some() {
+            images::install(&self.local.shared.config.data_dir).map_err(GroupError::PageFile)?;
+            return Err(GroupError::Installed);
         }
         let revision = self.group.state().revision;
         let previous = std::mem::replace(&mut self.delivered, revision);

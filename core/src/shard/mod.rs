@@ -13,6 +13,7 @@ mod bring_in;
 mod compaction;
 mod fds;
 pub mod group_task;
+mod images;
 pub mod link;
 mod notify;
 mod peers;

@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ahash::AHashMap;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use glommio::timer::sleep;
 use ringstone_net::HttpResponse;
@@ -26,11 +27,11 @@ use ringstone_raft::{Body, Message, NodeId, wire};
 use http::HeaderValue;
 
 use super::group_task::Inbox;
-use super::{boottime, fds};
+use super::images::{self, ImageEvent};
+use super::{Shard, boottime, fds};
 use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
 use crate::group::{Forward, GROUP};
-use crate::shared::Shared;
 
 /// Raft's messages.
 const RAFT: u64 = 0;
@@ -61,7 +62,6 @@ pub struct Caller {
 }
 
 /// What other members said.
-#[derive(Debug)]
 pub enum FromPeer {
     /// A message of raft.
     Raft(NodeId, Message),
@@ -75,12 +75,16 @@ pub enum FromPeer {
     Lost(NodeId),
     /// A member says that this one was removed.
     Removed(String),
+    /// What happens to images.
+    Image(ImageEvent),
 }
 
 /// The ways to the other members.
 pub struct Links {
     peers: Peers,
     scratch: RefCell<BytesMut>,
+    /// Raft's messages about images: each goes once its image has gone.
+    held: RefCell<AHashMap<NodeId, Message>>,
     /// As they were told last.
     members: Rc<RefCell<Vec<Member>>>,
 }
@@ -91,11 +95,12 @@ impl Links {
     /// # Errors
     /// [`PeerError`]: the port, the certificates, or a URL can't be used.
     pub async fn open(
-        shared: &Shared,
+        shard: &Rc<Shard>,
         incarnation: u64,
         members: Vec<Member>,
         inbox: Rc<Inbox>,
     ) -> Result<Rc<Links>, PeerError> {
+        let shared = &shard.shared;
         let config = &shared.config;
         let files = &config.peer_tls;
         let tls = PeerTls::load(&TlsFiles {
@@ -128,9 +133,9 @@ impl Links {
             address = %peers.local_address(),
             "serving peers on UDP (QUIC): open this port for UDP, too; on TCP it has /version and /members"
         );
-        let links = Rc::new(Links { peers, scratch: RefCell::default(), members });
+        let links = Rc::new(Links { peers, scratch: RefCell::default(), held: RefCell::default(), members });
         let wire_limits = wire_limits(shared.config.max_request_bytes);
-        glommio::spawn_local(receive(Rc::clone(&links), wire_limits, inbox)).detach();
+        glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
         Ok(links)
     }
 
@@ -146,8 +151,29 @@ impl Links {
         self.members.replace(members);
     }
 
-    /// Sends a message of raft. One that can't be sent is lost: raft says it again.
-    pub fn send(&self, to: NodeId, message: &Message) {
+    /// The transport itself.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Sends a message of raft. One that can't be sent is lost: raft says it again. One about an image waits for it.
+    pub fn send(&self, to: NodeId, message: Message) {
+        if matches!(message.body, Body::Snapshot(_)) {
+            self.held.borrow_mut().insert(to, message);
+        } else {
+            self.send_now(to, &message);
+        }
+    }
+
+    /// A member has its image: raft's message about it goes, too. It has not: it does not.
+    pub fn image_sent(&self, to: NodeId, delivered: bool) {
+        let held = self.held.borrow_mut().remove(&to);
+        if let Some(message) = held.filter(|_| delivered) {
+            self.send_now(to, &message);
+        }
+    }
+
+    fn send_now(&self, to: NodeId, message: &Message) {
         let mut scratch = self.scratch.borrow_mut();
         wire::encode(u64::from(GROUP), message, &mut scratch);
         let bytes = scratch.split().freeze();
@@ -234,7 +260,9 @@ fn answer(members: &[Member], page: PeerHttp) -> HttpResponse {
 }
 
 /// Hands what members say to the group.
-async fn receive(links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
+async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
+    // One image at a time: a second one is refused, and offered again.
+    let mut image: Option<glommio::Task<()>> = None;
     while let Some(event) = links.peers.next_event().await {
         let said = match event {
             PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
@@ -252,9 +280,17 @@ async fn receive(links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
                 tracing::error!(member = format!("{member:x}"), "{text}");
                 matches!(code, CloseCode::RemovedMember | CloseCode::Incarnation).then_some(FromPeer::Removed(text))
             }
-            // Images are not sent yet: a member that is too far behind stays behind.
-            PeerEvent::Snapshot { .. } => None,
-            _ => None,
+            PeerEvent::Snapshot { member, stream } => {
+                if image.is_none() {
+                    let (shard, inbox) = (Rc::clone(&shard), Rc::clone(&inbox));
+                    image = Some(glommio::spawn_local(images::receive(shard, inbox, member, stream)));
+                }
+                None
+            }
+            PeerEvent::Finding { member, finding } => {
+                tracing::error!(member = format!("{member:x}"), "a member is not reached: {finding:?}");
+                None
+            }
         };
         let Some(said) = said else { continue };
         inbox.hear(said);
