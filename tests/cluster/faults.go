@@ -12,6 +12,9 @@ import (
 	"ringstone.test/internal/server"
 )
 
+// leftBehindPuts of largeBytes are more than ringstone keeps for followers (16 MiB).
+const leftBehindPuts = 24
+
 // fault does something to the members, undoes it, and waits until all of them serve and writes go through.
 func (t *test) fault(load *load) (name string, err error) {
 	leader, err := t.cluster.leader()
@@ -20,7 +23,7 @@ func (t *test) fault(load *load) (name string, err error) {
 	}
 	follower := (leader + 1 + t.random.Intn(max(len(t.cluster.members)-1, 1))) % len(t.cluster.members)
 	downtime := 200*time.Millisecond + time.Duration(t.random.Int63n(int64(2*time.Second)))
-	switch t.random.Intn(7) {
+	switch t.random.Intn(8) {
 	case 0, 1:
 		name, err = fmt.Sprintf("SIGKILL of the leader, member %d, for %v", leader, downtime), t.killed(load, downtime, leader, leader)
 	case 2:
@@ -32,6 +35,8 @@ func (t *test) fault(load *load) (name string, err error) {
 		name, err = fmt.Sprintf("SIGSTOP of the leader, member %d, for %v", leader, downtime), t.stopped(downtime, leader)
 	case 5:
 		name, err = fmt.Sprintf("SIGSTOP of follower %d for %v", follower, downtime), t.stopped(downtime, follower)
+	case 6:
+		name, err = fmt.Sprintf("SIGKILL of follower %d while much is written", follower), t.leftBehind(load, leader, follower)
 	default:
 		name, err = fmt.Sprintf("the leader hands over, from member %d to %d", leader, follower), t.handedOver(leader, follower)
 	}
@@ -71,6 +76,20 @@ func (t *test) killed(load *load, downtime time.Duration, leader int, who ...int
 		if err := t.cluster.members[i].Launch(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// leftBehind kills a follower and writes so much meanwhile that the others need not keep it all for it.
+func (t *test) leftBehind(load *load, leader, follower int) error {
+	if leader != follower {
+		t.cluster.members[follower].Kill()
+	}
+	if err := load.large(leader, leftBehindPuts); err != nil {
+		return err
+	}
+	if leader != follower {
+		return t.cluster.members[follower].Launch()
 	}
 	return nil
 }

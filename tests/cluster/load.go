@@ -18,6 +18,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"ringstone.test/internal/history"
+	"ringstone.test/internal/server"
 )
 
 const (
@@ -36,6 +37,7 @@ type load struct {
 	recorded []history.Operation
 	lock     sync.Mutex
 	total    atomic.Int64
+	larges   atomic.Int64
 	// written is the time of the latest acknowledged write, in nanoseconds since began.
 	written atomic.Int64
 }
@@ -61,6 +63,28 @@ func (l *load) finish() []history.Operation {
 }
 
 func (l *load) now() int64 { return time.Since(l.began).Nanoseconds() }
+
+// largeBytes is the length of a large value: etcd takes requests up to 1.5 MiB.
+const largeBytes = 1 << 20
+
+// large puts large values to one key.
+func (l *load) large(member, puts int) error {
+	connection, err := server.Dial(l.cluster.members[member].Endpoint)
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	for range puts {
+		n := l.larges.Add(1)
+		o := history.Operation{Client: -1, Member: member, Kind: history.Put, Key: "large", Value: fmt.Sprintf("large-%d-%s", n, strings.Repeat("x", largeBytes))}
+		if l.call(pb.NewKVClient(connection), &o) {
+			l.lock.Lock()
+			l.recorded = append(l.recorded, o)
+			l.lock.Unlock()
+		}
+	}
+	return nil
+}
 
 // client goes from member to member; a call that has no answer it does not repeat.
 func (l *load) client(n int, random *rand.Rand) {

@@ -393,7 +393,7 @@ pub fn open_member(
     shared.revision.store(state.revision, Ordering::Relaxed);
     let mut lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
     lessor.set_proof_validity(shared.config.election_timeout / 2);
-    Ok(Group {
+    let group = Group {
         shared,
         raft,
         log,
@@ -431,7 +431,10 @@ pub fn open_member(
         removal: None,
         removal_frames: 0,
         sweep_began: None,
-    })
+    };
+    // Whoever asks before anything is published: etcdctl divides by the size.
+    group.show_pages();
+    Ok(group)
 }
 
 fn election_ticks(shared: &Shared) -> u32 {

@@ -134,6 +134,8 @@ pub struct Driver {
     sending: Vec<NodeId>,
     /// Index and term of the image that is here.
     image: Option<(u64, u64)>,
+    /// Raft's message about one that is not here yet.
+    image_message: Option<(NodeId, Message)>,
     /// Keep-alives of other members: whose they are, by the request id that the group has them under.
     strangers: AHashMap<u64, (NodeId, Caller)>,
     next_stranger: u64,
@@ -175,6 +177,7 @@ impl Driver {
             links: None,
             sending: Vec::new(),
             image: None,
+            image_message: None,
             strangers: AHashMap::new(),
             next_stranger: 0,
             early: Vec::new(),
@@ -276,8 +279,19 @@ impl Driver {
         let any = !heard.is_empty();
         for said in heard {
             match said {
-                FromPeer::Raft(from, message) if self.may_hear(&message) => self.group.step(now, from, message)?,
-                FromPeer::Raft(..) => {}
+                FromPeer::Raft(from, message) => {
+                    if let Some(message) = self.once_image_is_here(from, message) {
+                        self.group.step(now, from, message)?;
+                    }
+                }
+                FromPeer::Image(ImageEvent::Here(index, term)) => {
+                    self.image = Some((index, term));
+                    if let Some((from, message)) = self.image_message.take()
+                        && let Some(message) = self.once_image_is_here(from, message)
+                    {
+                        self.group.step(now, from, message)?;
+                    }
+                }
                 FromPeer::Image(event) => self.note_image(event),
                 FromPeer::Proposal(payload) => {
                     if let Err(error) = self.group.propose_forwarded(now, &payload) {
@@ -301,12 +315,14 @@ impl Driver {
         Ok(any)
     }
 
-    /// A message about an image is heard once that image is here.
-    fn may_hear(&self, message: &Message) -> bool {
-        match &message.body {
-            Body::Snapshot(image) => self.image == Some((image.metadata.index.0, image.metadata.term.0)),
-            _ => true,
+    /// A message about an image waits until that image is here.
+    fn once_image_is_here(&mut self, from: NodeId, message: Message) -> Option<Message> {
+        let Body::Snapshot(image) = &message.body else { return Some(message) };
+        if self.image == Some((image.metadata.index.0, image.metadata.term.0)) {
+            return Some(message);
         }
+        self.image_message = Some((from, message));
+        None
     }
 
     fn note_image(&mut self, event: ImageEvent) {
@@ -325,7 +341,8 @@ impl Driver {
                 self.sending.retain(|member| *member != to);
                 self.group.report_image(to, delivered);
             }
-            ImageEvent::Here(index, term) => self.image = Some((index, term)),
+            ImageEvent::Comes => self.image = None,
+            ImageEvent::Here(..) => unreachable!("it is heard where messages are"),
         }
     }
 

@@ -3,7 +3,8 @@
 //! ```text
 //!  leader    images_wanted -> pin, Pinned -> metadata -> stream the pinned state ─────────> Sent -> raft's message
 //!  follower                    member/image  <── chunks, checked ──  then, on a thread that may block:
-//!                              member/pages-0.new, checked and synced -> Here -> raft's message is stepped -> install()
+//!                              member/pages-0.new, checked and synced -> the last byte is answered, Here
+//!                              raft's message is stepped -> install()
 //! ```
 //!
 //! The image is a file first: making the page file of it takes the disk's time, which the connection must not wait for.
@@ -29,7 +30,7 @@ use super::{Shard, state_of};
 use crate::error::{Error, ReadFault};
 use crate::group::{GROUP, Restore, RestoreError};
 use crate::identity::Identity;
-use crate::image::{ImageReader, ImageWriter, Step};
+use crate::image::{ImageReader, ImageWriter, Piece, Step};
 use crate::state::State;
 
 /// Bytes of the image's file that are read at once.
@@ -41,6 +42,8 @@ pub enum ImageEvent {
     Pinned(NodeId, u64, Rc<Place>),
     /// A member has taken its image, or it has not.
     Sent(NodeId, bool),
+    /// One is coming: what is here is replaced.
+    Comes,
     /// An image of this index and term is here, whole and synced.
     Here(u64, u64),
 }
@@ -100,9 +103,13 @@ async fn send_pinned(shard: &Shard, links: &Links, inbox: &Inbox, to: NodeId) ->
     place.metadata.take().ok_or(ImageFailure::TooLate)?;
     let mut id = [0; 16];
     getrandom::fill(&mut id).expect("the kernel has randomness once the system is up");
-    let offer = SnapshotOffer { group: u64::from(GROUP), id, length: None, offset_min: 0 };
     let image = ImageWriter::new(&shard.shared.identity);
     let mut source = Source { shard, pin: &pin, state: &state, image, rest: Bytes::new(), bytes: 0 };
+    // The first piece knows the length of all: its receiver answers the last byte once it has made something of them.
+    let first = source.more().await?;
+    let length = first.as_ref().map_or(0, |piece| piece.bytes.len() as u64 + piece.remaining_bytes);
+    source.rest = first.map(|piece| piece.bytes).unwrap_or_default();
+    let offer = SnapshotOffer { group: u64::from(GROUP), id, length: Some(length), offset_min: 0 };
     links.peers().send_snapshot(to.0, &offer, &mut source).await?;
     Ok(source.bytes)
 }
@@ -118,11 +125,11 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    async fn more(&mut self) -> Result<Option<Bytes>, Error> {
+    async fn more(&mut self) -> Result<Option<Piece>, Error> {
         loop {
             match self.image.step(self.pin, self.state) {
                 Ok(Step::Counting) => glommio::yield_if_needed().await,
-                Ok(Step::Piece(piece)) => return Ok(Some(piece.bytes)),
+                Ok(Step::Piece(piece)) => return Ok(Some(piece)),
                 Ok(Step::Done) => return Ok(None),
                 Err(ReadFault::Absent(run)) => self.shard.bring_in(run).await?,
                 Err(ReadFault::Refused(error)) => return Err(error),
@@ -136,7 +143,7 @@ impl SnapshotSource for Source<'_> {
         Box::pin(async move {
             while self.rest.is_empty() {
                 match self.more().await.map_err(|error| io::Error::other(error.text()))? {
-                    Some(piece) => self.rest = piece,
+                    Some(piece) => self.rest = piece.bytes,
                     None => break,
                 }
             }
@@ -164,8 +171,12 @@ pub fn clean(data_dir: &Path) {
     }
 }
 
-/// Takes an image that a member offers.
-pub async fn receive(shard: Rc<Shard>, inbox: Rc<Inbox>, from: u64, stream: SnapshotReceiver) {
+/// Takes an image that a member offers, one at a time: another one is refused meanwhile, and offered again.
+pub async fn receive(shard: Rc<Shard>, inbox: Rc<Inbox>, from: u64, stream: SnapshotReceiver, is_busy: Rc<Cell<bool>>) {
+    if is_busy.replace(true) {
+        return;
+    }
+    inbox.hear(FromPeer::Image(ImageEvent::Comes));
     match take(&shard, stream).await {
         Ok((index, term)) => {
             tracing::info!(from = format!("{from:x}"), index, "the whole state of a member has come");
@@ -173,6 +184,7 @@ pub async fn receive(shard: Rc<Shard>, inbox: Rc<Inbox>, from: u64, stream: Snap
         }
         Err(error) => tracing::warn!(from = format!("{from:x}"), error = %error, "an image of the state was not taken"),
     }
+    is_busy.set(false);
 }
 
 async fn take(shard: &Shard, mut stream: SnapshotReceiver) -> Result<(u64, u64), ImageFailure> {
@@ -181,7 +193,9 @@ async fn take(shard: &Shard, mut stream: SnapshotReceiver) -> Result<(u64, u64),
     let file = BufferedFile::create(&path).await.map_err(glommio_error)?;
     stream.accept(0)?;
     let mut offset = 0;
-    while let Some(bytes) = stream.next().await? {
+    let whole = stream.offer().length;
+    while whole != Some(stream.offset()) {
+        let Some(bytes) = stream.next().await? else { break };
         let length = bytes.len();
         let written = file.write_at(bytes.to_vec(), offset).await.map_err(glommio_error)?;
         if written != length {
@@ -191,7 +205,10 @@ async fn take(shard: &Shard, mut stream: SnapshotReceiver) -> Result<(u64, u64),
     }
     file.close().await.map_err(glommio_error)?;
     let identity = shard.shared.identity;
-    glommio::executor().spawn_blocking(move || build(&path, &pages, &identity)).await
+    let place = glommio::executor().spawn_blocking(move || build(&path, &pages, &identity)).await?;
+    // Its sender learns that it is here, and says what raft has to say of it.
+    while stream.next().await?.is_some() {}
+    Ok(place)
 }
 
 /// Makes the page file. On disk when this returns: the file, synced, by a name that no start looks at.

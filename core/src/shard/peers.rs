@@ -8,7 +8,7 @@
 //! A frame's group number has the channel in its highest bits: raft's messages are the group's own, the others are requests
 //! of a member to the leader. All may be lost: raft says it again, and who waits for an answer has a time limit.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -261,8 +261,7 @@ fn answer(members: &[Member], page: PeerHttp) -> HttpResponse {
 
 /// Hands what members say to the group.
 async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
-    // One image at a time: a second one is refused, and offered again.
-    let mut image: Option<glommio::Task<()>> = None;
+    let takes_image = Rc::new(Cell::new(false));
     while let Some(event) = links.peers.next_event().await {
         let said = match event {
             PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
@@ -281,10 +280,8 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                 matches!(code, CloseCode::RemovedMember | CloseCode::Incarnation).then_some(FromPeer::Removed(text))
             }
             PeerEvent::Snapshot { member, stream } => {
-                if image.is_none() {
-                    let (shard, inbox) = (Rc::clone(&shard), Rc::clone(&inbox));
-                    image = Some(glommio::spawn_local(images::receive(shard, inbox, member, stream)));
-                }
+                let (shard, inbox, is_busy) = (Rc::clone(&shard), Rc::clone(&inbox), Rc::clone(&takes_image));
+                glommio::spawn_local(images::receive(shard, inbox, member, stream, is_busy)).detach();
                 None
             }
             PeerEvent::Finding { member, finding } => {

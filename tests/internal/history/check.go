@@ -9,6 +9,9 @@ import (
 // most is how many complaints are of use.
 const most = 20
 
+// longest is how long one may be: some values are large.
+const longest = 600
+
 // Check compares what clients were told with the cluster's history: all its events from the first revision on. Each
 // member's own history is that, or a beginning of it. It answers what is wrong.
 func Check(operations []Operation, events []Event, members map[int][]Event) []string {
@@ -40,7 +43,11 @@ type checker struct {
 }
 
 func (c *checker) complain(format string, arguments ...any) {
-	c.complaints = append(c.complaints, fmt.Sprintf(format, arguments...))
+	complaint := fmt.Sprintf(format, arguments...)
+	if len(complaint) > longest {
+		complaint = complaint[:longest] + "..."
+	}
+	c.complaints = append(c.complaints, complaint)
 }
 
 // history has one event a revision, without a hole.
