@@ -286,7 +286,7 @@ mod tests {
     use super::*;
     use crate::command::Put;
 
-    const COMMAND_BYTES: usize = 40;
+    const COMMAND_BYTES: usize = 33;
 
     fn sample() -> bytes::Bytes {
         let envelope =
