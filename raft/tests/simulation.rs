@@ -118,6 +118,34 @@ fn histories() {
     assert!(count < 100 || reached.iter().all(|count| *count > 0), "something never happened: {sum:?}");
 }
 
+/// A leader with a fresh lease is cut off again and again, and the others are restarted and told to campaign at once: none
+/// of them may lead while the lease lasts.
+#[test]
+fn leases_are_kept_whatever_the_others_are_told() {
+    let mut totals = Totals::default();
+    for seed in 0..12 {
+        let faults = Faults { delay_max: 3, ..Faults::default() };
+        let mut cluster = Cluster::new(2 * seed, 3, 0, 10, faults);
+        for step in 0..3600 {
+            cluster.step();
+            match step % 600 {
+                300 => cluster.tempt_leases(),
+                // The lease lasts for some 60 steps, what the others have promised for 100.
+                301..480 => cluster.campaign_somewhere(),
+                500 => cluster.heal(),
+                _ => {}
+            }
+            if cluster.random.chance(300) {
+                cluster.propose_everywhere();
+            }
+            cluster.read_by_lease();
+        }
+        cluster.check_recovers();
+        totals.add(&cluster.totals);
+    }
+    assert!(totals.lease_reads > 5000 && totals.leaders > 40, "nothing to break: {totals:?}");
+}
+
 /// At each batch that reaches a disk: a member that starts from it fits together and keeps every promise that was let out.
 #[test]
 fn a_member_starts_from_every_prefix_of_its_batches() {

@@ -41,6 +41,31 @@ impl Cluster {
         }
     }
 
+    /// What could break a lease: the leader is cut off, the others are restarted or asked to campaign by it just before.
+    pub fn tempt_leases(&mut self) {
+        let Some(leader) = self.leaders().first().copied() else { return };
+        let others: Vec<NodeId> = self.ids().filter(|id| *id != leader).collect();
+        if self.random.chance(300) {
+            let to = others[self.random.below(others.len() as u64) as usize];
+            let _refused_or_not = self.raft(leader).expect("leads").transfer_leadership(to);
+            self.act(leader);
+        }
+        for other in others {
+            self.cut.extend([(leader, other), (other, leader)]);
+            if self.random.chance(500) {
+                self.crash(other, 1);
+            }
+        }
+    }
+
+    pub fn campaign_somewhere(&mut self) {
+        let id = self.any_node();
+        if let Some(raft) = self.raft(id) {
+            raft.campaign();
+            self.act(id);
+        }
+    }
+
     pub fn checkpoint_somewhere(&mut self) {
         let id = self.any_node();
         let node = self.node(id);
