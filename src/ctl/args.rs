@@ -114,7 +114,8 @@ pub enum Shell {
     Bash,
     Zsh,
     Fish,
-    PowerShell,
+    #[value(name = "powershell")]
+    Pwsh,
 }
 
 #[derive(Args, Debug, Default)]

@@ -14,7 +14,7 @@ pub fn script(shell: Shell) -> Outcome {
         Shell::Bash => script_of(shells::Bash),
         Shell::Zsh => script_of(shells::Zsh),
         Shell::Fish => script_of(shells::Fish),
-        Shell::PowerShell => script_of(shells::PowerShell),
+        Shell::Pwsh => script_of(shells::PowerShell),
     };
     print(&text)
 }

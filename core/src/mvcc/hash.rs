@@ -7,13 +7,14 @@
 //! and O(window) while a sweep is under way: that walk goes in steps. A sum of keyed hashes must not be shown: what
 //! leaves is a keyed digest of it.
 
-use core::ops::{Bound, ControlFlow};
+use core::ops::Bound;
 
-use ringstone_pager::api::{Access, Direction, ReadTrees};
+use ringstone_pager::api::{Access, ReadTrees};
 
+use super::history::visit_log;
 use super::lookup::revision_keys;
 use super::range::{Budget, Progress};
-use super::record::{LogRecord, damaged, mixed, revision_of_key};
+use super::record::mixed;
 use crate::error::{Error, ReadFault};
 use crate::event::Revision;
 use crate::state::State;
@@ -121,39 +122,11 @@ impl HashScan {
 
 impl Walk {
     fn go_on<V: ReadTrees + ?Sized>(&mut self, view: &V, budget: &mut Budget) -> Access<Progress> {
-        let (first, last) = (self.cursor.to_key(), revision_keys(0, self.compacted).1);
-        if first > last {
-            return Ok(Progress::Done);
-        }
-        let (mut fault, mut progress, mut is_first) = (None, Progress::Done, true);
-        let range = (Bound::Included(&first[..]), Bound::Included(&last[..]));
-        view.visit(LOG, range, Direction::Forward, false, &mut |at, bytes| {
-            if budget.is_spent() && !is_first {
-                progress = Progress::More;
-                return ControlFlow::Break(());
-            }
-            is_first = false;
-            budget.spend(0);
-            let record = revision_of_key(LOG, at).and_then(|revision| {
-                LogRecord::parse(revision, bytes).ok_or_else(|| damaged(LOG, "a record can't be read"))
-            });
-            match record {
-                Ok(record) => {
-                    let Revision { main, sub } = record.meta.revision;
-                    self.sum = self.sum.wrapping_add(record.live_hash_change());
-                    self.cursor = Revision { main, sub: sub.saturating_add(1) };
-                    ControlFlow::Continue(())
-                }
-                Err(met) => {
-                    fault = Some(met);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        match fault {
-            Some(fault) => Err(fault),
-            None => Ok(progress),
-        }
+        let sum = &mut self.sum;
+        visit_log(view, &mut self.cursor, self.compacted, budget, |_| 0, &mut |record| {
+            *sum = sum.wrapping_add(record.live_hash_change());
+            Ok(())
+        })
     }
 }
 

@@ -83,6 +83,22 @@ pub fn read_events<V: ReadTrees>(
     on_event: &mut dyn FnMut(&EventRef<'_>) -> Access<()>,
 ) -> Access<Progress> {
     let window = window.into();
+    visit_log(view, cursor, to, budget, <[u8]>::len, &mut |record| on_event(&EventRef { view, window, record }))
+}
+
+/// Visits the records of the log from `cursor` to the end of main revision `to`, and moves the cursor behind each one that
+/// `on_record` has taken; each costs the budget as many bytes as `charge` says. A step takes at least one.
+///
+/// # Errors
+/// `Fault`, the callback's too: the cursor stands at the record that was not taken.
+pub(super) fn visit_log<V: ReadTrees + ?Sized>(
+    view: &V,
+    cursor: &mut Revision,
+    to: i64,
+    budget: &mut Budget,
+    charge: impl Fn(&[u8]) -> usize,
+    on_record: &mut dyn FnMut(LogRecord<'_>) -> Access<()>,
+) -> Access<Progress> {
     let (low, high) = (cursor.to_key(), revision_keys(0, to).1);
     if low > high {
         return Ok(Progress::Done);
@@ -97,14 +113,13 @@ pub fn read_events<V: ReadTrees>(
             return ControlFlow::Break(());
         }
         first = false;
-        budget.spend(bytes.len());
-        let shown = revision_of_key(LOG, at).and_then(|revision| {
+        budget.spend(charge(bytes));
+        let taken = revision_of_key(LOG, at).and_then(|revision| {
             let record = LogRecord::parse(revision, bytes);
-            let record = record.ok_or_else(|| damaged(LOG, "a record can't be read"))?;
-            on_event(&EventRef { view, window, record })?;
+            on_record(record.ok_or_else(|| damaged(LOG, "a record can't be read"))?)?;
             Ok(Revision { main: revision.main, sub: revision.sub.saturating_add(1) })
         });
-        match shown {
+        match taken {
             Ok(next) => {
                 *cursor = next;
                 ControlFlow::Continue(())

@@ -20,12 +20,14 @@ use ringstone_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use ringstone_proto::mvccpb::KeyValue;
 
 use super::apply::header;
+use super::history::visit_log;
 use super::keys;
 use super::lookup::{Version, at_revision, key_value, key_value_of, revision_keys, version_at};
-use super::record::{LogRecord, Meta, damaged, parse_live, revision_of_key};
+use super::record::{Meta, parse_live};
 use super::sort::{Records, Sorting};
 use crate::command::ArchivedRange;
 use crate::error::{Error, ReadFault};
+use crate::event::Revision;
 use crate::state::Window;
 use crate::trees::{LIVE, LOG};
 
@@ -160,6 +162,8 @@ pub struct RangeScan {
     /// The scan still takes what it meets.
     collecting: bool,
     position: Position,
+    /// The next event to look at while counting.
+    counted: Revision,
     kvs: Vec<KeyValue>,
     /// Those that are to be sorted by something else than their keys, all of them.
     unsorted: Records,
@@ -174,7 +178,7 @@ pub struct RangeScan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Start,
-    /// Events from this main revision on, up to this one, are still to be looked at.
+    /// Events up to this main revision are still to be looked at.
     Count {
         until: i64,
     },
@@ -280,6 +284,7 @@ impl RangeScan {
             counting: false,
             collecting: true,
             position: Position::default(),
+            counted: Revision::default(),
             kvs: Vec::new(),
             unsorted: Records::default(),
             taken: 0,
@@ -336,7 +341,6 @@ impl RangeScan {
             if self.count_events(view, until, budget)? == Progress::More {
                 return Ok(Progress::More);
             }
-            self.position = Position::default();
             self.phase = if self.query.count_only { Phase::Done } else { Phase::Scan };
         }
         if self.phase == Phase::Scan && self.scan(view, window, latest, budget)? == Progress::Done {
@@ -429,6 +433,7 @@ impl RangeScan {
         let (first, last) = revision_keys(self.revision.saturating_add(1), latest);
         let events = view.aggregate(LOG, (Bound::Included(&first[..]), Bound::Included(&last[..])))?.count;
         if events <= now {
+            self.counted = Revision { main: self.revision.saturating_add(1), sub: 0 };
             return Ok(Phase::Count { until: latest });
         }
         self.count = 0;
@@ -459,48 +464,17 @@ impl RangeScan {
 
     /// Takes back from the count what the events behind the revision changed.
     fn count_events<V: ReadTrees + ?Sized>(&mut self, view: &V, until: i64, budget: &mut Budget) -> Access<Progress> {
-        let (first, last) = revision_keys(self.revision.saturating_add(1), until);
-        let events = (Bound::Included(&first[..]), Bound::Included(&last[..]));
-        let position = core::mem::take(&mut self.position);
-        let Some(rest) = position.rest(events, Direction::Forward) else { return Ok(Progress::Done) };
-        let mut fault = None;
-        let mut spent = false;
-        let mut first_record = true;
-        let (query, count, next) = (&self.query, &mut self.count, &mut self.position);
-        next.set(&position.key, position.kind);
-        let visited = view.visit(LOG, rest, Direction::Forward, false, &mut |at, bytes| {
-            if budget.is_spent() && !first_record {
-                spent = true;
-                next.set(at, PositionKind::At);
-                return ControlFlow::Break(());
+        let (query, count) = (&self.query, &mut self.count);
+        visit_log(view, &mut self.counted, until, budget, |_| 0, &mut |record| {
+            if keys::contains(&query.key, &query.range_end, record.key) {
+                *count -= match (record.meta.tombstone, record.meta.version) {
+                    (true, _) => -1,
+                    (false, 1) => 1,
+                    _ => 0,
+                };
             }
-            first_record = false;
-            budget.spend(0);
-            let record = revision_of_key(LOG, at).and_then(|revision| {
-                LogRecord::parse(revision, bytes).ok_or_else(|| damaged(LOG, "a record can't be read"))
-            });
-            match record {
-                Ok(record) if keys::contains(&query.key, &query.range_end, record.key) => {
-                    *count -= match (record.meta.tombstone, record.meta.version) {
-                        (true, _) => -1,
-                        (false, 1) => 1,
-                        _ => 0,
-                    };
-                }
-                Ok(_) => {}
-                Err(met) => {
-                    fault = Some(met);
-                    return ControlFlow::Break(());
-                }
-            }
-            next.set(at, PositionKind::Behind);
-            ControlFlow::Continue(())
-        });
-        visited?;
-        match fault {
-            Some(fault) => Err(fault),
-            None => Ok(if spent { Progress::More } else { Progress::Done }),
-        }
+            Ok(())
+        })
     }
 
     fn scan<V: ReadTrees + ?Sized>(

@@ -113,8 +113,8 @@ impl Sorting {
             records.pieces.truncate(kept);
             return records.pieces.is_empty();
         }
-        // Room that is not used costs nothing, a copy of what is there would.
-        to.reserve(self.order.len() - self.given);
+        // Who keeps them gets room for all of the rest at once: what is there does not move again.
+        to.reserve(if to.is_empty() { next.len() } else { self.order.len() - self.given });
         to.extend(next.iter().map(|number| records.take(*number)));
         self.given += next.len();
         false
