@@ -120,7 +120,7 @@ pub(super) fn install(
     member.finding.set(None);
     member.refused.set(None);
     let before = member.link.replace(Some(Rc::clone(&link)));
-    let says_connected = before.as_ref().is_none_or(|before| before.live.process != live.process);
+    let replaced = before.as_ref().map(|before| before.live.process != live.process);
     if let Some(before) = before {
         retire(shared, member, before, replaces);
     }
@@ -131,15 +131,16 @@ pub(super) fn install(
         incarnation = hello.incarnation,
         "peer connected"
     );
-    let event = PeerEvent::Connected { member: member.id, incarnation: hello.incarnation, snapshots };
-    glommio::spawn_local(run(
-        Rc::clone(shared),
-        Rc::clone(member),
-        link,
-        (first, control_out, control_in),
-        says_connected.then_some(event),
-    ))
-    .detach();
+    let id = member.id;
+    let connected = PeerEvent::Connected { member: id, incarnation: hello.incarnation, snapshots };
+    let lost = || PeerEvent::Disconnected { member: id, reason: Rc::new(PeerError::Closed(CloseCode::Superseded)) };
+    let events = match replaced {
+        None => vec![connected],
+        Some(true) => vec![lost(), connected],
+        Some(false) => vec![],
+    };
+    glommio::spawn_local(run(Rc::clone(shared), Rc::clone(member), link, (first, control_out, control_in), events))
+        .detach();
     member.changed.notify();
 }
 
@@ -148,13 +149,13 @@ async fn run(
     member: Rc<Member>,
     link: Rc<Link>,
     (first, control_out, control_in): (Option<[u8; HELLO_BYTES]>, SendStream, RecvStream),
-    event: Option<PeerEvent>,
+    events: Vec<PeerEvent>,
 ) {
     // The answer to a hello doesn't wait for the group.
     let writer = streams::write_control(member.clone(), link.clone(), first, control_out);
     glommio::spawn_local(writer).detach();
-    if let Some(event) = event {
-        // Before any frame of it.
+    for event in events {
+        // Before any frame of this connection.
         shared.inbox.push(event).await;
     }
     let spawn = |task| glommio::spawn_local(task).detach();

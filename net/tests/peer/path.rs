@@ -166,6 +166,7 @@ fn what_is_wrong_with_the_way_to_a_member_is_said() {
         let other = std::net::TcpListener::bind(address).expect("the same port");
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = other.accept().expect("a probe");
+            assert_ne!(std::io::Read::read(&mut stream, &mut [0; 1024]).expect("a request"), 0);
             std::io::Write::write_all(&mut stream, b"SSH-2.0-something\r\n").expect("sent");
         });
         assert_eq!(finding(&a).await, Finding::NotAPeer(address));
