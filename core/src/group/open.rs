@@ -391,6 +391,7 @@ pub fn open_member(
     let dirty_bytes_max = dirty_bytes_max(shared.config.memory_limit_bytes);
     let pace = CheckpointPace::new(dirty_bytes_max, state.applied_index, state.applied_index);
     shared.revision.store(state.revision, Ordering::Relaxed);
+    shared.applied.store(state.applied_index, Ordering::Relaxed);
     let mut lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
     lessor.set_proof_validity(shared.config.election_timeout / 2);
     let group = Group {

@@ -9,7 +9,7 @@ use super::inbox::PeerEvent;
 use super::link;
 use super::member::{Member, add};
 use super::pace::Backoff;
-use super::peers::Shared;
+use super::peers::{Shared, farewell};
 use super::probe;
 use super::registry::{Choice, choose};
 use super::socket::within;
@@ -27,6 +27,12 @@ pub(super) async fn keep_dialling(shared: Rc<Shared>, member: Rc<Member>) {
     let (mut attempt, mut timeouts) = (0usize, 0);
     loop {
         let is_over = || member.gone.get() || shared.closed.get();
+        let can_dial =
+            || (!member.addresses.borrow().is_empty() || member.link.borrow().is_some() || is_over()).then_some(());
+        member.changed.wait(can_dial).await;
+        if is_over() {
+            return;
+        }
         let result = if member.link.borrow().is_some() { Ok(()) } else { dial(&shared, &member, attempt).await };
         attempt += 1;
         let mut wait_at_least = Duration::ZERO;
@@ -52,16 +58,10 @@ pub(super) async fn keep_dialling(shared: Rc<Shared>, member: Rc<Member>) {
         if timeouts >= shared.limits.timeouts_before_probe.max(1) {
             probe::run(&shared, &member, attempt).await;
         }
-        if is_over() {
-            return;
-        }
         let random = (shared.random.borrow_mut())();
         let wait = backoff.next(random).max(wait_at_least);
         // The other side may be faster.
         within(wait, member.changed.wait(|| (member.link.borrow().is_some() || is_over()).then_some(()))).await;
-        if is_over() {
-            return;
-        }
     }
 }
 
@@ -163,11 +163,12 @@ async fn greet(shared: &Rc<Shared>, member: &Rc<Member>, connection: &Connection
             Err(GreetError::Peer(PeerError::Refused(refusal)))
         }
         Ok(_) if member.gone.get() => {
-            link::close(connection, CloseCode::MemberDropped, "the member is no longer in the list");
-            Err(GreetError::Peer(PeerError::Closed(CloseCode::MemberDropped)))
+            let (code, text) = farewell(shared, member.id);
+            link::close(connection, code, &text);
+            Err(GreetError::Peer(PeerError::Closed(code)))
         }
         Ok((_, Choice::Keep)) => {
-            link::close_later(connection.clone(), CloseCode::Tie, "the other connection stays".into());
+            link::linger(shared, member, connection.clone(), &theirs, (control_out, control_in));
             Err(GreetError::Peer(PeerError::Tie))
         }
         Ok((agreed, Choice::Take(why))) => {

@@ -90,10 +90,12 @@ pub enum PeerError {
         seconds: u64,
     },
     /// One of the two sides doesn't take the other one's certificate.
-    #[error("TLS with UDP {address}: {error}")]
+    #[error("TLS with UDP {address}: {meaning} ({error})")]
     Certificate {
         /// The other side.
         address: SocketAddr,
+        /// The alert in words.
+        meaning: &'static str,
         /// Which side refused, and why.
         error: quinn::ConnectionError,
     },
@@ -179,10 +181,12 @@ impl PeerError {
                 text: String::from_utf8_lossy(&close.reason).chars().filter(|letter| !letter.is_control()).collect(),
             },
             ConnectionClosed(ref close) if ALERTS.contains(&u64::from(close.error_code)) => {
-                PeerError::Certificate { address, error }
+                let meaning = alert_by_peer(u64::from(close.error_code) - ALERTS.start);
+                PeerError::Certificate { address, meaning, error }
             }
             TransportError(ref failed) if ALERTS.contains(&u64::from(failed.code)) => {
-                PeerError::Certificate { address, error }
+                let meaning = "this member does not take what the other side shows";
+                PeerError::Certificate { address, meaning, error }
             }
             error => PeerError::Connection(error),
         }
@@ -191,5 +195,17 @@ impl PeerError {
     /// True if nothing at all was heard from the other side.
     pub(super) fn is_silence(&self) -> bool {
         matches!(self, PeerError::HandshakeTimeout { .. } | PeerError::Connection(quinn::ConnectionError::TimedOut))
+    }
+}
+
+/// What the other side has against us, by the number of its TLS alert (RFC 8446, section 6).
+fn alert_by_peer(alert: u64) -> &'static str {
+    match alert {
+        42 | 43 | 46 => "the other side does not take this member's certificate",
+        45 => "this member's certificate has expired or is not valid yet, by the other side's clock",
+        48 => "this member's certificate is not of the other side's --peer-trusted-ca-file",
+        116 => "the other side demands a certificate (--peer-client-cert-auth), this member has none",
+        120 => "the other side speaks another protocol",
+        _ => "the other side refused the handshake",
     }
 }

@@ -58,7 +58,7 @@ pub enum WireError {
     /// A stream of no known kind.
     #[error("a stream of kind {0}")]
     StreamKind(u8),
-    /// A second control or log stream, or more snapshots than allowed.
+    /// A second control or log stream.
     #[error("more {0} streams than allowed")]
     TooManyStreams(&'static str),
     /// A stream that ended within a frame.

@@ -25,7 +25,7 @@ pub struct PeerLimits {
     /// the other streams, and a ping short: 256 KiB cost a tenth of the throughput of 1 MiB on loopback, and a quarter of
     /// its ping under load (measured in the prototype).
     pub snapshot_credit_bytes: u64,
-    /// Snapshots that one member may be sending to us at a time.
+    /// Snapshots that one member may be sending to us at a time; more are refused.
     pub snapshot_streams_max: usize,
     /// Bytes a second of all snapshots that are sent, 0: as many as go.
     pub snapshot_bytes_per_second_max: u64,

@@ -49,6 +49,22 @@ pub(super) struct Link {
 }
 
 impl Link {
+    fn new(connection: Connection, live: Live, snapshots: bool) -> Rc<Link> {
+        Rc::new(Link {
+            connection,
+            live,
+            snapshots,
+            ended: Cell::new(false),
+            failed: RefCell::default(),
+            grants: RefCell::default(),
+            sending: RefCell::default(),
+            serial: Cell::new(0),
+            receiving: Cell::new(0),
+            has_log: Cell::new(false),
+            changed: Signal::default(),
+        })
+    }
+
     /// Closes the connection because of something that this side does not take.
     pub(super) fn fail(&self, code: CloseCode, text: &str, error: PeerError) {
         self.failed.borrow_mut().get_or_insert(error);
@@ -101,26 +117,14 @@ pub(super) fn install(
 ) {
     let Terms { dialled, snapshots, replaces, first } = terms;
     let live = Live { dialled, process: hello.process, sequence: hello.sequence };
-    let link = Rc::new(Link {
-        connection,
-        live,
-        snapshots,
-        ended: Cell::new(false),
-        failed: RefCell::default(),
-        grants: RefCell::default(),
-        sending: RefCell::default(),
-        serial: Cell::new(0),
-        receiving: Cell::new(0),
-        has_log: Cell::new(false),
-        changed: Signal::default(),
-    });
+    let link = Link::new(connection, live, snapshots);
     member.latest.set(Some(Latest { incarnation: hello.incarnation, process: Some(hello.process) }));
     add(&member.counters.connections, 1);
     member.counters.last_heard.set(Some(std::time::Instant::now()));
     member.finding.set(None);
     member.refused.set(None);
     let before = member.link.replace(Some(Rc::clone(&link)));
-    let says_connected = before.as_ref().is_none_or(|before| before.live.process != live.process);
+    let replaced = before.as_ref().map(|before| before.live.process != live.process);
     if let Some(before) = before {
         retire(shared, member, before, replaces);
     }
@@ -131,15 +135,16 @@ pub(super) fn install(
         incarnation = hello.incarnation,
         "peer connected"
     );
-    let event = PeerEvent::Connected { member: member.id, incarnation: hello.incarnation, snapshots };
-    glommio::spawn_local(run(
-        Rc::clone(shared),
-        Rc::clone(member),
-        link,
-        (first, control_out, control_in),
-        says_connected.then_some(event),
-    ))
-    .detach();
+    let id = member.id;
+    let connected = PeerEvent::Connected { member: id, incarnation: hello.incarnation, snapshots };
+    let lost = || PeerEvent::Disconnected { member: id, reason: Rc::new(PeerError::Closed(CloseCode::Superseded)) };
+    let events = match replaced {
+        None => vec![connected],
+        Some(true) => vec![lost(), connected],
+        Some(false) => vec![],
+    };
+    glommio::spawn_local(run(Rc::clone(shared), Rc::clone(member), link, (first, control_out, control_in), events))
+        .detach();
     member.changed.notify();
 }
 
@@ -148,13 +153,13 @@ async fn run(
     member: Rc<Member>,
     link: Rc<Link>,
     (first, control_out, control_in): (Option<[u8; HELLO_BYTES]>, SendStream, RecvStream),
-    event: Option<PeerEvent>,
+    events: Vec<PeerEvent>,
 ) {
     // The answer to a hello doesn't wait for the group.
     let writer = streams::write_control(member.clone(), link.clone(), first, control_out);
     glommio::spawn_local(writer).detach();
-    if let Some(event) = event {
-        // Before any frame of it.
+    for event in events {
+        // Before any frame of this connection.
         shared.inbox.push(event).await;
     }
     let spawn = |task| glommio::spawn_local(task).detach();
@@ -165,6 +170,26 @@ async fn run(
     spawn(Box::pin(streams::accept_streams(streams.0, streams.1, streams.2)));
     let error = link.connection.closed().await;
     ended(&shared, &member, &link, error).await;
+}
+
+/// A connection that we dialled and that lost against another one before it was installed: the other side may have written
+/// to it already. It is read until it is closed, and never written.
+pub(super) fn linger(
+    shared: &Rc<Shared>,
+    member: &Rc<Member>,
+    connection: Connection,
+    hello: &Hello,
+    (mut control_out, control_in): (SendStream, RecvStream),
+) {
+    let live = Live { dialled: true, process: hello.process, sequence: hello.sequence };
+    let link = Link::new(connection, live, false);
+    link.ended.set(true);
+    let _ = control_out.finish();
+    let text = format!("member {:x} and member {:x} keep their other connection", shared.identity.member_id, member.id);
+    close_later(link.connection.clone(), CloseCode::Tie, text);
+    let readers = ((shared.clone(), member.clone(), link.clone()), (shared.clone(), member.clone(), link));
+    glommio::spawn_local(streams::read_control(readers.0.0, readers.0.1, readers.0.2, control_in)).detach();
+    glommio::spawn_local(streams::accept_streams(readers.1.0, readers.1.1, readers.1.2)).detach();
 }
 
 /// The connection has closed.

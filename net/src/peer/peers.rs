@@ -51,7 +51,7 @@ pub struct Membership {
 pub struct MemberSpec {
     /// Its id.
     pub id: u64,
-    /// Where it is, from its peer URLs; tried in turn.
+    /// Where it is, from its peer URLs; tried in turn. None: it is waited for.
     pub addresses: Vec<PeerAddress>,
     /// The highest incarnation that was heard of, before this process started.
     pub incarnation: Option<u64>,
@@ -163,6 +163,7 @@ impl Peers {
             let new = || Member::new(spec.id, &shared.limits, spec.incarnation);
             let member = members.entry(spec.id).or_insert_with(new);
             member.addresses.borrow_mut().clone_from(&spec.addresses);
+            member.changed.notify();
             if is_new {
                 glommio::spawn_local(dial::keep_dialling(Rc::clone(shared), Rc::clone(member))).detach();
             }
@@ -297,13 +298,17 @@ fn drop_member(shared: &Shared, member: &Member) {
     member.gone.set(true);
     member.changed.notify();
     if let Some(link) = member.linked() {
-        let ours = shared.identity.member_id;
-        let (code, what) = if shared.removed.borrow().contains(&member.id) {
-            (CloseCode::RemovedMember, "it has been removed from the cluster: stop it and delete its data folder")
-        } else {
-            (CloseCode::MemberDropped, "it is no longer in the list of members")
-        };
-        let text = format!("member {ours:x} closes the connection of member {:x}: {what}", member.id);
+        let (code, text) = farewell(shared, member.id);
         link.fail(code, &text, PeerError::Closed(code));
     }
+}
+
+/// What a member is told that is no longer in the list.
+pub(super) fn farewell(shared: &Shared, id: u64) -> (CloseCode, String) {
+    let (code, what) = if shared.removed.borrow().contains(&id) {
+        (CloseCode::RemovedMember, "it has been removed from the cluster: stop it and delete its data folder")
+    } else {
+        (CloseCode::MemberDropped, "it is no longer in the list of members")
+    };
+    (code, format!("member {:x} closes the connection of member {id:x}: {what}", shared.identity.member_id))
 }

@@ -209,9 +209,8 @@ async fn begin_stream(shared: Rc<Shared>, member: Rc<Member>, link: Rc<Link>, mu
             link.fail_wire(&shared, member.id, WireError::TooManyStreams("log"));
         }
         frame::STREAM_LOG => read_log(shared, member, link, stream).await,
-        frame::STREAM_SNAPSHOT if link.receiving.get() >= shared.limits.snapshot_streams_max => {
-            link.fail_wire(&shared, member.id, WireError::TooManyStreams("snapshot"));
-        }
+        // Refused by dropping it: QUIC bounds the streams that are open, this those that the group still holds.
+        frame::STREAM_SNAPSHOT if link.receiving.get() >= shared.limits.snapshot_streams_max => {}
         frame::STREAM_SNAPSHOT => {
             let receiving = snapshot::Receiving::begin(Rc::clone(&link));
             let mut head = [0; chunk::HEAD_BYTES];

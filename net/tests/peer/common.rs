@@ -110,13 +110,25 @@ pub fn introduce(members: &[&Peers]) {
     members.iter().for_each(|member| member.set_members(&membership(&all)));
 }
 
-/// Two members that are connected.
+/// Two members that are connected. The first one has dialled: nothing crosses.
 pub async fn pair() -> (Peers, Peers) {
-    let (a, b) = (member(1).await, member(2).await);
-    introduce(&[&a, &b]);
+    pair_with(limits).await
+}
+
+pub async fn pair_with(limits: impl Fn() -> PeerLimits) -> (Peers, Peers) {
+    let a = start(config(identity(1), generated(), limits())).await;
+    let b = start(config(identity(2), generated(), limits())).await;
+    one_way(&a, &b, b.local_address());
     connected(&a, 2).await;
     connected(&b, 1).await;
     (a, b)
+}
+
+/// The first one dials the second at this address, which waits for it.
+pub fn one_way(a: &Peers, b: &Peers, address: SocketAddr) {
+    let waits = MemberSpec { id: 1, addresses: vec![], incarnation: None };
+    b.set_members(&Membership { members: vec![waits], removed: vec![] });
+    a.set_members(&membership(&[(2, address)]));
 }
 
 /// The first event for which `pick` returns something; others are dropped.

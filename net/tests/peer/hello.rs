@@ -108,6 +108,7 @@ fn a_later_process_replaces_the_one_before() {
         let told = matches!(&*reason, PeerError::RefusedByPeer { code: Some(CloseCode::Superseded), text } if text.contains("member 2"));
         assert!(told, "{reason}");
         // It goes on dialling and is refused.
+        b.set_members(&membership(&[(1, a.local_address())]));
         let refused = |event| matches!(event, PeerEvent::Refused { code: CloseCode::Incarnation, .. }).then_some(());
         event(&b, "refused", refused).await;
         assert_eq!(status_of(&a, 2).incarnation, 2);

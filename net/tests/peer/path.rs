@@ -3,6 +3,7 @@
 use crate::common::*;
 use crate::proxy::Proxy;
 use bytes::Bytes;
+use futures_util::io::{AsyncReadExt, AsyncWriteExt};
 use ringstone_net::HttpResponse;
 use ringstone_net::peer::*;
 use std::sync::LazyLock;
@@ -18,8 +19,7 @@ async fn apart(limits: impl Fn() -> PeerLimits) -> (Peers, Peers, Proxy) {
 }
 
 fn introduce_by(a: &Peers, b: &Peers, proxy: &Proxy) {
-    a.set_members(&membership(&[(2, proxy.to_second)]));
-    b.set_members(&membership(&[(1, proxy.to_first)]));
+    one_way(a, b, proxy.to_second);
 }
 
 /// Entries of 2 KiB one way, all of them, in order.
@@ -55,8 +55,6 @@ fn a_path_that_drops_doubles_delays_and_reorders() {
         introduce_by(&a, &b, &proxy);
         connected(&a, 2).await;
         connected(&b, 1).await;
-        // Dials that crossed come to rest.
-        glommio::timer::sleep(Duration::from_millis(1500)).await;
         exchange(&a, &b, 2000).await;
         assert!(proxy.path.spoiled.load(Relaxed) > 100);
         let (lost, sent) = status_of(&a, 2).packets_lost;
@@ -72,7 +70,6 @@ fn a_path_that_takes_only_short_datagrams_from_the_start() {
         introduce_by(&a, &b, &proxy);
         connected(&a, 2).await;
         connected(&b, 1).await;
-        glommio::timer::sleep(Duration::from_millis(700)).await;
         exchange(&a, &b, 1000).await;
         let path = status_of(&a, 2).path_bytes_max.expect("connected");
         assert!((1200..=1300).contains(&path), "{path}");
@@ -88,7 +85,6 @@ fn a_path_that_begins_to_drop_long_datagrams() {
         introduce_by(&a, &b, &proxy);
         connected(&a, 2).await;
         connected(&b, 1).await;
-        glommio::timer::sleep(Duration::from_millis(700)).await;
         exchange(&a, &b, 500).await;
         until("long datagrams", || status_of(&a, 2).path_bytes_max.filter(|bytes| *bytes > 1300)).await;
         proxy.path.bytes_max.store(1300, Relaxed);
@@ -145,9 +141,13 @@ fn what_is_wrong_with_the_way_to_a_member_is_said() {
         let a = start(config(identity(1), generated(), brief())).await;
         let b = member(2).await;
         // A port where TCP answers as b does, and UDP swallows everything.
-        let blocked = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = blocked.local_addr().expect("an address");
-        let listener = glommio::net::TcpListener::bind(address).expect("the same port");
+        let (_blocked, listener, address) = std::iter::repeat_with(|| {
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a port");
+            let address = udp.local_addr().expect("an address");
+            glommio::net::TcpListener::bind(address).ok().map(|tcp| (udp, tcp, address))
+        })
+        .find_map(|both| both)
+        .expect("a port that is free on both");
         b.serve_http(listener, clock, |page| {
             assert_eq!(page, PeerHttp::Version);
             HttpResponse::text(200, "{\"etcdserver\":\"3.7.3\",\"etcdcluster\":\"3.7.0\"}")
@@ -163,12 +163,13 @@ fn what_is_wrong_with_the_way_to_a_member_is_said() {
         assert_eq!(gone.kind(), std::io::ErrorKind::ConnectionRefused);
         assert_eq!(finding(&a).await, Finding::NothingListens(address));
         // Something else there.
-        let other = std::net::TcpListener::bind(address).expect("the same port");
-        let thread = std::thread::spawn(move || {
-            let (mut stream, _) = other.accept().expect("a probe");
-            std::io::Write::write_all(&mut stream, b"SSH-2.0-something\r\n").expect("sent");
+        let other = until("the port is free", || glommio::net::TcpListener::bind(address).ok()).await;
+        let answers = glommio::spawn_local(async move {
+            let mut stream = other.accept().await.expect("a probe");
+            assert_ne!(stream.read(&mut [0; 1024]).await.expect("a request"), 0);
+            stream.write_all(b"SSH-2.0-something\r\n").await.expect("sent");
         });
         assert_eq!(finding(&a).await, Finding::NotAPeer(address));
-        thread.join().expect("no panic");
+        answers.await;
     });
 }

@@ -115,7 +115,7 @@ fn a_snapshot_goes_on_after_a_lost_connection() {
         let reached = reached.max(stream.offset());
         drop(stream);
         disconnected(&a, 2).await;
-        introduce(&[&a, &b]);
+        one_way(&a, &b, b.local_address());
         connected(&a, 2).await;
         let sent = start();
         let mut stream = offered(&b).await;

@@ -4,42 +4,46 @@ use crate::common::*;
 use ringstone_net::peer::*;
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+const ROUNDS: u32 = 15;
 
 #[test]
 fn simultaneous_dials_end_with_one_connection() {
     run(|| async {
-        let (mut crossed, mut longest) = (0, Duration::ZERO);
-        for _ in 0..15 {
+        let (mut crossed, mut longest) = (0, 0);
+        for _ in 0..ROUNDS {
             let (a, b) = (Rc::new(member(1).await), Rc::new(member(2).await));
             introduce(&[&a, &b]);
             let stop = Rc::new(Cell::new(false));
-            let gaps = [(&a, 2u64), (&b, 1)].map(|(own, other)| {
+            // Silence is counted in turns of a millisecond that this executor made: the machine's pauses are not the
+            // connection's.
+            let silences = [(&a, 2u64), (&b, 1)].map(|(own, other)| {
                 let (own, stop) = (Rc::clone(own), Rc::clone(&stop));
                 glommio::spawn_local(async move {
-                    let (mut last, mut gap, mut events) = (None::<Instant>, Duration::ZERO, Vec::new());
+                    let (mut silent, mut longest, mut heard, mut events) = (0, 0, 0, Vec::new());
                     while !stop.get() {
                         let _ = own.send_heartbeat(other, 1, text("beat"));
+                        silent += 1;
                         while let Some(event) = own.try_next_event() {
                             if let PeerEvent::Control { .. } = event {
-                                let now = Instant::now();
-                                gap = gap.max(last.map_or(Duration::ZERO, |last| now - last));
-                                last = Some(now);
+                                longest = longest.max(if heard == 0 { 0 } else { silent });
+                                (silent, heard) = (0, heard + 1);
                             } else {
                                 events.push(event);
                             }
                         }
                         glommio::timer::sleep(Duration::from_millis(1)).await;
                     }
-                    assert!(last.is_some_and(|last| last.elapsed() < Duration::from_millis(500)), "silent at the end");
                     assert_eq!(events.len(), 1, "connected once: {events:?}");
-                    gap
+                    assert!(heard > 20, "{heard} heartbeats");
+                    longest.max(silent)
                 })
             });
             glommio::timer::sleep(Duration::from_millis(900)).await;
             stop.set(true);
-            for gap in gaps {
-                longest = longest.max(gap.await);
+            for silence in silences {
+                longest = longest.max(silence.await);
             }
             let sides = [status_of(&a, 2), status_of(&b, 1)];
             let dialled = sides.each_ref().map(|side| side.state == LinkState::Connected { dialled: true });
@@ -49,8 +53,7 @@ fn simultaneous_dials_end_with_one_connection() {
                 assert!(dialled[0], "the one that the smaller id dialled: {sides:?}");
             }
         }
-        println!("{crossed} of 15 dials crossed, longest silence {longest:?}");
-        // A round trip is some 50 us here; the machine's other load is the rest.
-        assert!(longest < Duration::from_millis(300), "{longest:?} without a heartbeat");
+        println!("{crossed} of {ROUNDS} dials crossed, longest silence {longest} turns");
+        assert!(longest < 100, "{longest} turns of a millisecond without a heartbeat");
     });
 }

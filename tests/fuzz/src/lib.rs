@@ -9,6 +9,7 @@ pub mod http1;
 pub mod image;
 pub mod input;
 pub mod pages;
+pub mod peer;
 pub mod requests;
 pub mod serve;
 pub mod store;
@@ -22,7 +23,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "wal", run: wal::run, seeds: wal::seeds },
     Target { name: "pages", run: pages::run, seeds: pages::seeds },
     Target { name: "entries", run: entries::run, seeds: entries::seeds },
@@ -30,4 +31,5 @@ pub const TARGETS: [Target; 7] = [
     Target { name: "grpc", run: grpc::run, seeds: grpc::seeds },
     Target { name: "http1", run: http1::run, seeds: http1::seeds },
     Target { name: "image", run: image::run, seeds: image::seeds },
+    Target { name: "peer", run: peer::run, seeds: peer::seeds },
 ];
