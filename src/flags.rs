@@ -65,7 +65,7 @@ const FLAGS: &[Flag] = &[
         "peer URLs of this member; its id follows from them",
     ),
     flag("initial-cluster", Text, "", Works, "members of a new cluster: NAME=URL,..."),
-    flag("initial-cluster-state", Text, "new", Works, "new (existing: not yet)"),
+    flag("initial-cluster-state", Text, "new", Works, "new, or existing for a member that was added to a cluster"),
     flag("initial-cluster-token", Text, "etcd-cluster", Works, "token that ids follow from"),
     flag(
         "quota-backend-bytes",

@@ -241,12 +241,14 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     let initial_members = initial_members(settings)?;
     let own = initial_members.iter().find(|member| member.name == name).expect("checked to be among them");
     let advertise_peer_urls = own.peer_urls.clone();
-    if settings.text("initial-cluster-state") != "new" {
-        return Err(format!(
-            "--initial-cluster-state={}: only new; joining a cluster is not built yet",
-            settings.text("initial-cluster-state")
-        ));
-    }
+    let joins = match settings.text("initial-cluster-state") {
+        "new" => false,
+        "existing" if initial_members.len() > 1 => true,
+        "existing" => {
+            return Err("--initial-cluster-state=existing: --initial-cluster names no other member".to_owned());
+        }
+        state => return Err(format!("--initial-cluster-state={state}: new or existing is expected")),
+    };
     let heartbeat_ms: u64 = positive(settings, "heartbeat-interval")?;
     let election_ms: u64 = positive(settings, "election-timeout")?;
     if election_ms < 5 * heartbeat_ms {
@@ -290,6 +292,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
         advertise_peer_urls,
         listen_peer: listen_addresses("listen-peer-urls", settings.text("listen-peer-urls"))?,
         initial_members,
+        joins,
         peer_tls: PeerTlsFiles {
             cert: file(settings, "peer-cert-file"),
             key: file(settings, "peer-key-file"),

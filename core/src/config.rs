@@ -59,6 +59,8 @@ pub struct ServerConfig {
     pub listen_peer: Vec<SocketAddr>,
     /// The members of a new cluster, this one among them.
     pub initial_members: Vec<InitialMember>,
+    /// `--initial-cluster-state=existing`: the cluster is there already, and this member was added to it.
+    pub joins: bool,
     /// Certificates of members.
     pub peer_tls: PeerTlsFiles,
     /// Token that ids follow from.

@@ -61,6 +61,13 @@ pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     first_u64(&hash.finalize())
 }
 
+/// The id of a member that is added at a time, in seconds since 1970 (etcd: as [`member_id`], and the time in decimal
+/// behind it): one that comes back has another one.
+#[must_use]
+pub fn added_member_id(peer_urls: &[String], token: &str, added_s: u64) -> u64 {
+    member_id(peer_urls, &format!("{token}{added_s}"))
+}
+
 /// A cluster id from its first members' ids (etcd: SHA-1 over the ids, ascending, 8 bytes big endian each).
 #[must_use]
 pub fn cluster_id(member_ids: &[u64]) -> u64 {

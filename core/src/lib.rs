@@ -15,6 +15,8 @@ mod eviction;
 pub mod group;
 pub mod identity;
 pub mod image;
+#[cfg(feature = "glommio")]
+mod join;
 pub mod lease;
 pub mod metrics;
 pub mod mvcc;

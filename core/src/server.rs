@@ -18,8 +18,8 @@ use ringstone_wal::{RingError, WalError, choose_way};
 use crate::config::ServerConfig;
 use crate::eviction;
 use crate::group::{self, GroupError, OpenError};
-use crate::identity::incarnation;
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
+use crate::join::{self, JoinError};
 use crate::shard::pulse::FEEL_INTERVAL;
 use crate::shard::start::ShardThread;
 use crate::shard::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
@@ -78,6 +78,9 @@ pub enum ServerError {
         /// The system's reason.
         error: io::Error,
     },
+    /// The cluster that is to be joined.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// Too few descriptors.
     #[error(
         "only {found} file descriptors are allowed, {needed} are needed at least: raise the limit (ulimit -n, LimitNOFILE=)"
@@ -114,13 +117,7 @@ impl ServerError {
     #[must_use]
     pub fn cause(&self) -> Cause {
         match self {
-            ServerError::Identity(error) => match error {
-                IdentityError::InUse { .. } => Cause::InUse,
-                IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Cause::Damaged,
-                IdentityError::Version { .. } | IdentityError::Features { .. } => Cause::FormatVersion,
-                IdentityError::Foreign { .. } => Cause::Foreign,
-                IdentityError::Io { error, .. } | IdentityError::Change { error, .. } => io_cause(error),
-            },
+            ServerError::Identity(error) => identity_cause(error),
             ServerError::Open(error) => open_cause(error),
             ServerError::Group(error) => match error {
                 GroupError::Log(error) => log_cause(error),
@@ -131,14 +128,26 @@ impl ServerError {
                 GroupError::Peers(_) => Cause::Address,
                 GroupError::Removed { .. } => Cause::Foreign,
                 GroupError::Installed => Cause::Again,
+                GroupError::Identity(error) => identity_cause(error),
             },
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,
             ServerError::Descriptors { .. } => Cause::Limits,
+            ServerError::Join(_) => Cause::Foreign,
             ServerError::Executor { error, .. } if error.contains("Cannot allocate memory") => Cause::Limits,
             ServerError::Executor { .. } => Cause::IoUring,
             ServerError::Asleep { .. } => Cause::Limits,
         }
+    }
+}
+
+fn identity_cause(error: &IdentityError) -> Cause {
+    match error {
+        IdentityError::InUse { .. } => Cause::InUse,
+        IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Cause::Damaged,
+        IdentityError::Version { .. } | IdentityError::Features { .. } => Cause::FormatVersion,
+        IdentityError::Foreign { .. } => Cause::Foreign,
+        IdentityError::Io { error, .. } | IdentityError::Change { error, .. } => io_cause(error),
     }
 }
 
@@ -263,18 +272,24 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     }
 }
 
-fn open_folder(config: &ServerConfig) -> Result<MemberFolder, ServerError> {
+fn open_folder(config: &ServerConfig, joined: Option<&join::Cluster>) -> Result<MemberFolder, ServerError> {
     let paths = FolderPaths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
     if paths.exists() {
         // As in etcd, what a member was made with counts, not the flags of later starts.
         return Ok(paths.open()?);
     }
-    let member = member_id(&config.advertise_peer_urls, &config.cluster_token);
-    let founders: Vec<u64> =
-        config.initial_members.iter().map(|founder| member_id(&founder.peer_urls, &config.cluster_token)).collect();
+    let (cluster, member) = match joined {
+        Some(joined) => (joined.id, joined.own_id(config)?),
+        None if config.joins => return Err(JoinError::nobody(config).into()),
+        None => {
+            let id = |urls: &[String]| member_id(urls, &config.cluster_token);
+            let founders: Vec<u64> = config.initial_members.iter().map(|founder| id(&founder.peer_urls)).collect();
+            (cluster_id(&founders), id(&config.advertise_peer_urls))
+        }
+    };
     let mut file_id = [0; 16];
     getrandom::fill(&mut file_id).expect("the kernel has randomness once the system is up");
-    let identity = Identity { cluster_id: cluster_id(&founders), member_id: member, file_id };
+    let identity = Identity { cluster_id: cluster, member_id: member, file_id };
     paths.create(identity, |page_file: &Path, wal_dir: &Path| -> Result<(), ServerError> {
         let mut ring = RingDisk::open(wal_dir, None)?;
         Ok(group::create_files(page_file, &mut ring, &identity)?)
@@ -296,10 +311,12 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     // Signals are for this thread alone: blocked before the shards start, which inherit it.
     let signals = Signals::block();
     let listeners = config.listen_client.iter().map(|&address| listen(address)).collect::<Result<Vec<_>, _>>()?;
-    let folder = open_folder(&config)?;
+    // Asked at each start with this flag: where the others are may have changed, or nothing is known here yet.
+    let joined = if config.joins { join::ask(&config) } else { None };
+    let folder = open_folder(&config, joined.as_ref())?;
     let shared = Arc::new(Shared::new(config, folder.identity));
-    if shared.config.initial_members.len() > 1 {
-        shared.incarnation.store(incarnation::count_start(&shared.config.data_dir)?, Ordering::Relaxed);
+    if let Some(cluster) = joined {
+        let _ = shared.joins.set(cluster.members);
     }
     tracing::info!(
         name = %shared.config.name,

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::command::Member;
 use crate::config::ServerConfig;
 use crate::error::Error;
 use crate::group::GroupError;
@@ -109,8 +110,8 @@ pub struct Shared {
     pub applied: AtomicU64,
     /// The revision last published.
     pub revision: AtomicI64,
-    /// How often this member's folder was opened, this time included.
-    pub incarnation: AtomicU64,
+    /// The members of the cluster that this one joins, as one of them said.
+    pub joins: OnceLock<Vec<Member>>,
     /// This member alone is the cluster: what it has published is linearizable.
     pub is_sole: AtomicBool,
     /// True from the first commit of this life on, until the member is told to stop.
@@ -178,7 +179,7 @@ impl Shared {
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             revision: AtomicI64::new(0),
-            incarnation: AtomicU64::new(0),
+            joins: OnceLock::new(),
             is_sole: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),

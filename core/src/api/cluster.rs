@@ -2,13 +2,20 @@
 
 use std::ops::{Bound, ControlFlow};
 
+use ringstone_net::peer::PeerAddress;
 use ringstone_pager::api::{Direction, ReadTrees as _};
-use ringstone_proto::etcdserverpb::{Member, MemberListRequest, MemberListResponse};
+use ringstone_proto::etcdserverpb::{
+    Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+};
 
 use super::{Answered, Api, encode};
+use crate::command::{self, Command};
 use crate::error::{Error, ReadFault};
-use crate::group::read_member;
+use crate::group::{MemberChange, read_member};
+use crate::identity::added_member_id;
 use crate::shard::stages::Trace;
+use crate::shard::wall_ms;
 use crate::trees::MEMBER;
 
 impl Api {
@@ -34,6 +41,46 @@ impl Api {
             .await
     }
 
+    /// Once the change is seen here, too: the members as they are then.
+    async fn members_after(&self, change: MemberChange) -> Result<Vec<Member>, Error> {
+        self.shard.change_members(change).await?;
+        self.shard.linearizable().await?;
+        self.members().await
+    }
+
+    pub(super) async fn member_add(&self, request: MemberAddRequest, trace: &Trace) -> Answered {
+        check_urls(&request.peer_urls)?;
+        let id = added_member_id(&request.peer_urls, &self.shard.shared.config.cluster_token, wall_ms() / 1000);
+        let member = command::Member {
+            id,
+            name: String::new(),
+            peer_urls: request.peer_urls,
+            client_urls: Vec::new(),
+            is_learner: request.is_learner,
+        };
+        let members = self.members_after(MemberChange::Add(member)).await?;
+        let member = members.iter().find(|member| member.id == id).cloned();
+        encode(trace, &MemberAddResponse { header: Some(self.header(0)), member, members })
+    }
+
+    pub(super) async fn member_remove(&self, request: MemberRemoveRequest, trace: &Trace) -> Answered {
+        let members = self.members_after(MemberChange::Remove(request.id)).await?;
+        encode(trace, &MemberRemoveResponse { header: Some(self.header(0)), members })
+    }
+
+    pub(super) async fn member_promote(&self, request: MemberPromoteRequest, trace: &Trace) -> Answered {
+        let members = self.members_after(MemberChange::Promote(request.id)).await?;
+        encode(trace, &MemberPromoteResponse { header: Some(self.header(0)), members })
+    }
+
+    pub(super) async fn member_update(&self, request: MemberUpdateRequest, trace: &Trace) -> Answered {
+        check_urls(&request.peer_urls)?;
+        let command = Command::MemberUpdate { id: request.id, peer_urls: request.peer_urls };
+        self.shard.propose(&command, trace).await?;
+        let members = self.members().await?;
+        encode(trace, &MemberUpdateResponse { header: Some(self.header(0)), members })
+    }
+
     pub(super) async fn member_list(&self, request: MemberListRequest, trace: &Trace) -> Answered {
         if request.linearizable {
             self.shard.linearizable().await?;
@@ -42,4 +89,9 @@ impl Api {
         // etcd's Cluster answers have no revision in their header.
         encode(trace, &MemberListResponse { header: Some(self.header(0)), members })
     }
+}
+
+fn check_urls(urls: &[String]) -> Result<(), Error> {
+    let good = |url: &String| PeerAddress::parse(url).is_ok();
+    if !urls.is_empty() && urls.iter().all(good) { Ok(()) } else { Err(Error::MemberBadUrls) }
 }

@@ -108,10 +108,10 @@ impl Api {
             Method::MaintenanceHash => self.hash(decode_request(message)?, trace).await,
             Method::MaintenanceHashKV => self.hash_kv(decode_request(message)?, trace).await,
             Method::HealthCheck => Ok(Framed::encode(&HealthCheckResponse { status: ServingStatus::Serving as i32 })),
-            Method::ClusterMemberAdd
-            | Method::ClusterMemberRemove
-            | Method::ClusterMemberUpdate
-            | Method::ClusterMemberPromote => Err(not_built("changing the members of a cluster")),
+            Method::ClusterMemberAdd => self.member_add(decode_request(message)?, trace).await,
+            Method::ClusterMemberRemove => self.member_remove(decode_request(message)?, trace).await,
+            Method::ClusterMemberUpdate => self.member_update(decode_request(message)?, trace).await,
+            Method::ClusterMemberPromote => self.member_promote(decode_request(message)?, trace).await,
             Method::MaintenanceMoveLeader => self.move_leader(decode_request(message)?, trace).await,
             Method::MaintenanceDowngrade => Err(not_built("downgrading a cluster")),
             other => Err(not_built(other.service())),

@@ -9,8 +9,8 @@ use ringstone_raft::{Configuration, NodeId, ProposeError, Role};
 
 use super::membership::{configuration_of, read_members};
 use super::{Answer, GROUP, Group, GroupError};
-use crate::command::{Command, Member};
-use crate::entry::{Draft, Envelope};
+use crate::command::{ArchivedCommand, Command, Member};
+use crate::entry::{Draft, Entry, Envelope};
 use crate::error::Error;
 
 /// A learner votes once it has this much, in percent, of what the leader has (etcd's figure).
@@ -29,6 +29,35 @@ pub enum MemberChange {
     Promote(u64),
     /// A member goes.
     Remove(u64),
+}
+
+impl MemberChange {
+    fn command(&self) -> Command {
+        match self.clone() {
+            MemberChange::Add(member) => Command::MemberAdd { member: Box::new(member) },
+            MemberChange::Promote(id) => Command::MemberPromote { id },
+            MemberChange::Remove(id) => Command::MemberRemove { id },
+        }
+    }
+
+    /// For the leader, by way of another member.
+    #[must_use]
+    pub fn encode(&self) -> bytes::Bytes {
+        Draft::new(&Envelope { group: GROUP, ..Envelope::default() }, &self.command()).seal(0, 0)
+    }
+
+    /// None: it is no change; any bytes are safe to pass.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<MemberChange> {
+        match Entry::read(bytes).ok()?.command {
+            ArchivedCommand::MemberAdd { member } => {
+                rkyv::deserialize::<Member, rkyv::rancor::Error>(&**member).ok().map(MemberChange::Add)
+            }
+            ArchivedCommand::MemberPromote { id } => Some(MemberChange::Promote(id.to_native())),
+            ArchivedCommand::MemberRemove { id } => Some(MemberChange::Remove(id.to_native())),
+            _ => None,
+        }
+    }
 }
 
 impl Group {
@@ -71,11 +100,7 @@ impl Group {
             return Err(Error::Unhealthy);
         }
         let target = self.target(members, change)?;
-        let command = match change.clone() {
-            MemberChange::Add(member) => Command::MemberAdd { member: Box::new(member) },
-            MemberChange::Promote(id) => Command::MemberPromote { id },
-            MemberChange::Remove(id) => Command::MemberRemove { id },
-        };
+        let command = change.command();
         let proposer = self.shared.identity.member_id;
         let envelope = Envelope { group: GROUP, proposer, shard, request_id, ..Envelope::default() };
         let context = Draft::new(&envelope, &command).seal(self.lessor.clock(self.now).0, self.wall_ms);

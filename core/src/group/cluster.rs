@@ -210,6 +210,11 @@ impl Group {
         self.forward_to()
     }
 
+    /// There are other members, as far as raft knows.
+    pub fn has_others(&self) -> bool {
+        !self.is_sole() && !self.raft.configuration().voters().is_empty()
+    }
+
     /// Members of the published state.
     ///
     /// # Errors

@@ -172,6 +172,9 @@ pub enum GroupError {
     /// The state of another member has taken the place of this one's: the process begins anew with it.
     #[error("the state was replaced by that of the leader")]
     Installed,
+    /// The folder's count of starts.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IdentityError),
     /// This member has no place in the cluster any more.
     #[error("this member was removed from its cluster ({by}): stop it for good and delete its data folder")]
     Removed {

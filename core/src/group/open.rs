@@ -282,7 +282,10 @@ pub fn open(
     log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
     let token = &shared.config.cluster_token;
     let founders = shared.config.initial_members.iter().map(|founder| NodeId(member_id(&founder.peer_urls, token)));
-    let founders = Configuration::new(founders, []).ok_or(OpenError::Founders)?;
+    let founders = match shared.config.joins {
+        true => Configuration::default(),
+        false => Configuration::new(founders, []).ok_or(OpenError::Founders)?,
+    };
     open_member(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, founders, random, now)
 }
 

@@ -32,7 +32,7 @@ use crate::config::{InitialMember, ServerConfig};
 use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY};
-use crate::identity::member_id;
+use crate::identity::{incarnation, member_id};
 use crate::shard::bring_in::read_run;
 use crate::shard::images::{self, ImageEvent};
 use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
@@ -48,7 +48,7 @@ const LINGER: Duration = Duration::from_micros(200);
 /// It does so for few requests only: with more, the time of the core is worth more than theirs.
 const LINGER_ENTRIES_MAX: u64 = 4;
 
-/// The shard of keep-alives that other members ask for.
+/// The shard of what other members ask for.
 const STRANGER: u32 = u32::MAX - 1;
 
 /// Pages that are read for the group at a time.
@@ -141,6 +141,8 @@ pub struct Driver {
     next_stranger: u64,
     /// Answers that go with the next delivery.
     early: Vec<(u32, u64, Result<Told, Error>)>,
+    /// It has been told to hand leadership over, because the member stops.
+    resigned: Cell<bool>,
     /// Who waits for a member to lead.
     transfers: Vec<(Asked, NodeId)>,
 }
@@ -181,6 +183,7 @@ impl Driver {
             strangers: AHashMap::new(),
             next_stranger: 0,
             early: Vec::new(),
+            resigned: Cell::new(false),
             transfers: Vec::new(),
         }
     }
@@ -192,6 +195,7 @@ impl Driver {
     /// [`GroupError`]: the process must end at once; nothing is acknowledged any more.
     pub async fn run(mut self) -> Result<(), GroupError> {
         self.watch_ring();
+        images::clean(&self.local.shared.config.data_dir);
         self.open_links().await?;
         self.start_ticker();
         self.say_first();
@@ -202,6 +206,9 @@ impl Driver {
                 self.group.stop();
             }
             let busy = self.step()?;
+            if self.links.is_none() && self.group.has_others() {
+                self.open_links().await?;
+            }
             if stopping && self.group.is_drained() && !self.group.has_work() {
                 // On a full disk the next start replays the log instead.
                 if self.group.is_checkpointed() || self.group.lacks_space() {
@@ -241,6 +248,12 @@ impl Driver {
         }
         for Asked { shard, request_id } in asked.reads {
             self.group.read_index(now, shard, request_id);
+        }
+        for (Asked { shard, request_id }, change) in asked.changes {
+            match (&self.links, self.group.leader_elsewhere()) {
+                (Some(links), Some(leader)) => links.change(leader, Caller { shard, request_id }, &change),
+                _ => self.group.change_members(now, &change, shard, request_id)?,
+            }
         }
         for (asked, to) in asked.transfers {
             self.transfer(asked, NodeId(to));
@@ -307,6 +320,14 @@ impl Driver {
                 FromPeer::KeptAlive(caller, ttl_s) => {
                     let told = ttl_s.map(Told::KeptAlive).ok_or(Error::NotPrimaryLessor);
                     self.tell(caller.shard, caller.request_id, told);
+                }
+                FromPeer::Change(from, caller, change) => {
+                    self.next_stranger += 1;
+                    self.strangers.insert(self.next_stranger, (from, caller));
+                    self.group.change_members(now, &change, STRANGER, self.next_stranger)?;
+                }
+                FromPeer::Changed(caller, outcome) => {
+                    self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
                 }
                 FromPeer::Lost(member) => self.group.report_unreachable(member),
                 FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
@@ -448,6 +469,10 @@ impl Driver {
         }
         self.follow_members();
         self.note_transfers();
+        // A leader that stops hands over first: the others need not find out.
+        if self.links.is_some() && self.local.shared.stopping.load(Ordering::Relaxed) && !self.resigned.replace(true) {
+            self.group.resign();
+        }
     }
 
     /// A new log begins with what all members must agree on; a member whose name or URLs changed says so.
@@ -542,15 +567,22 @@ impl Driver {
         .detach();
     }
 
-    /// Where there are other members: the peer port is opened, and they are dialled.
+    /// Where there are other members: the peer port is opened, and they are dialled. A member that gets others later does so
+    /// then.
     async fn open_links(&mut self) -> Result<(), GroupError> {
         let shared = &self.local.shared;
-        let members = founders(&shared.config);
-        images::clean(&shared.config.data_dir);
-        if members.len() > 1 {
-            let links =
-                Links::open(&self.local, shared.incarnation.load(Ordering::Relaxed), members, Rc::clone(&self.inbox));
-            self.links = Some(links.await?);
+        let mut members = founders(&shared.config);
+        if let Some(joined) = shared.joins.get() {
+            members.clone_from(joined);
+        }
+        if let Ok(known) = self.group.members()
+            && known.len() > 1
+        {
+            members = known;
+        }
+        if members.len() > 1 && self.links.is_none() {
+            let count = incarnation::count_start(&shared.config.data_dir)?;
+            self.links = Some(Links::open(&self.local, count, members, Rc::clone(&self.inbox)).await?);
         }
         Ok(())
     }
@@ -617,7 +649,13 @@ impl Driver {
             }
         }
         for answer in outputs.answers {
-            self.told(&mut local, answer.shard, answer.request_id, answer.outcome.map(Told::Reply));
+            if answer.shard != STRANGER {
+                self.told(&mut local, answer.shard, answer.request_id, answer.outcome.map(Told::Reply));
+            } else if let Some((from, caller)) = self.strangers.remove(&answer.request_id)
+                && let Some(links) = &self.links
+            {
+                links.changed(from, caller, &answer.outcome.map(drop));
+            }
         }
         for kept in outputs.kept_alive {
             if kept.shard != STRANGER {

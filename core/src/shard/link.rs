@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::event::EventBatch;
-use crate::group::{Proposal, Reply};
+use crate::group::{MemberChange, Proposal, Reply};
 
 /// A keep-alive on its way to the lessor.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct ToGroup {
     pub reads: Vec<Asked>,
     /// Who shall lead.
     pub transfers: Vec<(Asked, u64)>,
+    /// Who shall be a member.
+    pub changes: Vec<(Asked, MemberChange)>,
     /// For the log.
     pub proposals: Vec<Proposal>,
     /// For the lessor.
@@ -43,7 +45,11 @@ impl ToGroup {
     /// True when there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.proposals.is_empty() && self.keep_alives.is_empty() && self.reads.is_empty() && self.transfers.is_empty()
+        self.proposals.is_empty()
+            && self.keep_alives.is_empty()
+            && self.reads.is_empty()
+            && self.transfers.is_empty()
+            && self.changes.is_empty()
     }
 
     /// Takes over what `other` holds.
@@ -54,6 +60,7 @@ impl ToGroup {
         }
         self.reads.append(&mut other.reads);
         self.transfers.append(&mut other.transfers);
+        self.changes.append(&mut other.changes);
         self.proposals.append(&mut other.proposals);
         self.keep_alives.append(&mut other.keep_alives);
     }

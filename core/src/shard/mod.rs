@@ -38,7 +38,7 @@ use crate::command::Command;
 use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
 use crate::eviction;
-use crate::group::{GROUP, Proposal, Reply};
+use crate::group::{GROUP, MemberChange, Proposal, Reply};
 use crate::metrics::ShardMetrics;
 use crate::mvcc::{Budget, Progress};
 use crate::shared::Shared;
@@ -154,6 +154,17 @@ impl Shard {
         }
         let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().reads.push(Asked { shard: self.id, request_id: place.id() });
+        self.outbox_filled.notify();
+        place.await.0.map(drop)
+    }
+
+    /// Changes who the members are, and returns once the change is applied by the leader.
+    ///
+    /// # Errors
+    /// What the leader says, [`Error::Timeout`] (the outcome is then unknown), [`Error::NoLeader`], [`Error::Stopped`].
+    pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
+        let place = self.reserve(boottime())?;
+        self.outbox.borrow_mut().changes.push((Asked { shard: self.id, request_id: place.id() }, change));
         self.outbox_filled.notify();
         place.await.0.map(drop)
     }

@@ -24,14 +24,16 @@ use ringstone_net::peer::{
 };
 use ringstone_raft::{Body, Message, NodeId, wire};
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::group_task::Inbox;
 use super::images::{self, ImageEvent};
 use super::{Shard, boottime, fds};
 use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
-use crate::group::{Forward, GROUP};
+use crate::error::Error;
+use crate::group::{Forward, GROUP, MemberChange};
+use crate::join::CLUSTER_ID_HEADER;
 
 /// Raft's messages.
 const RAFT: u64 = 0;
@@ -41,7 +43,14 @@ const PROPOSAL: u64 = 1;
 const KEEP_ALIVE: u64 = 2;
 /// What came of it.
 const KEPT_ALIVE: u64 = 3;
-const CHANNEL_SHIFT: u32 = 62;
+/// A change of the members, for the leader.
+const CHANGE: u64 = 4;
+/// What came of it.
+const CHANGED: u64 = 5;
+const CHANNEL_SHIFT: u32 = 56;
+
+/// Bytes of a [`Caller`].
+const CALLER_BYTES: usize = 12;
 
 /// What waits for the group at most: beyond it the streams are not read.
 const WAITING_MAX: usize = 4096;
@@ -71,6 +80,10 @@ pub enum FromPeer {
     KeepAlive(NodeId, Caller, i64),
     /// What the leader says to one of ours: the TTL in seconds, or nothing where it can't tell.
     KeptAlive(Caller, Option<i64>),
+    /// A change of the members, for the leader.
+    Change(NodeId, Caller, MemberChange),
+    /// What the leader says to one of ours.
+    Changed(Caller, Result<(), Error>),
     /// The connection to a member was lost.
     Lost(NodeId),
     /// A member says that this one was removed.
@@ -87,6 +100,8 @@ pub struct Links {
     held: RefCell<AHashMap<NodeId, Message>>,
     /// As they were told last.
     members: Rc<RefCell<Vec<Member>>>,
+    /// Members that there were since this process started: they are told so.
+    removed: RefCell<Vec<u64>>,
 }
 
 impl Links {
@@ -127,13 +142,21 @@ impl Links {
         let peers = Peers::new(config, &membership).await?;
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
         let members = Rc::new(RefCell::new(members));
-        let listed = Rc::clone(&members);
-        peers.serve_http(fds::listener(listener.into()), boottime, move |page| answer(&listed.borrow(), page));
+        let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
+        peers.serve_http(fds::listener(listener.into()), boottime, move |page| {
+            answer(cluster_id, &listed.borrow(), page)
+        });
         tracing::info!(
             address = %peers.local_address(),
             "serving peers on UDP (QUIC): open this port for UDP, too; on TCP it has /version and /members"
         );
-        let links = Rc::new(Links { peers, scratch: RefCell::default(), held: RefCell::default(), members });
+        let links = Rc::new(Links {
+            peers,
+            scratch: RefCell::default(),
+            held: RefCell::default(),
+            members,
+            removed: RefCell::default(),
+        });
         let wire_limits = wire_limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
         Ok(links)
@@ -144,8 +167,14 @@ impl Links {
         if *self.members.borrow() == members {
             return;
         }
+        let stays = |known: &&Member| members.iter().any(|member| member.id == known.id);
+        self.removed
+            .borrow_mut()
+            .extend(self.members.borrow().iter().filter(|known| !stays(known)).map(|known| known.id));
         match membership(&members) {
-            Ok(membership) => self.peers.set_members(&membership),
+            Ok(membership) => {
+                self.peers.set_members(&Membership { removed: self.removed.borrow().clone(), ..membership })
+            }
             Err(error) => tracing::error!(error = %error, "a member's peer URL can't be used: it is not reached"),
         }
         self.members.replace(members);
@@ -177,7 +206,7 @@ impl Links {
         let mut scratch = self.scratch.borrow_mut();
         wire::encode(u64::from(GROUP), message, &mut scratch);
         let bytes = scratch.split().freeze();
-        let channel = RAFT << CHANNEL_SHIFT | u64::from(GROUP);
+        let channel = channel(RAFT);
         let sent = match &message.body {
             Body::Append { entries, .. } if !entries.is_empty() => self.peers.send_log(to.0, channel, bytes),
             Body::Heartbeat { .. } => self.peers.send_heartbeat(to.0, channel, bytes),
@@ -188,8 +217,7 @@ impl Links {
 
     /// Sends a proposal to the leader.
     pub fn forward(&self, forward: Forward) {
-        let channel = PROPOSAL << CHANNEL_SHIFT | u64::from(GROUP);
-        note(forward.leader, self.peers.send_log(forward.leader.0, channel, forward.payload));
+        note(forward.leader, self.peers.send_log(forward.leader.0, channel(PROPOSAL), forward.payload));
     }
 
     /// Asks the leader to keep a lease alive.
@@ -202,13 +230,57 @@ impl Links {
         self.send_caller(to, KEPT_ALIVE, caller, ttl_s.unwrap_or(-1));
     }
 
-    fn send_caller(&self, to: NodeId, channel: u64, caller: Caller, number: i64) {
-        let mut bytes = BytesMut::with_capacity(20);
-        bytes.put_u32_le(caller.shard);
-        bytes.put_u64_le(caller.request_id);
-        bytes.put_i64_le(number);
-        note(to, self.peers.send_control(to.0, channel << CHANNEL_SHIFT | u64::from(GROUP), bytes.freeze()));
+    /// Asks the leader to change the members.
+    pub fn change(&self, leader: NodeId, caller: Caller, change: &MemberChange) {
+        let change = change.encode();
+        let mut bytes = caller_bytes(caller, change.len());
+        bytes.put_slice(&change);
+        note(leader, self.peers.send_control(leader.0, channel(CHANGE), bytes.freeze()));
     }
+
+    /// Answers a change of another member.
+    pub fn changed(&self, to: NodeId, caller: Caller, outcome: &Result<(), Error>) {
+        let code = match outcome {
+            Ok(()) => 0,
+            Err(error) => CHANGE_ERRORS.iter().position(|known| known == error).map_or(u8::MAX, |at| at as u8 + 1),
+        };
+        let mut bytes = caller_bytes(caller, 1);
+        bytes.put_u8(code);
+        note(to, self.peers.send_control(to.0, channel(CHANGED), bytes.freeze()));
+    }
+
+    fn send_caller(&self, to: NodeId, kind: u64, caller: Caller, number: i64) {
+        let mut bytes = caller_bytes(caller, 8);
+        bytes.put_i64_le(number);
+        note(to, self.peers.send_control(to.0, channel(kind), bytes.freeze()));
+    }
+}
+
+/// What a leader may answer to a change, by its number less one. The numbers are on the wire: new ones go to the end.
+const CHANGE_ERRORS: [Error; 12] = [
+    Error::MemberExists,
+    Error::PeerUrlsExist,
+    Error::MemberNotEnoughStarted,
+    Error::MemberBadUrls,
+    Error::MemberNotFound,
+    Error::MemberNotLearner,
+    Error::LearnerNotReady,
+    Error::TooManyLearners,
+    Error::Unhealthy,
+    Error::NotLeader,
+    Error::LeaderChanged,
+    Error::TooManyRequests,
+];
+
+fn channel(kind: u64) -> u64 {
+    kind << CHANNEL_SHIFT | u64::from(GROUP)
+}
+
+fn caller_bytes(caller: Caller, more: usize) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(CALLER_BYTES + more);
+    bytes.put_u32_le(caller.shard);
+    bytes.put_u64_le(caller.request_id);
+    bytes
 }
 
 fn note(to: NodeId, sent: Result<(), PeerError>) {
@@ -241,7 +313,7 @@ fn membership(members: &[Member]) -> Result<Membership, PeerError> {
     Ok(Membership { members: members.iter().map(spec).collect::<Result<_, PeerError>>()?, removed: Vec::new() })
 }
 
-fn answer(members: &[Member], page: PeerHttp) -> HttpResponse {
+fn answer(cluster_id: u64, members: &[Member], page: PeerHttp) -> HttpResponse {
     let json = match page {
         PeerHttp::Version => serde_json::json!({
             "etcdserver": API_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION,
@@ -250,12 +322,19 @@ fn answer(members: &[Member], page: PeerHttp) -> HttpResponse {
             .iter()
             .map(|member| {
                 let (id, peers, clients) = (member.id, &member.peer_urls, &member.client_urls);
-                serde_json::json!({"id": id, "peerURLs": peers, "name": member.name, "clientURLs": clients})
+                let mut json =
+                    serde_json::json!({"id": id, "peerURLs": peers, "name": member.name, "clientURLs": clients});
+                if member.is_learner {
+                    json["isLearner"] = true.into();
+                }
+                json
             })
             .collect(),
     };
     let mut response = HttpResponse::text(200, json.to_string());
     response.headers[0].1 = HeaderValue::from_static("application/json");
+    let cluster_id = HeaderValue::from_str(&format!("{cluster_id:x}")).expect("hexadecimal digits");
+    response.headers.push((HeaderName::from_static(CLUSTER_ID_HEADER), cluster_id));
     response
 }
 
@@ -304,27 +383,37 @@ fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Optio
         tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {what}");
         None
     };
-    if group & !(3 << CHANNEL_SHIFT) != u64::from(GROUP) {
+    if group & !(0xff << CHANNEL_SHIFT) != u64::from(GROUP) {
         return refuse(&"it is of a group that is not here");
     }
-    match group >> CHANNEL_SHIFT {
+    let channel = group >> CHANNEL_SHIFT;
+    match channel {
         RAFT => match wire::decode(&bytes, limits) {
-            Ok((_, message)) => Some(FromPeer::Raft(from, message)),
-            Err(error) => refuse(&error),
+            Ok((_, message)) => return Some(FromPeer::Raft(from, message)),
+            Err(error) => return refuse(&error),
         },
-        PROPOSAL => Some(FromPeer::Proposal(bytes)),
-        channel => {
-            let mut rest = bytes;
-            if rest.len() != 20 {
-                return refuse(&"a keep-alive has 20 bytes");
-            }
-            let caller = Caller { shard: rest.get_u32_le(), request_id: rest.get_u64_le() };
-            let number = rest.get_i64_le();
-            Some(if channel == KEEP_ALIVE {
-                FromPeer::KeepAlive(from, caller, number)
-            } else {
-                FromPeer::KeptAlive(caller, Some(number).filter(|ttl_s| *ttl_s >= 0))
-            })
+        PROPOSAL => return Some(FromPeer::Proposal(bytes)),
+        _ => {}
+    }
+    if bytes.len() < CALLER_BYTES {
+        return refuse(&"it ends before it says whose request it is");
+    }
+    let mut rest = bytes;
+    let caller = Caller { shard: rest.get_u32_le(), request_id: rest.get_u64_le() };
+    match (channel, rest.len()) {
+        (KEEP_ALIVE, 8) => Some(FromPeer::KeepAlive(from, caller, rest.get_i64_le())),
+        (KEPT_ALIVE, 8) => Some(FromPeer::KeptAlive(caller, Some(rest.get_i64_le()).filter(|ttl_s| *ttl_s >= 0))),
+        (CHANGED, 1) => {
+            let outcome = match rest.get_u8() {
+                0 => Ok(()),
+                code => Err(CHANGE_ERRORS.get(usize::from(code) - 1).cloned().unwrap_or(Error::Unhealthy)),
+            };
+            Some(FromPeer::Changed(caller, outcome))
         }
+        (CHANGE, _) => match MemberChange::decode(&rest) {
+            Some(change) => Some(FromPeer::Change(from, caller, change)),
+            None => refuse(&"a change of the members that does not decode"),
+        },
+        _ => refuse(&"a request of another form or kind than this version knows"),
     }
 }

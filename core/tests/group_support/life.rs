@@ -53,6 +53,7 @@ fn shared() -> Arc<Shared> {
         advertise_peer_urls: vec![],
         listen_peer: vec![],
         initial_members: vec![],
+        joins: false,
         peer_tls: PeerTlsFiles::default(),
         cluster_token: String::new(),
         shards: 1,

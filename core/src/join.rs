@@ -1,0 +1,167 @@
+//! `--initial-cluster-state=existing`: who are the others, and who am I among them? Asked over TCP, at the peer ports that
+//! `--initial-cluster` names, before there is a data folder: `/members`, as etcd's members answer it.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use ringstone_net::peer::PeerAddress;
+use serde::Deserialize;
+
+use crate::command::Member;
+use crate::config::ServerConfig;
+
+/// The header by which etcd's members tell which cluster they are of.
+pub const CLUSTER_ID_HEADER: &str = "x-etcd-cluster-id";
+/// How long one member may take to connect, and to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest answer that is read: thousands of members.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// Why a cluster can't be joined. Nothing was changed on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Nobody answers.
+    #[error(
+        "none of the members that --initial-cluster names says on TCP who the members are ({asked}; the warnings above have the reasons). Is the cluster running, and is its peer port open for TCP and UDP?"
+    )]
+    Nobody {
+        /// Who was asked.
+        asked: String,
+    },
+    /// The cluster does not know this member.
+    #[error(
+        "the cluster {cluster:x} has no member with the peer URLs {urls}: add it first (member add NAME --peer-urls={urls}), then start it"
+    )]
+    NotAdded {
+        /// The cluster's id.
+        cluster: u64,
+        /// This member's.
+        urls: String,
+    },
+}
+
+impl JoinError {
+    /// Nobody was there to be asked.
+    #[must_use]
+    pub fn nobody(config: &ServerConfig) -> JoinError {
+        JoinError::Nobody { asked: others(config).join(",") }
+    }
+}
+
+/// A cluster, as one of its members described it.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its id.
+    pub id: u64,
+    /// Its members.
+    pub members: Vec<Member>,
+}
+
+impl Cluster {
+    /// The id of the member with this process's peer URLs.
+    ///
+    /// # Errors
+    /// [`JoinError::NotAdded`].
+    pub fn own_id(&self, config: &ServerConfig) -> Result<u64, JoinError> {
+        let sorted = |urls: &[String]| {
+            let mut urls = urls.to_vec();
+            urls.sort_unstable();
+            urls
+        };
+        let own = sorted(&config.advertise_peer_urls);
+        let found = self.members.iter().find(|member| sorted(&member.peer_urls) == own);
+        found.map(|member| member.id).ok_or(JoinError::NotAdded { cluster: self.id, urls: own.join(",") })
+    }
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    id: u64,
+    #[serde(rename = "peerURLs", default)]
+    peer_urls: Vec<String>,
+    #[serde(default)]
+    name: String,
+    #[serde(rename = "clientURLs", default)]
+    client_urls: Vec<String>,
+    #[serde(rename = "isLearner", default)]
+    is_learner: bool,
+}
+
+fn others(config: &ServerConfig) -> Vec<String> {
+    let others = config.initial_members.iter().filter(|member| member.name != config.name);
+    others.flat_map(|member| member.peer_urls.clone()).collect()
+}
+
+/// Asks one after the other. None: nobody answers, which is no harm for a member that knows the others already.
+#[must_use]
+pub fn ask(config: &ServerConfig) -> Option<Cluster> {
+    for url in others(config) {
+        match ask_one(&url) {
+            Ok(cluster) => return Some(cluster),
+            Err(error) => tracing::warn!(url, error = %error, "a member does not say who the members are"),
+        }
+    }
+    None
+}
+
+fn ask_one(url: &str) -> io::Result<Cluster> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let address = PeerAddress::parse(url).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let mut found = (address.host.as_str(), address.port).to_socket_addrs()?;
+    let socket: SocketAddr = found.next().ok_or_else(|| invalid("its name has no address"))?;
+    let mut stream = TcpStream::connect_timeout(&socket, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    write!(stream, "GET /members HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    read_answer(&answer).ok_or_else(|| invalid("its answer is not a list of members"))
+}
+
+/// Head and body of an answer of known length, or one that ends with its connection.
+fn read_answer(answer: &[u8]) -> Option<Cluster> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let mut lines = head.lines();
+    if lines.next()?.split(' ').nth(1)? != "200" {
+        return None;
+    }
+    let value = |wanted: &str| {
+        let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+    };
+    let id = u64::from_str_radix(value(CLUSTER_ID_HEADER)?, 16).ok()?;
+    let listed: Vec<Listed> = serde_json::from_slice(&answer[end + 4..]).ok()?;
+    let member = |listed: Listed| Member {
+        id: listed.id,
+        name: listed.name,
+        peer_urls: listed.peer_urls,
+        client_urls: listed.client_urls,
+        is_learner: listed.is_learner,
+    };
+    Some(Cluster { id, members: listed.into_iter().map(member).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_etcd() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Etcd-Cluster-Id: cdf818194e3a8c32\r\nContent-Length: 116\r\n\r\n\
+            [{\"id\":10276657743932975437,\"peerURLs\":[\"http://localhost:2380\"],\"name\":\"default\",\"clientURLs\":[\"http://localhost:2379\"]}]\n";
+        let cluster = read_answer(answer).expect("good");
+        assert_eq!((cluster.id, cluster.members.len()), (0xcdf8_1819_4e3a_8c32, 1));
+        assert_eq!((cluster.members[0].name.as_str(), cluster.members[0].id), ("default", 10_276_657_743_932_975_437));
+    }
+
+    #[test]
+    fn what_is_no_answer() {
+        for answer in
+            [&b""[..], b"HTTP/1.1 404 Not Found\r\nX-Etcd-Cluster-Id: 1\r\n\r\n[]", b"HTTP/1.1 200 OK\r\n\r\n[]"]
+        {
+            assert!(read_answer(answer).is_none());
+        }
+    }
+}
