@@ -48,6 +48,8 @@ const LINGER: Duration = Duration::from_micros(200);
 /// It does so for few requests only: with more, the time of the core is worth more than theirs.
 const LINGER_ENTRIES_MAX: u64 = 4;
 
+/// How long a member that was removed tells others of it, and answers who asked for it.
+const REMOVED_LINGER: Duration = Duration::from_millis(500);
 /// The shard of what other members ask for.
 const STRANGER: u32 = u32::MAX - 1;
 
@@ -143,6 +145,8 @@ pub struct Driver {
     early: Vec<(u32, u64, Result<Told, Error>)>,
     /// It has been told to hand leadership over, because the member stops.
     resigned: Cell<bool>,
+    /// When it learned that it is no member any more.
+    removed_at: Option<Duration>,
     /// Who waits for a member to lead.
     transfers: Vec<(Asked, NodeId)>,
 }
@@ -184,6 +188,7 @@ impl Driver {
             next_stranger: 0,
             early: Vec::new(),
             resigned: Cell::new(false),
+            removed_at: None,
             transfers: Vec::new(),
         }
     }
@@ -260,7 +265,7 @@ impl Driver {
         }
         self.group.propose(now, asked.proposals);
         if self.inbox.tick_due.take() {
-            self.tick(now);
+            self.tick(now)?;
         }
         moved |= self.take_page_completions()?;
         self.group.turn()?;
@@ -459,7 +464,7 @@ impl Driver {
         }
     }
 
-    fn tick(&mut self, now: Duration) {
+    fn tick(&mut self, now: Duration) -> Result<(), GroupError> {
         self.group.tick(now, wall_ms(), fastrand());
         let shared = &self.local.shared;
         shared.lease_clock_ms.store(self.group.lease_clock_ms(), Ordering::Relaxed);
@@ -469,10 +474,14 @@ impl Driver {
         }
         self.follow_members();
         self.note_transfers();
+        if self.removed_at.is_some_and(|at| now.saturating_sub(at) > REMOVED_LINGER) {
+            return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
+        }
         // A leader that stops hands over first: the others need not find out.
         if self.links.is_some() && self.local.shared.stopping.load(Ordering::Relaxed) && !self.resigned.replace(true) {
             self.group.resign();
         }
+        Ok(())
     }
 
     /// A new log begins with what all members must agree on; a member whose name or URLs changed says so.
@@ -618,7 +627,7 @@ impl Driver {
     fn deliver(&mut self) -> Result<(), GroupError> {
         let mut outputs = self.group.take_outputs();
         if outputs.removed {
-            return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
+            self.removed_at = Some(boottime());
         }
         if let Some(links) = &self.links {
             outputs.send.drain(..).for_each(|(to, message)| links.send(to, message));
