@@ -24,7 +24,7 @@ pub struct Config {
     pub bytes_in_flight_max: usize,
     /// Proposals are refused while more than this is proposed and not committed.
     pub uncommitted_bytes_max: usize,
-    /// Entries are not handed out while more than this waits for [`Raft::applied`].
+    /// Entries are not handed out while more than this waits for [`Raft::applied`](crate::Raft::applied).
     pub unapplied_bytes_max: usize,
     /// Whether [`Raft::lease_read`](crate::Raft::lease_read) may answer. The same on every member: it makes followers keep
     /// their word across a restart (no vote within `election_ticks` of a leader's message), on which a lease rests.
