@@ -65,7 +65,7 @@ impl Clients {
             at: (0..CLIENTS as u64).map(|client| 1 + client % 3).collect(),
             seen: BTreeMap::new(),
             leases: BTreeMap::new(),
-            think_us: random.between(10_000, 60_000),
+            think_us: random.between(80_000, 160_000),
             history: History::default(),
             watches: vec![watch(b"k", b"l"), watch(b"k3", b"k4"), watch(b"a", b"z"), watch(LEASED, b"lease0")],
             kept_alive: 0,

@@ -13,6 +13,9 @@ use super::invariants::Invariants;
 use super::node::{self, Life, Node, Submitted, TICK};
 use super::random::Random;
 
+/// The index that it covers, and its bytes.
+type Image = (u64, Rc<Vec<u8>>);
+
 pub enum Packet {
     Raft(Message),
     Forward(bytes::Bytes),
@@ -78,7 +81,8 @@ pub struct World {
     faults: Vec<Fault>,
     /// Members that a fault has to give back.
     hit: BTreeMap<usize, u64>,
-    images: BTreeMap<(u64, u64), (u64, Rc<Vec<u8>>)>,
+    /// From, to.
+    images: BTreeMap<(u64, u64), Image>,
     founders: Vec<u64>,
     next_id: u64,
     pub invariants: Invariants,
