@@ -134,6 +134,28 @@ mod tests {
         assert_eq!(choose(1, remembered, None, &hello(2, 1, 5, 77, 1), false), Ok(Choice::Take(CloseCode::Tie)));
     }
 
+    /// The table above, line by line; the model below can't tell a connection that is refused for nothing from a slow one.
+    #[test]
+    fn each_line_of_the_table() {
+        let (take, keep) = (Ok(Choice::Take(CloseCode::Tie)), Ok(Choice::Keep));
+        let chosen = |ours, live_dialled, sequence, dialled| {
+            let live = Live { dialled: live_dialled, process: 20, sequence: 5 };
+            choose(ours, None, Some(live), &hello(2, ours, 1, 20, sequence), dialled)
+        };
+        // Accepted, and the other side had lost the live one by then, whoever had dialled it and whose id is smaller.
+        for (ours, live_dialled) in [(1, true), (1, false), (3, true), (3, false)] {
+            assert_eq!(chosen(ours, live_dialled, 6, false), take, "{ours} {live_dialled}");
+        }
+        // Accepted, and crossed.
+        assert_eq!(chosen(1, true, 4, false), keep);
+        assert_eq!(chosen(3, true, 4, false), take);
+        // Dialled, and crossed.
+        assert_eq!(chosen(1, false, 4, true), take);
+        assert_eq!(chosen(3, false, 4, true), keep);
+        // A hello that comes late, of a connection that the other side has given up.
+        assert_eq!(chosen(1, false, 4, false), keep);
+    }
+
     /// One of the two sides of a model: one dial at a time, messages that arrive later, in the order of their connection.
     #[derive(Default)]
     struct Side {

@@ -174,19 +174,28 @@ async fn lost(link: &Link) -> PeerError {
     PeerError::of_connection(link.connection.closed().await, link.connection.remote_address())
 }
 
-/// Counts the snapshots that come by a link.
-pub(super) struct Receiving(Rc<Link>);
+/// Counts a snapshot that comes by a link, until it has ended.
+pub(super) struct Receiving {
+    link: Rc<Link>,
+    ended: bool,
+}
 
 impl Receiving {
     pub(super) fn begin(link: Rc<Link>) -> Self {
         link.receiving.set(link.receiving.get() + 1);
-        Receiving(link)
+        Receiving { link, ended: false }
+    }
+
+    fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.link.receiving.set(self.link.receiving.get() - 1);
+        }
     }
 }
 
 impl Drop for Receiving {
     fn drop(&mut self) {
-        self.0.receiving.set(self.0.receiving.get() - 1);
+        self.end();
     }
 }
 
@@ -262,6 +271,15 @@ impl SnapshotReceiver {
         if self.ended {
             return Ok(None);
         }
+        let taken = self.take().await;
+        if !matches!(taken, Ok(Some(_))) {
+            // Another one may come, however long this value is kept.
+            self.receiving.end();
+        }
+        taken
+    }
+
+    async fn take(&mut self) -> Result<Option<Bytes>, PeerError> {
         if !self.accepted {
             self.accept(self.head.offset_min)?;
         }
@@ -289,7 +307,7 @@ impl SnapshotReceiver {
     }
 
     fn grant(&mut self, limit: u64) {
-        let link = &self.receiving.0;
+        let link = &self.receiving.link;
         self.granted = limit;
         let grant = Grant { serial: self.head.serial, consumed: self.offset, limit };
         link.grants.borrow_mut().insert(grant.serial, grant);
@@ -297,7 +315,7 @@ impl SnapshotReceiver {
     }
 
     fn broken(&self, error: WireError) -> PeerError {
-        self.receiving.0.fail_wire(&self.shared, self.member.id, error);
+        self.receiving.link.fail_wire(&self.shared, self.member.id, error);
         PeerError::Wire(error)
     }
 
@@ -305,7 +323,7 @@ impl SnapshotReceiver {
         match self.stream.read_exact(bytes).await {
             Ok(()) => Ok(()),
             Err(ReadExactError::ReadError(quinn::ReadError::ConnectionLost(error))) => {
-                Err(PeerError::of_connection(error, self.receiving.0.connection.remote_address()))
+                Err(PeerError::of_connection(error, self.receiving.link.connection.remote_address()))
             }
             Err(_) => Err(PeerError::SnapshotAborted),
         }

@@ -105,9 +105,12 @@ fn a_path_that_is_cut_for_a_while() {
             ..limits()
         };
         let (a, b, proxy) = apart(brief).await;
-        introduce_by(&a, &b, &proxy);
+        // Both sides dial.
+        a.set_members(&membership(&[(2, proxy.to_second)]));
+        b.set_members(&membership(&[(1, proxy.to_first)]));
         connected(&a, 2).await;
         connected(&b, 1).await;
+        glommio::timer::sleep(Duration::from_millis(700)).await;
         proxy.path.cut.store(true, Relaxed);
         let reason = disconnected(&a, 2).await;
         assert!(matches!(&*reason, PeerError::Connection(quinn::ConnectionError::TimedOut)), "{reason}");
