@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringstone_core::command::{Bootstrap, Command, Member};
-use ringstone_core::config::ServerConfig;
+use ringstone_core::config::{PeerTlsFiles, ServerConfig};
 use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::group::{self, Group, GroupError, OpenError, Restore, RestoreError, Storage};
 use ringstone_core::identity::Identity;
@@ -53,6 +53,10 @@ fn shared(id: u64) -> Arc<Shared> {
         listen_client: vec![],
         advertise_client_urls: member(id).client_urls,
         advertise_peer_urls: member(id).peer_urls,
+        listen_peer: vec![],
+        initial_members: vec![],
+        joins: false,
+        peer_tls: PeerTlsFiles::default(),
         cluster_token: String::new(),
         shards: 1,
         quota_bytes: None,
@@ -236,7 +240,7 @@ impl Node {
         };
         if token == BRING_IN {
             let run = life.bringing_in.take().expect("it was asked for");
-            result.map_err(|error| GroupError::Pages(error.to_string()))?;
+            result.map_err(|error| GroupError::PageFile(std::io::Error::other(error)))?;
             return life.group.brought_in(run);
         }
         life.pages_under_way = false;

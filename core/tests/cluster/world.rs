@@ -223,7 +223,8 @@ impl World {
     fn failed(&mut self, id: u64, error: &GroupError) {
         self.trace(|| format!("{id} ends: {error}"));
         assert!(
-            matches!(error, GroupError::Log(_) | GroupError::Pages(_)) && self.tally.disk_errors > 0,
+            matches!(error, GroupError::Log(_) | GroupError::PageFile(_) | GroupError::Checkpoint(_))
+                && self.tally.disk_errors > 0,
             "{id} ends: {error}"
         );
         self.crash(id, false);
