@@ -34,6 +34,7 @@ pub enum Event {
     Timeout(u64),
     Fault(usize),
     FaultEnd(usize),
+    PowerFails(u64, u64),
 }
 
 impl Event {
@@ -181,6 +182,7 @@ impl World {
             Event::Timeout(call) => self.call_timed_out(call),
             Event::Fault(number) => self.fault(number),
             Event::FaultEnd(number) => self.fault_ends(number),
+            Event::PowerFails(id, down) => self.power_fails(id, down),
         }
     }
 
@@ -474,18 +476,16 @@ impl World {
         self.tally.faults += 1;
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         match kind {
-            Kind::Kill(whom) | Kind::PowerCut(whom) => {
+            Kind::Kill(whom) => {
                 let id = self.resolve(whom);
-                self.crash(id, matches!(kind, Kind::PowerCut(_)));
+                self.crash(id, false);
                 self.after(lasts, Event::Start(id));
             }
-            Kind::PowerCutOfAll => {
-                for id in ids {
-                    self.crash(id, true);
-                    let down = lasts.min(500_000) + self.random.below(200_000);
-                    self.after(down, Event::Start(id));
-                }
+            Kind::PowerCut(whom) => {
+                let id = self.resolve(whom);
+                self.power_fails_soon(&[id], lasts);
             }
+            Kind::PowerCutOfAll => self.power_fails_soon(&ids, lasts.min(500_000)),
             Kind::Pause(whom) => {
                 let id = self.resolve(whom);
                 if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) {
@@ -549,6 +549,28 @@ impl World {
             }
         }
         self.after(lasts, Event::FaultEnd(number));
+    }
+
+    /// Half the time the disks are slow before it: much is on its way to them then, and what was said about it too early
+    /// is lost.
+    fn power_fails_soon(&mut self, ids: &[u64], down: u64) {
+        let slow = if self.random.chance(500) { self.random.between(20_000, 400_000) } else { 0 };
+        let times = self.random.between(20, 400);
+        for id in ids {
+            if let Some(node) = self.nodes.get_mut(id).filter(|_| slow > 0) {
+                node.slowness = 10 * times;
+            }
+            let down = down + self.random.below(200_000);
+            self.after(slow, Event::PowerFails(*id, down));
+        }
+    }
+
+    fn power_fails(&mut self, id: u64, down: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.slowness = 10;
+        }
+        self.crash(id, true);
+        self.after(down, Event::Start(id));
     }
 
     fn fault_ends(&mut self, number: usize) {
