@@ -66,7 +66,7 @@ fn commands() -> Vec<Command> {
         is_learner: true,
     };
     vec![
-        Command::Bootstrap(Bootstrap { cluster_id: 1, hash_key: *b"0123456789abcdef", members: vec![member] }),
+        Command::Bootstrap(Bootstrap { cluster_id: 1, hash_key: *b"0123456789abcdef", members: vec![member.clone()] }),
         Command::Put(put()),
         Command::DeleteRange(DeleteRange { key: b"d".to_vec(), range_end: b"e".to_vec(), prev_kv: false }),
         Command::Txn(txn()),
@@ -77,6 +77,10 @@ fn commands() -> Vec<Command> {
         Command::LeaseClock,
         Command::Alarm { activate: true, member_id: 3, alarm: 1 },
         Command::MemberAttributes { member_id: 3, name: "a".to_owned(), client_urls: urls(&["http://a:2379"]) },
+        Command::MemberAdd { member: Box::new(member) },
+        Command::MemberPromote { id: 3 },
+        Command::MemberRemove { id: 3 },
+        Command::MemberUpdate { id: 3, peer_urls: urls(&["http://c:2380"]) },
     ]
 }
 

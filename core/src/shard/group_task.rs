@@ -45,6 +45,8 @@ const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
 
 /// How long the group looks for the end of a sync before it parks: two of a fast disk's.
 const LINGER: Duration = Duration::from_micros(200);
+/// How long other tasks of the shard wait for it at most.
+const LINGER_SLICE: Duration = Duration::from_micros(25);
 /// It does so for few requests only: with more, the time of the core is worth more than theirs.
 const LINGER_ENTRIES_MAX: u64 = 4;
 
@@ -280,15 +282,19 @@ impl Driver {
         Ok(moved)
     }
 
-    /// Whether to look at the log's ring again instead of parking: with few requests waiting, what they wait for is the
-    /// way through a park and back, as long as the sync itself. The kernel's worker for the sync comes first.
-    fn lingers(&self) -> bool {
-        let lingers = self.group.entries_pending() <= LINGER_ENTRIES_MAX
-            && self.log_write.is_some_and(|(_, began)| boottime() - began < LINGER);
-        if lingers {
+    /// Looks at the log's ring for a moment instead of parking, and says whether to look again: with few requests waiting, what
+    /// they wait for is the way through a park and back, as long as the sync itself. The kernel's worker for the sync, which
+    /// may be on this core, comes first.
+    fn lingers(&mut self) -> bool {
+        let Some((_, began)) = self.log_write else { return false };
+        if self.group.entries_pending() > LINGER_ENTRIES_MAX {
+            return false;
+        }
+        let now = boottime();
+        while !self.ring.has_ended() && boottime() - now < LINGER_SLICE {
             std::thread::yield_now();
         }
-        lingers
+        now - began < LINGER
     }
 
     /// Takes what other members said; true if there was anything.

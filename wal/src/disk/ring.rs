@@ -474,6 +474,11 @@ impl Disk for RingDisk {
 }
 
 impl RingDisk {
+    /// Something has ended that [`Disk::poll_completion`] would look at. No system call.
+    pub fn has_ended(&mut self) -> bool {
+        !self.ready.is_empty() || !self.ring.completion().is_empty()
+    }
+
     /// The kernel takes no more entries: what waits will never be done.
     fn fail_waiting(&mut self, errno: i32) {
         while let Some(entry) = self.waiting.pop_front() {
