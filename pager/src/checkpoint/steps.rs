@@ -142,7 +142,10 @@ impl Pager {
                 running.slice_first = page;
             }
             if running.slice.is_empty() {
-                running.slice.reserve_exact(SLICE_BYTES);
+                // What can follow it: in a file full of holes thousands of short slices wait at a time.
+                let follow = running.run.map_or(0, |run| run.pages);
+                let bytes = (child.pages + follow) as usize * PAGE_BYTES;
+                running.slice.reserve_exact(bytes.min(SLICE_BYTES));
             }
             write_image(&self.forest, &child, page, seed, &mut running.slice);
             self.forest.set_page_of_frame(child.reference, page);
