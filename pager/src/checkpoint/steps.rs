@@ -119,8 +119,13 @@ impl Pager {
     /// Places frames until a slice is ready. False where that needs the end of a request.
     fn step_write(&mut self) -> bool {
         let seed = self.shared.seed;
+        let mut bytes = 0;
         loop {
             let running = self.checkpoints.running();
+            // Between holes slices are short, and many of them are as much work as a long one.
+            if bytes >= SLICE_BYTES && !running.ready.is_empty() {
+                return true;
+            }
             let waiting = running.waiting.take();
             let Some(child) = waiting.or_else(|| running.walk.next(&self.forest)) else {
                 running.flush();
@@ -150,6 +155,7 @@ impl Pager {
             write_image(&self.forest, &child, page, seed, &mut running.slice);
             self.forest.set_page_of_frame(child.reference, page);
             running.placed.push((child, page));
+            bytes += child.pages as usize * PAGE_BYTES;
             if running.slice.len() >= SLICE_BYTES {
                 running.flush();
                 return true;
