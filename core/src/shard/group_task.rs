@@ -7,6 +7,8 @@
 //!         nothing left? -> park until notified (inbox, eventfd of the log's ring, page I/O, ticker)
 //! ```
 
+mod others;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, RandomState};
@@ -16,28 +18,28 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ahash::{AHashMap, AHashSet};
+use ahash::AHashSet;
 use glommio::channels::shared_channel::ConnectedSender;
 use glommio::io::BufferedFile;
 use glommio::timer::sleep;
 use glommio::{GlommioError, ResourceType};
 use ringstone_pager::api::PageRun;
 use ringstone_pager::disk as pages;
-use ringstone_raft::{Body, Message, NodeId};
+use ringstone_raft::NodeId;
 use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::ring::RingDisk;
 
-use crate::command::{Bootstrap, Command, Member};
-use crate::config::{InitialMember, ServerConfig};
+use others::{Others, STRANGER, founders};
+
+use crate::command::{Bootstrap, Command};
 use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY};
-use crate::identity::{incarnation, member_id};
 use crate::shard::bring_in::read_run;
-use crate::shard::images::{self, ImageEvent};
+use crate::shard::images;
 use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
-use crate::shard::peers::{Caller, FromPeer, Links};
+use crate::shard::peers::{Caller, FromPeer};
 use crate::shard::{Shard, boottime, fds, wall_ms};
 
 /// Least time between two requests of a checkpoint while the log is busy.
@@ -52,8 +54,6 @@ const LINGER_ENTRIES_MAX: u64 = 4;
 
 /// How long a member that was removed tells others of it, and answers who asked for it.
 const REMOVED_LINGER: Duration = Duration::from_millis(500);
-/// The shard of what other members ask for.
-const STRANGER: u32 = u32::MAX - 1;
 
 /// Pages that are read for the group at a time.
 const PAGE_READS_MAX: usize = 64;
@@ -132,25 +132,7 @@ pub struct Driver {
     stamps: Stamps,
     /// When the batch that is being synced was begun, and that batch's operation.
     log_write: Option<(ringstone_wal::disk::Token, Duration)>,
-    /// The other members; none where this one is alone.
-    links: Option<Rc<Links>>,
-    /// Members that are being sent the state.
-    sending: Vec<NodeId>,
-    /// Index and term of the image that is here.
-    image: Option<(u64, u64)>,
-    /// Raft's message about one that is not here yet.
-    image_message: Option<(NodeId, Message)>,
-    /// Keep-alives of other members: whose they are, by the request id that the group has them under.
-    strangers: AHashMap<u64, (NodeId, Caller)>,
-    next_stranger: u64,
-    /// Answers that go with the next delivery.
-    early: Vec<(u32, u64, Result<Told, Error>)>,
-    /// It has been told to hand leadership over, because the member stops.
-    resigned: Cell<bool>,
-    /// When it learned that it is no member any more.
-    removed_at: Option<Duration>,
-    /// Who waits for a member to lead.
-    transfers: Vec<(Asked, NodeId)>,
+    others: Others,
 }
 
 impl Driver {
@@ -182,16 +164,7 @@ impl Driver {
             delivered,
             stamps: Stamps::default(),
             log_write: None,
-            links: None,
-            sending: Vec::new(),
-            image: None,
-            image_message: None,
-            strangers: AHashMap::new(),
-            next_stranger: 0,
-            early: Vec::new(),
-            resigned: Cell::new(false),
-            removed_at: None,
-            transfers: Vec::new(),
+            others: Others::default(),
         }
     }
 
@@ -213,7 +186,7 @@ impl Driver {
                 self.group.stop();
             }
             let busy = self.step()?;
-            if self.links.is_none() && self.group.has_others() {
+            if self.others.links.is_none() && self.group.has_others() {
                 self.open_links().await?;
             }
             if stopping && self.group.is_drained() && !self.group.has_work() {
@@ -248,7 +221,7 @@ impl Driver {
         let asked = self.inbox.take(pressed);
         let mut moved = heard || !asked.is_empty() || (pressed && !self.group.checkpoint_running());
         for KeepAlive { shard, request_id, id } in asked.keep_alives {
-            match (&self.links, self.group.leader_elsewhere()) {
+            match (&self.others.links, self.group.leader_elsewhere()) {
                 (Some(links), Some(leader)) => links.keep_alive(leader, Caller { shard, request_id }, id),
                 _ => self.group.keep_alive(now, shard, request_id, id)?,
             }
@@ -257,7 +230,7 @@ impl Driver {
             self.group.read_index(now, shard, request_id);
         }
         for (Asked { shard, request_id }, change) in asked.changes {
-            match (&self.links, self.group.leader_elsewhere()) {
+            match (&self.others.links, self.group.leader_elsewhere()) {
                 (Some(links), Some(leader)) => links.change(leader, Caller { shard, request_id }, &change),
                 _ => self.group.change_members(now, &change, shard, request_id)?,
             }
@@ -295,136 +268,6 @@ impl Driver {
             std::thread::yield_now();
         }
         now - began < LINGER
-    }
-
-    /// Takes what other members said; true if there was anything.
-    fn hear(&mut self, now: Duration) -> Result<bool, GroupError> {
-        let heard = self.inbox.heard.take();
-        let any = !heard.is_empty();
-        for said in heard {
-            match said {
-                FromPeer::Raft(from, message) => {
-                    if let Some(message) = self.once_image_is_here(from, message) {
-                        self.group.step(now, from, message)?;
-                    }
-                }
-                FromPeer::Image(ImageEvent::Here(index, term)) => {
-                    self.image = Some((index, term));
-                    if let Some((from, message)) = self.image_message.take()
-                        && let Some(message) = self.once_image_is_here(from, message)
-                    {
-                        self.group.step(now, from, message)?;
-                    }
-                }
-                FromPeer::Image(event) => self.note_image(event),
-                FromPeer::Proposal(payload) => {
-                    if let Err(error) = self.group.propose_forwarded(now, &payload) {
-                        // Its caller has a time limit, and the outcome is unknown to it anyway.
-                        tracing::debug!(error = %error, "a proposal of another member is not taken");
-                    }
-                }
-                FromPeer::KeepAlive(from, caller, id) => {
-                    self.next_stranger += 1;
-                    self.strangers.insert(self.next_stranger, (from, caller));
-                    self.group.keep_alive(now, STRANGER, self.next_stranger, id)?;
-                }
-                FromPeer::KeptAlive(caller, ttl_s) => {
-                    let told = ttl_s.map(Told::KeptAlive).ok_or(Error::NotPrimaryLessor);
-                    self.tell(caller.shard, caller.request_id, told);
-                }
-                FromPeer::Change(from, caller, change) => {
-                    self.next_stranger += 1;
-                    self.strangers.insert(self.next_stranger, (from, caller));
-                    self.group.change_members(now, &change, STRANGER, self.next_stranger)?;
-                }
-                FromPeer::Changed(caller, outcome) => {
-                    self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
-                }
-                FromPeer::Lost(member) => self.group.report_unreachable(member),
-                FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
-            }
-        }
-        Ok(any)
-    }
-
-    /// A message about an image waits until that image is here.
-    fn once_image_is_here(&mut self, from: NodeId, message: Message) -> Option<Message> {
-        let Body::Snapshot(image) = &message.body else { return Some(message) };
-        if self.image == Some((image.metadata.index.0, image.metadata.term.0)) {
-            return Some(message);
-        }
-        self.image_message = Some((from, message));
-        None
-    }
-
-    fn note_image(&mut self, event: ImageEvent) {
-        match event {
-            ImageEvent::Pinned(to, applied, place) => {
-                let metadata = self.group.image_metadata(applied);
-                if let Some(metadata) = metadata.clone() {
-                    self.group.send_image(to, metadata);
-                }
-                place.tell(metadata);
-            }
-            ImageEvent::Sent(to, delivered) => {
-                if let Some(links) = &self.links {
-                    links.image_sent(to, delivered);
-                }
-                self.sending.retain(|member| *member != to);
-                self.group.report_image(to, delivered);
-            }
-            ImageEvent::Comes => self.image = None,
-            ImageEvent::Here(..) => unreachable!("it is heard where messages are"),
-        }
-    }
-
-    /// Members that are too far behind get the state, one image each at a time.
-    fn send_images(&mut self, wanted: Vec<NodeId>) {
-        let Some(links) = &self.links else { return };
-        for to in wanted {
-            if self.sending.contains(&to) {
-                continue;
-            }
-            self.sending.push(to);
-            let (shard, inbox) = (Rc::clone(&self.local), Rc::clone(&self.inbox));
-            glommio::spawn_local(images::send(shard, Rc::clone(links), inbox, to)).detach();
-        }
-    }
-
-    /// Hands leadership over; answered once the other one leads.
-    fn transfer(&mut self, asked: Asked, to: NodeId) {
-        let leader = self.local.shared.leader.load(Ordering::Relaxed);
-        let outcome = match leader {
-            0 => Err(Error::NoLeader),
-            leader if leader == to.0 && self.local.shared.is_leader() => Ok(Told::Go),
-            _ => match self.group.transfer_leadership(to) {
-                Ok(()) => return self.transfers.push((asked, to)),
-                Err(error) => Err(error),
-            },
-        };
-        self.tell(asked.shard, asked.request_id, outcome);
-    }
-
-    /// Those whom it concerns learn that a member leads, or that it took too long.
-    fn note_transfers(&mut self) {
-        if self.transfers.is_empty() {
-            return;
-        }
-        let leader = NodeId(self.local.shared.leader.load(Ordering::Relaxed));
-        for (asked, _) in self.transfers.extract_if(.., |(_, to)| *to == leader).collect::<Vec<_>>() {
-            self.tell(asked.shard, asked.request_id, Ok(Told::Go));
-        }
-    }
-
-    /// Members that this one must reach: those of the state, as far as it knows where they are.
-    fn follow_members(&mut self) {
-        let Some(links) = &self.links else { return };
-        if let Ok(members) = self.group.members()
-            && !members.is_empty()
-            && members.iter().all(|member| !member.peer_urls.is_empty())
-        {
-            links.set_members(members);
-        }
     }
 
     fn log_io(&mut self) -> Result<bool, GroupError> {
@@ -480,11 +323,14 @@ impl Driver {
         }
         self.follow_members();
         self.note_transfers();
-        if self.removed_at.is_some_and(|at| now.saturating_sub(at) > REMOVED_LINGER) {
+        if self.others.removed_at.is_some_and(|at| now.saturating_sub(at) > REMOVED_LINGER) {
             return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
         }
         // A leader that stops hands over first: the others need not find out.
-        if self.links.is_some() && self.local.shared.stopping.load(Ordering::Relaxed) && !self.resigned.replace(true) {
+        if self.others.links.is_some()
+            && self.local.shared.stopping.load(Ordering::Relaxed)
+            && !std::mem::replace(&mut self.others.resigned, true)
+        {
             self.group.resign();
         }
         Ok(())
@@ -582,26 +428,6 @@ impl Driver {
         .detach();
     }
 
-    /// Where there are other members: the peer port is opened, and they are dialled. A member that gets others later does so
-    /// then.
-    async fn open_links(&mut self) -> Result<(), GroupError> {
-        let shared = &self.local.shared;
-        let mut members = founders(&shared.config);
-        if let Some(joined) = shared.joins.get() {
-            members.clone_from(joined);
-        }
-        if let Ok(known) = self.group.members()
-            && known.len() > 1
-        {
-            members = known;
-        }
-        if members.len() > 1 && self.links.is_none() {
-            let count = incarnation::count_start(&shared.config.data_dir)?;
-            self.links = Some(Links::open(&self.local, count, members, Rc::clone(&self.inbox)).await?);
-        }
-        Ok(())
-    }
-
     fn watch_ring(&self) {
         let fd: OwnedFd = self.ring.event_fd().try_clone_to_owned().expect("a descriptor can be duplicated");
         let file = fds::buffered_file(fd);
@@ -633,9 +459,9 @@ impl Driver {
     fn deliver(&mut self) -> Result<(), GroupError> {
         let mut outputs = self.group.take_outputs();
         if outputs.removed {
-            self.removed_at = Some(boottime());
+            self.others.removed_at = Some(boottime());
         }
-        if let Some(links) = &self.links {
+        if let Some(links) = &self.others.links {
             outputs.send.drain(..).for_each(|(to, message)| links.send(to, message));
             outputs.forward.drain(..).for_each(|forward| links.forward(forward));
         }
@@ -666,8 +492,8 @@ impl Driver {
         for answer in outputs.answers {
             if answer.shard != STRANGER {
                 self.told(&mut local, answer.shard, answer.request_id, answer.outcome.map(Told::Reply));
-            } else if let Some((from, caller)) = self.strangers.remove(&answer.request_id)
-                && let Some(links) = &self.links
+            } else if let Some((from, caller)) = self.others.strangers.remove(&answer.request_id)
+                && let Some(links) = &self.others.links
             {
                 links.changed(from, caller, &answer.outcome.map(drop));
             }
@@ -675,8 +501,8 @@ impl Driver {
         for kept in outputs.kept_alive {
             if kept.shard != STRANGER {
                 self.told(&mut local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
-            } else if let Some((from, caller)) = self.strangers.remove(&kept.request_id)
-                && let Some(links) = &self.links
+            } else if let Some((from, caller)) = self.others.strangers.remove(&kept.request_id)
+                && let Some(links) = &self.others.links
             {
                 links.kept_alive(from, caller, kept.outcome.ok());
             }
@@ -684,7 +510,7 @@ impl Driver {
         for ready in outputs.reads {
             self.told(&mut local, ready.shard, ready.request_id, ready.outcome.map(|()| Told::Go));
         }
-        for (shard, request_id, told) in std::mem::take(&mut self.early) {
+        for (shard, request_id, told) in std::mem::take(&mut self.others.early) {
             self.told(&mut local, shard, request_id, told);
         }
         if moved || !local.answers.is_empty() {
@@ -712,7 +538,7 @@ impl Driver {
 
     /// Answers with the next delivery what the group has no part in.
     fn tell(&mut self, shard: u32, request_id: u64, told: Result<Told, Error>) {
-        self.early.push((shard, request_id, told));
+        self.others.early.push((shard, request_id, told));
     }
 
     fn told(&mut self, local: &mut FromGroup, shard: u32, request_id: u64, told: Result<Told, Error>) {
@@ -744,20 +570,6 @@ impl Driver {
             glommio::executor().yield_now().await;
         }
     }
-}
-
-/// The members that the settings name.
-pub(super) fn founders(config: &ServerConfig) -> Vec<Member> {
-    let member = |founder: &InitialMember| Member {
-        id: member_id(&founder.peer_urls, &config.cluster_token),
-        name: String::new(),
-        peer_urls: founder.peer_urls.clone(),
-        client_urls: Vec::new(),
-        is_learner: false,
-    };
-    let mut members: Vec<Member> = config.initial_members.iter().map(member).collect();
-    members.sort_unstable_by_key(|member| member.id);
-    members
 }
 
 /// Does one request of the page file.
