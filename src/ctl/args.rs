@@ -78,6 +78,8 @@ pub enum Command {
     Endpoint(Endpoint),
     /// Membership related commands
     Member(Member),
+    /// Transfers leadership to another etcd cluster member
+    MoveLeader(MoveLeader),
     /// Defragments the storage of the members behind the endpoints
     Defrag(Defrag),
     /// Alarm related commands
@@ -306,6 +308,17 @@ pub enum EndpointCommand {
     },
 }
 
+fn member_id(text: &str) -> Result<u64, std::num::ParseIntError> {
+    u64::from_str_radix(text, 16)
+}
+
+#[derive(Args, Debug)]
+pub struct MoveLeader {
+    /// Id of the member that shall lead, in hexadecimal digits
+    #[arg(value_parser = member_id)]
+    pub to: u64,
+}
+
 #[derive(Args, Debug)]
 pub struct Member {
     #[command(subcommand)]
@@ -314,6 +327,38 @@ pub struct Member {
 
 #[derive(Subcommand, Debug)]
 pub enum MemberCommand {
+    /// Adds a member into the cluster
+    Add {
+        /// Its name, for the variables that are printed
+        name: String,
+        /// Comma separated peer URLs for the new member
+        #[arg(long, value_delimiter = ',', required = true)]
+        peer_urls: Vec<String>,
+        /// Indicates if the new member is raft learner
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Removes a member from the cluster
+    Remove {
+        /// Its id, in hexadecimal digits
+        #[arg(value_parser = member_id)]
+        id: u64,
+    },
+    /// Updates a member in the cluster
+    Update {
+        /// Its id, in hexadecimal digits
+        #[arg(value_parser = member_id)]
+        id: u64,
+        /// Comma separated peer URLs for the updated member
+        #[arg(long, value_delimiter = ',', required = true)]
+        peer_urls: Vec<String>,
+    },
+    /// Promotes a non-voting member in the cluster
+    Promote {
+        /// Its id, in hexadecimal digits
+        #[arg(value_parser = member_id)]
+        id: u64,
+    },
     /// Lists all members in the cluster
     List {
         /// Linearizable(l) or Serializable(s)

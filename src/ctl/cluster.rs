@@ -1,4 +1,4 @@
-//! endpoint health, status, hashkv; defrag; member list; alarm list, disarm.
+//! endpoint health, status, hashkv; defrag; member list, add, remove, update, promote; move-leader; alarm list, disarm.
 
 use std::time::Instant;
 
@@ -6,15 +6,17 @@ use ringstone_net::{Code, Method};
 use ringstone_proto::Described;
 use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, HashKvRequest, HashKvResponse,
-    MemberListRequest, MemberListResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse,
+    self as pb, AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, HashKvRequest,
+    HashKvResponse, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
+    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+    MoveLeaderRequest, MoveLeaderResponse, RangeRequest, RangeResponse, ResponseHeader, StatusRequest, StatusResponse,
 };
 use ringstone_proto::prost::Message;
 
 use super::args::{Alarm, AlarmCommand, Defrag, Endpoint, EndpointCommand, Member, MemberCommand};
 use super::connect::{Session, text_of};
-use super::output::{Answer, Health, alarm_name, human_duration, print_line};
-use super::{BAD_FEATURE, ERROR, Failure, Outcome};
+use super::output::{Answer, Format, Health, MembersChanged, alarm_name, human_duration, print_line};
+use super::{BAD_ARGUMENTS, BAD_FEATURE, ERROR, Failure, Outcome};
 
 pub async fn endpoint(session: &Session, endpoint: Endpoint) -> Outcome {
     let endpoints = endpoints(session, endpoint.cluster).await?;
@@ -138,14 +140,106 @@ pub async fn defrag(session: &Session, defrag: Defrag) -> Outcome {
 }
 
 pub async fn member(session: &Session, member: Member) -> Outcome {
-    let MemberCommand::List { consistency } = member.command;
-    let linearizable = match consistency.as_str() {
+    match member.command {
+        MemberCommand::List { consistency } => member_list(session, &consistency).await,
+        MemberCommand::Add { name, peer_urls, learner } => member_add(session, &name, peer_urls, learner).await,
+        MemberCommand::Remove { id } => {
+            let request = MemberRemoveRequest { id };
+            let done: MemberRemoveResponse = session.call(Method::ClusterMemberRemove, &request).await?;
+            let line = format!("Member {id:16x} removed from cluster {:16x}", cluster_of(done.header.as_ref()));
+            show_change(session, line, done.encode_to_vec(), done.header, None, done.members)
+        }
+        MemberCommand::Update { id, peer_urls } => {
+            let request = MemberUpdateRequest { id, peer_urls };
+            let done: MemberUpdateResponse = session.call(Method::ClusterMemberUpdate, &request).await?;
+            let line = format!("Member {id:16x} updated in cluster {:16x}", cluster_of(done.header.as_ref()));
+            show_change(session, line, done.encode_to_vec(), done.header, None, done.members)
+        }
+        MemberCommand::Promote { id } => {
+            let request = MemberPromoteRequest { id };
+            let done: MemberPromoteResponse = session.call(Method::ClusterMemberPromote, &request).await?;
+            let line = format!("Member {id:16x} promoted in cluster {:16x}", cluster_of(done.header.as_ref()));
+            show_change(session, line, done.encode_to_vec(), done.header, None, done.members)
+        }
+    }
+}
+
+async fn member_list(session: &Session, consistency: &str) -> Outcome {
+    let linearizable = match consistency {
         "l" => true,
         "s" => false,
         other => return Err(Failure::new(BAD_FEATURE, format!("unknown consistency flag {other:?}"))),
     };
     let response = members(session, linearizable).await?;
     session.output.show(&Answer::Members(&response))
+}
+
+fn cluster_of(header: Option<&ResponseHeader>) -> u64 {
+    header.map_or(0, |header| header.cluster_id)
+}
+
+fn show_change(
+    session: &Session,
+    line: String,
+    bytes: Vec<u8>,
+    header: Option<ResponseHeader>,
+    member: Option<pb::Member>,
+    members: Vec<pb::Member>,
+) -> Outcome {
+    session.output.show(&Answer::MembersChanged(&MembersChanged {
+        line,
+        header,
+        member,
+        members: Some(members),
+        bytes,
+    }))
+}
+
+/// Behind the answer, for people: the variables that the new member starts with.
+async fn member_add(session: &Session, name: &str, peer_urls: Vec<String>, is_learner: bool) -> Outcome {
+    let urls = peer_urls.join(",");
+    let request = MemberAddRequest { peer_urls, is_learner };
+    let done: MemberAddResponse = session.call(Method::ClusterMemberAdd, &request).await?;
+    let id = done.member.as_ref().map_or(0, |member| member.id);
+    let of = |member: &pb::Member| {
+        let name = if member.id == id { name } else { &member.name }.to_owned();
+        member.peer_urls.iter().map(move |url| format!("{name}={url}")).collect::<Vec<_>>()
+    };
+    let cluster = done.members.iter().flat_map(of).collect::<Vec<_>>().join(",");
+    let learner = if is_learner { " as learner " } else { " " };
+    let line = format!("Member {id:16x} added{learner}to cluster {:16x}", cluster_of(done.header.as_ref()));
+    show_change(session, line, done.encode_to_vec(), done.header, done.member, done.members)?;
+    if session.output.format == Format::Simple {
+        print_line(&format!(
+            "\nETCD_NAME={name:?}\nETCD_INITIAL_CLUSTER={cluster:?}\nETCD_INITIAL_ADVERTISE_PEER_URLS={urls:?}\nETCD_INITIAL_CLUSTER_STATE=\"existing\""
+        ));
+    }
+    Ok(())
+}
+
+/// Asks the endpoints for the one that leads, and that one to hand over.
+pub async fn move_leader(session: &Session, to: u64) -> Outcome {
+    let endpoints = session.global.endpoints.clone();
+    for endpoint in &endpoints {
+        let status: StatusResponse = ask(session, endpoint, Method::MaintenanceStatus, &StatusRequest {})
+            .await
+            .map_err(|error| Failure::new(ERROR, error))?;
+        let own = status.header.as_ref().map_or(0, |header| header.member_id);
+        if own != status.leader {
+            continue;
+        }
+        let request = MoveLeaderRequest { target_id: to };
+        let done: Result<MoveLeaderResponse, String> =
+            ask(session, endpoint, Method::MaintenanceMoveLeader, &request).await;
+        done.map_err(|error| Failure::new(ERROR, error))?;
+        if session.output.format != Format::Simple {
+            let text = format!("{} not supported as output format", session.output.format.name());
+            return Err(Failure::new(BAD_FEATURE, text));
+        }
+        print_line(&format!("Leadership transferred from {own:x} to {to:x}"));
+        return Ok(());
+    }
+    Err(Failure::new(BAD_ARGUMENTS, format!("no leader endpoint given at [{}]", endpoints.join(" "))))
 }
 
 fn alarm_request(action: AlarmAction, alarm: AlarmMember) -> AlarmRequest {

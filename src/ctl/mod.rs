@@ -160,6 +160,7 @@ async fn dispatch(ctl: Ctl) -> Outcome {
         Command::Lease(lease) => lease::lease(&session, lease).await,
         Command::Endpoint(endpoint) => cluster::endpoint(&session, endpoint).await,
         Command::Member(member) => cluster::member(&session, member).await,
+        Command::MoveLeader(order) => cluster::move_leader(&session, order.to).await,
         Command::Defrag(defrag) => cluster::defrag(&session, defrag).await,
         Command::Alarm(alarm) => cluster::alarm(&session, alarm).await,
         Command::Snapshot(args::Snapshot { command: args::SnapshotCommand::Save { files } }) => {

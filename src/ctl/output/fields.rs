@@ -27,6 +27,7 @@ pub fn write(answer: &Answer, hex: bool, page: &mut Page) -> Result<(), Unsuppor
             fields.header(response.header.as_ref());
             response.leases.iter().for_each(|lease| fields.lease_id("ID", lease.id));
         }
+        Answer::MembersChanged(_) => return Err(Unsupported),
         Answer::Members(response) => fields.members(response),
         Answer::Alarms(response) => fields.alarms(response),
         Answer::Health(endpoints) => endpoints.iter().for_each(|health| fields.health(health)),

@@ -10,7 +10,7 @@ use ringstone_proto::etcdserverpb::{
 };
 use ringstone_proto::mvccpb::{Event, KeyValue};
 
-use super::{Answer, Health, Page, Unsupported};
+use super::{Answer, Health, MembersChanged, Page, Unsupported};
 
 pub fn write(answer: &Answer, hex: bool, page: &mut Page) -> Result<(), Unsupported> {
     page.line(match answer {
@@ -28,6 +28,7 @@ pub fn write(answer: &Answer, hex: bool, page: &mut Page) -> Result<(), Unsuppor
         Answer::Leases(response) => leases(response),
         // The only answer that --hex changes.
         Answer::Members(response) => members(response, hex),
+        Answer::MembersChanged(changed) => members_changed(changed, hex),
         Answer::Alarms(response) => alarms(response),
         Answer::Health(endpoints) => list_or_null(endpoints.iter().map(health)),
         Answer::Status(endpoints) => list_or_null(endpoints.iter().map(|(endpoint, response)| {
@@ -247,8 +248,9 @@ fn texts(values: &[String]) -> Vec<String> {
     values.iter().map(|value| text(value)).collect()
 }
 
-fn members(response: &MemberListResponse, hex: bool) -> String {
-    let header = match &response.header {
+/// The header of an answer about members: its ids are in hexadecimal digits, too.
+fn member_header(response: Option<&ResponseHeader>, hex: bool) -> Option<String> {
+    match response {
         Some(header) if hex => Some(
             Object::new()
                 .field("cluster_id", format!("\"{:x}\"", header.cluster_id))
@@ -257,20 +259,33 @@ fn members(response: &MemberListResponse, hex: bool) -> String {
                 .number("raft_term", header.raft_term)
                 .end(),
         ),
-        other => header(other.as_ref()),
-    };
-    let member = |member: &Member| {
-        let object = Object::new();
-        let object =
-            if hex { object.field("ID", format!("\"{:x}\"", member.id)) } else { object.number("ID", member.id) };
-        object
-            .text("name", &member.name)
-            .list("peerURLs", texts(&member.peer_urls))
-            .list("clientURLs", texts(&member.client_urls))
-            .flag("isLearner", member.is_learner)
-            .end()
-    };
-    Object::new().object("header", header).list("members", response.members.iter().map(member).collect()).end()
+        other => header(other),
+    }
+}
+
+fn member(member: &Member, hex: bool) -> String {
+    let object = Object::new();
+    let object = if hex { object.field("ID", format!("\"{:x}\"", member.id)) } else { object.number("ID", member.id) };
+    object
+        .text("name", &member.name)
+        .list("peerURLs", texts(&member.peer_urls))
+        .list("clientURLs", texts(&member.client_urls))
+        .flag("isLearner", member.is_learner)
+        .end()
+}
+
+fn members(response: &MemberListResponse, hex: bool) -> String {
+    let members = response.members.iter().map(|one| member(one, hex)).collect();
+    Object::new().object("header", member_header(response.header.as_ref(), hex)).list("members", members).end()
+}
+
+fn members_changed(changed: &MembersChanged, hex: bool) -> String {
+    let members = changed.members.iter().flatten().map(|one| member(one, hex)).collect();
+    Object::new()
+        .object("header", member_header(changed.header.as_ref(), hex))
+        .object("member", changed.member.as_ref().map(|one| member(one, hex)))
+        .list("members", members)
+        .end()
 }
 
 fn alarms(response: &AlarmResponse) -> String {

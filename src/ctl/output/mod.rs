@@ -16,8 +16,8 @@ use std::io::Write as _;
 
 use ringstone_proto::etcdserverpb::{
     AlarmResponse, AlarmType, DeleteRangeResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse,
-    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MemberListResponse, PutResponse, RangeResponse,
-    StatusResponse, TxnResponse, WatchResponse,
+    LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, Member, MemberListResponse, PutResponse,
+    RangeResponse, ResponseHeader, StatusResponse, TxnResponse, WatchResponse,
 };
 use ringstone_proto::mvccpb::Event;
 
@@ -48,7 +48,7 @@ impl Format {
         })
     }
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Format::Simple => "simple",
             Format::Fields => "fields",
@@ -68,6 +68,19 @@ pub struct Health {
     pub error: String,
 }
 
+/// The answer to a change of the members.
+pub struct MembersChanged {
+    /// For people.
+    pub line: String,
+    pub header: Option<ResponseHeader>,
+    /// The one that was added.
+    pub member: Option<Member>,
+    /// None: the answer has no list.
+    pub members: Option<Vec<Member>>,
+    /// The message.
+    pub bytes: Vec<u8>,
+}
+
 /// What a command has to say.
 pub enum Answer<'a> {
     Put(&'a PutResponse),
@@ -81,6 +94,7 @@ pub enum Answer<'a> {
     TimeToLive { response: &'a LeaseTimeToLiveResponse, keys: bool },
     Leases(&'a LeaseLeasesResponse),
     Members(&'a MemberListResponse),
+    MembersChanged(&'a MembersChanged),
     Alarms(&'a AlarmResponse),
     Health(&'a [Health]),
     Status(&'a [(String, StatusResponse)]),

@@ -19,6 +19,7 @@ pub fn write(answer: &Answer, page: &mut Page) -> Result<(), Unsupported> {
         Answer::KeepAlive(response) => header(response.header.as_ref()),
         Answer::TimeToLive { response, .. } => header(response.header.as_ref()),
         Answer::Leases(response) => header(response.header.as_ref()),
+        Answer::MembersChanged(changed) => changed.bytes.clone(),
         Answer::Members(response) => response.encode_to_vec(),
         Answer::Alarms(response) => response.encode_to_vec(),
         Answer::Revoke { .. } | Answer::Health(_) | Answer::Status(_) | Answer::HashKv(_) => return Err(Unsupported),

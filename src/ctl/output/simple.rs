@@ -33,6 +33,7 @@ pub fn write(answer: &Answer, hex: bool, page: &mut Page) -> Result<(), Unsuppor
             page.line(format_args!("memberID:{} alarm:{}", alarm.member_id, alarm_name(alarm.alarm)));
         }),
         Answer::Health(endpoints) => endpoints.iter().for_each(|endpoint| simple.health(endpoint)),
+        Answer::MembersChanged(changed) => page.line(&changed.line),
         Answer::Members(response) => simple.rows(&Table::members(response)),
         Answer::Status(endpoints) => simple.rows(&Table::status(endpoints)),
         Answer::HashKv(endpoints) => simple.rows(&Table::hash_kv(endpoints)),
