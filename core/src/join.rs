@@ -3,7 +3,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringstone_net::peer::PeerAddress;
 use serde::Deserialize;
@@ -15,6 +15,8 @@ use crate::config::ServerConfig;
 pub const CLUSTER_ID_HEADER: &str = "x-etcd-cluster-id";
 /// How long one member may take to connect, and to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Between two rounds.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Longest answer that is read: thousands of members.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
@@ -93,16 +95,27 @@ fn others(config: &ServerConfig) -> Vec<String> {
     others.flat_map(|member| member.peer_urls.clone()).collect()
 }
 
-/// Asks one after the other. None: nobody answers, which is no harm for a member that knows the others already.
+/// Asks one after the other, again and again for as long as `patience`: a lone member opens its peer port a moment after
+/// this one was added. None: nobody answers, which is no harm for a member that knows the others already.
 #[must_use]
-pub fn ask(config: &ServerConfig) -> Option<Cluster> {
-    for url in others(config) {
-        match ask_one(&url) {
-            Ok(cluster) => return Some(cluster),
-            Err(error) => tracing::warn!(url, error = %error, "a member does not say who the members are"),
+pub fn ask(config: &ServerConfig, patience: Duration) -> Option<Cluster> {
+    let began = Instant::now();
+    loop {
+        let mut failures = Vec::new();
+        for url in others(config) {
+            match ask_one(&url) {
+                Ok(cluster) => return Some(cluster),
+                Err(error) => failures.push((url, error)),
+            }
         }
+        if began.elapsed() >= patience {
+            for (url, error) in failures {
+                tracing::warn!(url, error = %error, "a member does not say who the members are");
+            }
+            return None;
+        }
+        std::thread::sleep(PAUSE);
     }
-    None
 }
 
 fn ask_one(url: &str) -> io::Result<Cluster> {

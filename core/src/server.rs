@@ -31,6 +31,8 @@ use crate::state::StateError;
 const QUEUE_BATCHES: usize = 1024;
 /// How long a shard may take to run its first task, other threads for it included (see [`crate::shard::start`]).
 const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a member that joins waits for one of the others to answer.
+const JOIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long an address may be in use at a start.
 const LISTEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that a member needs besides connections: log, pages, rings, events.
@@ -272,6 +274,12 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     }
 }
 
+/// A member that has no folder yet can't do without an answer.
+fn join_patience(config: &ServerConfig) -> Duration {
+    let paths = FolderPaths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
+    if paths.exists() { Duration::ZERO } else { JOIN_PATIENCE }
+}
+
 fn open_folder(config: &ServerConfig, joined: Option<&join::Cluster>) -> Result<MemberFolder, ServerError> {
     let paths = FolderPaths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
     if paths.exists() {
@@ -312,7 +320,7 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     let signals = Signals::block();
     let listeners = config.listen_client.iter().map(|&address| listen(address)).collect::<Result<Vec<_>, _>>()?;
     // Asked at each start with this flag: where the others are may have changed, or nothing is known here yet.
-    let joined = if config.joins { join::ask(&config) } else { None };
+    let joined = if config.joins { join::ask(&config, join_patience(&config)) } else { None };
     let folder = open_folder(&config, joined.as_ref())?;
     let shared = Arc::new(Shared::new(config, folder.identity));
     if let Some(cluster) = joined {
