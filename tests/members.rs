@@ -74,6 +74,10 @@ fn one_member_becomes_three_and_the_first_one_goes() {
     assert!(success && added.contains("added as learner to cluster"), "{added}");
     let second = one.start(folder.path(), &cluster_of(&added), "existing");
     let list = ctl_until(first.port, &["member", "list"], |text| text.matches("started").count() == 2);
+    let (success, refused) = ctl(second.port, &["put", "kept", "not by a learner"]);
+    assert!(!success && refused.contains("rpc not supported for learner"), "{refused}");
+    assert!(!ctl(second.port, &["get", "kept"]).0, "a learner answers no linearizable read");
+    ctl_until(second.port, &["get", "kept", "--consistency=s"], |text| text.contains("all the way"));
     ctl_until(first.port, &["member", "promote", &one.id(&list)], |text| text.contains("promoted in cluster"));
 
     // Any member takes the order.

@@ -95,16 +95,17 @@ fn others(config: &ServerConfig) -> Vec<String> {
     others.flat_map(|member| member.peer_urls.clone()).collect()
 }
 
-/// Asks one after the other, again and again for as long as `patience`: a lone member opens its peer port a moment after
-/// this one was added. None: nobody answers, which is no harm for a member that knows the others already.
+/// Asks one after the other, again and again for as long as `patience`, until one knows this member: a lone member opens its
+/// peer port a moment after this one was added, and others learn of it a moment later. None: nobody answers, which is no harm for a member that knows the others already.
 #[must_use]
 pub fn ask(config: &ServerConfig, patience: Duration) -> Option<Cluster> {
     let began = Instant::now();
     loop {
-        let mut failures = Vec::new();
+        let (mut failures, mut stranger) = (Vec::new(), None);
         for url in others(config) {
             match ask_one(&url) {
-                Ok(cluster) => return Some(cluster),
+                Ok(cluster) if cluster.own_id(config).is_ok() => return Some(cluster),
+                Ok(cluster) => stranger = Some(cluster),
                 Err(error) => failures.push((url, error)),
             }
         }
@@ -112,7 +113,7 @@ pub fn ask(config: &ServerConfig, patience: Duration) -> Option<Cluster> {
             for (url, error) in failures {
                 tracing::warn!(url, error = %error, "a member does not say who the members are");
             }
-            return None;
+            return stranger;
         }
         std::thread::sleep(PAUSE);
     }

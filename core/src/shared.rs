@@ -114,6 +114,8 @@ pub struct Shared {
     pub joins: OnceLock<Vec<Member>>,
     /// This member alone is the cluster: what it has published is linearizable.
     pub is_sole: AtomicBool,
+    /// This member is a learner: it answers serializable reads alone.
+    pub is_learner: AtomicBool,
     /// True from the first commit of this life on, until the member is told to stop.
     pub ready: AtomicBool,
     /// The member was told to stop.
@@ -181,6 +183,7 @@ impl Shared {
             revision: AtomicI64::new(0),
             joins: OnceLock::new(),
             is_sole: AtomicBool::new(false),
+            is_learner: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             disk_free: AtomicU64::new(u64::MAX),

@@ -45,6 +45,9 @@ impl Api {
         trace.about(&request.key, &request.range_end);
         check::check_range(&request)?;
         if !request.serializable {
+            if self.is_learner() {
+                return Err(Error::NotSupportedForLearner.into());
+            }
             self.shard.linearizable().await?;
         }
         let (mut response, pieces) = self.read_range(&request).await?;

@@ -112,7 +112,7 @@ impl Api {
             raft_applied_index: shared.applied.load(Ordering::Relaxed),
             errors,
             db_size_in_use: bytes(&shared.file_bytes_in_use),
-            is_learner: false,
+            is_learner: self.is_learner(),
             storage_version: CLUSTER_VERSION.to_owned(),
             db_size_quota: quota,
             downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),

@@ -20,8 +20,8 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use ringstone_net::{
-    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, Method, MethodKind, RequestStream,
-    ResponseSink, ShardMemory, Status, UnaryEnd, decode_request,
+    CallContext, Code, Entry, Framed, Handler, HttpRequest, HttpResponse, LearnerRule, Method, MethodKind,
+    RequestStream, ResponseSink, ShardMemory, Status, UnaryEnd, decode_request,
 };
 use ringstone_proto::etcdserverpb::ResponseHeader;
 use ringstone_proto::health::{HealthCheckResponse, health_check_response::ServingStatus};
@@ -71,6 +71,10 @@ impl Api {
     #[must_use]
     pub fn client_requests(&self) -> Vec<ClientRequests> {
         self.clients.snapshot()
+    }
+
+    fn is_learner(&self) -> bool {
+        self.shard.shared.is_learner.load(Ordering::Relaxed)
     }
 
     /// A header with the ids and the term; the revision is the caller's.
@@ -130,8 +134,11 @@ impl Api {
 impl Handler for Api {
     type Notes = Trace;
 
-    fn admit(&self, method: Method, _entry: Entry, call: &CallContext) -> Result<(), Status> {
-        // A lone member is never a learner, and auth is not built yet: what is left is the metadata.
+    fn admit(&self, method: Method, entry: Entry, call: &CallContext) -> Result<(), Status> {
+        // Auth is not built yet.
+        if entry.on_learner == LearnerRule::Refuses && self.is_learner() {
+            return Err(Error::NotSupportedForLearner.into());
+        }
         let version = call.metadata().get("client-api-version");
         if let Some(version) = version
             && version.to_str().is_err()

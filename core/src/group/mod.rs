@@ -293,6 +293,8 @@ impl Group {
         }
         self.expire_requests();
         self.shared.is_sole.store(self.is_sole(), Ordering::Relaxed);
+        let is_learner = self.raft.configuration().learners().contains(&self.raft.id());
+        self.shared.is_learner.store(is_learner, Ordering::Relaxed);
         self.note_activity();
         self.settle_pages();
     }
