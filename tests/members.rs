@@ -1,4 +1,5 @@
 //! A cluster is grown from one member and changed by `ringstone ctl`, as an operator does it.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
