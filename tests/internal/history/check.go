@@ -105,6 +105,9 @@ func (c *checker) causes() {
 			c.cause[o.Revision] = o
 		}
 	}
+	for _, unknown := range deletes {
+		sort.Slice(unknown, func(i, j int) bool { return unknown[i].Call < unknown[j].Call })
+	}
 	for _, event := range c.events {
 		cause := c.cause[event.Revision]
 		if cause == nil && event.Value != "" {

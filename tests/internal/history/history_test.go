@@ -68,6 +68,20 @@ func TestSoundHistoriesPass(t *testing.T) {
 	}
 }
 
+// Two deletes whose outcome nobody knows, the later one first in the list: the event is the earlier one's.
+func TestDeletesOfUnknownOutcomeAreTakenInTheOrderOfTheirCalls(t *testing.T) {
+	operations := []Operation{
+		{Kind: Delete, Key: "k", Call: 500, Outcome: Unknown},
+		{Kind: Delete, Key: "k", Call: 200, Outcome: Unknown},
+		{Kind: Put, Key: "k", Value: "v", Call: 100, Return: 150, Outcome: Answered, Revision: 2},
+		{Kind: Put, Key: "other", Value: "w", Call: 300, Return: 400, Outcome: Answered, Revision: 4},
+	}
+	events := []Event{{2, "k", "v"}, {3, "k", ""}, {4, "other", "w"}}
+	if complaints := Check(operations, events, nil); len(complaints) > 0 {
+		t.Fatal(strings.Join(complaints, "\n"))
+	}
+}
+
 // find is the first operation behind the middle that the condition holds for.
 func find(operations []Operation, condition func(*Operation) bool) *Operation {
 	for i := len(operations) / 2; i < len(operations); i++ {
