@@ -8,9 +8,10 @@ use std::process::{Command, ExitCode};
 
 use ringstone_core::compactor::Retention;
 use ringstone_core::config::{
-    API_VERSION, DEFAULT_QUOTA_BYTES, InitialMember, MEMORY_LIMIT_LEAST, PeerTlsFiles, RINGSTONE_VERSION, ServerConfig,
+    API_VERSION, DEFAULT_QUOTA_BYTES, InitialMember, MEMORY_LIMIT_LEAST, RINGSTONE_VERSION, ServerConfig,
 };
 use ringstone_core::server::{self, ServerError};
+use ringstone_net::peer::TlsFiles;
 
 use crate::exit::ExitStatus;
 use crate::flags::{self, FlagError, Settings};
@@ -293,7 +294,7 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
         listen_peer: listen_addresses("listen-peer-urls", settings.text("listen-peer-urls"))?,
         initial_members,
         joins,
-        peer_tls: PeerTlsFiles {
+        peer_tls: TlsFiles {
             cert: file(settings, "peer-cert-file"),
             key: file(settings, "peer-key-file"),
             trusted_ca: file(settings, "peer-trusted-ca-file"),

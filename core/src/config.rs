@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringstone_net::peer::TlsFiles;
+
 use crate::compactor::Retention;
 
 /// The etcd API version that this program speaks, as Status and /version report it: clients decide by it what they use.
@@ -20,16 +22,6 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// The least `--memory-limit`, in bytes: what a loaded server was measured to hold with the least frames (147 MiB), and some.
 pub const MEMORY_LIMIT_LEAST: u64 = 192 << 20;
-
-/// `--peer-cert-file`, `--peer-key-file`, `--peer-trusted-ca-file` and `--peer-client-cert-auth`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the flags say what they are")]
-pub struct PeerTlsFiles {
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-    pub trusted_ca: Option<PathBuf>,
-    pub client_cert_auth: bool,
-}
 
 /// A member that a new cluster begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +54,7 @@ pub struct ServerConfig {
     /// `--initial-cluster-state=existing`: the cluster is there already, and this member was added to it.
     pub joins: bool,
     /// Certificates of members.
-    pub peer_tls: PeerTlsFiles,
+    pub peer_tls: TlsFiles,
     /// Token that ids follow from.
     pub cluster_token: String,
     /// Executors; at least 1.

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use ringstone_net::peer::PeerAddress;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::command::Member;
 use crate::config::ServerConfig;
@@ -77,8 +77,9 @@ impl Cluster {
     }
 }
 
-#[derive(Deserialize)]
-struct Listed {
+/// A member as `/members` has it, in etcd's words.
+#[derive(Deserialize, Serialize)]
+pub struct Listed {
     id: u64,
     #[serde(rename = "peerURLs", default)]
     peer_urls: Vec<String>,
@@ -86,8 +87,22 @@ struct Listed {
     name: String,
     #[serde(rename = "clientURLs", default)]
     client_urls: Vec<String>,
-    #[serde(rename = "isLearner", default)]
+    #[serde(rename = "isLearner", default, skip_serializing_if = "std::ops::Not::not")]
     is_learner: bool,
+}
+
+impl From<Member> for Listed {
+    fn from(member: Member) -> Listed {
+        let Member { id, name, peer_urls, client_urls, is_learner } = member;
+        Listed { id, peer_urls, name, client_urls, is_learner }
+    }
+}
+
+impl From<Listed> for Member {
+    fn from(listed: Listed) -> Member {
+        let Listed { id, peer_urls, name, client_urls, is_learner } = listed;
+        Member { id, name, peer_urls, client_urls, is_learner }
+    }
 }
 
 fn others(config: &ServerConfig) -> Vec<String> {
@@ -147,14 +162,7 @@ fn read_answer(answer: &[u8]) -> Option<Cluster> {
     };
     let id = u64::from_str_radix(value(CLUSTER_ID_HEADER)?, 16).ok()?;
     let listed: Vec<Listed> = serde_json::from_slice(&answer[end + 4..]).ok()?;
-    let member = |listed: Listed| Member {
-        id: listed.id,
-        name: listed.name,
-        peer_urls: listed.peer_urls,
-        client_urls: listed.client_urls,
-        is_learner: listed.is_learner,
-    };
-    Some(Cluster { id, members: listed.into_iter().map(member).collect() })
+    Some(Cluster { id, members: listed.into_iter().map(Member::from).collect() })
 }
 
 #[cfg(test)]

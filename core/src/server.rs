@@ -22,7 +22,7 @@ use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluste
 use crate::join::{self, JoinError};
 use crate::shard::pulse::FEEL_INTERVAL;
 use crate::shard::start::ShardThread;
-use crate::shard::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime};
+use crate::shard::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime, random_bytes};
 use crate::shared::Shared;
 use crate::space::Space;
 use crate::state::StateError;
@@ -290,14 +290,11 @@ fn open_folder(config: &ServerConfig, joined: Option<&join::Cluster>) -> Result<
         Some(joined) => (joined.id, joined.own_id(config)?),
         None if config.joins => return Err(JoinError::nobody(config).into()),
         None => {
-            let id = |urls: &[String]| member_id(urls, &config.cluster_token);
-            let founders: Vec<u64> = config.initial_members.iter().map(|founder| id(&founder.peer_urls)).collect();
-            (cluster_id(&founders), id(&config.advertise_peer_urls))
+            let ids: Vec<u64> = group::founders(config).iter().map(|founder| founder.id).collect();
+            (cluster_id(&ids), member_id(&config.advertise_peer_urls, &config.cluster_token))
         }
     };
-    let mut file_id = [0; 16];
-    getrandom::fill(&mut file_id).expect("the kernel has randomness once the system is up");
-    let identity = Identity { cluster_id: cluster, member_id: member, file_id };
+    let identity = Identity { cluster_id: cluster, member_id: member, file_id: random_bytes() };
     paths.create(identity, |page_file: &Path, wal_dir: &Path| -> Result<(), ServerError> {
         let mut ring = RingDisk::open(wal_dir, None)?;
         Ok(group::create_files(page_file, &mut ring, &identity)?)
@@ -305,9 +302,7 @@ fn open_folder(config: &ServerConfig, joined: Option<&join::Cluster>) -> Result<
 }
 
 fn random_u64() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
-    u64::from_le_bytes(bytes)
+    u64::from_le_bytes(random_bytes())
 }
 
 /// Runs a member until SIGTERM or SIGINT. On disk when this returns without an error: everything, checkpointed.

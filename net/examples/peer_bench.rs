@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
 use ringstone_net::LocalBoxFuture;
+use ringstone_net::peer::TlsFiles;
 use ringstone_net::peer::hello::{Features, Identity};
-use ringstone_net::peer::tls::{PeerTls, TlsFiles};
+use ringstone_net::peer::tls::PeerTls;
 use ringstone_net::peer::*;
 use std::cell::Cell;
 use std::io;

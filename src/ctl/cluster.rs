@@ -186,13 +186,7 @@ fn show_change(
     member: Option<pb::Member>,
     members: Vec<pb::Member>,
 ) -> Outcome {
-    session.output.show(&Answer::MembersChanged(&MembersChanged {
-        line,
-        header,
-        member,
-        members: Some(members),
-        bytes,
-    }))
+    session.output.show(&Answer::MembersChanged(&MembersChanged { line, header, member, members, bytes }))
 }
 
 /// Behind the answer, for people: the variables that the new member starts with.

@@ -1,9 +1,6 @@
 //! The Cluster service: who is a member.
 
-use std::ops::{Bound, ControlFlow};
-
 use ringstone_net::peer::PeerAddress;
-use ringstone_pager::api::{Direction, ReadTrees as _};
 use ringstone_proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
@@ -12,33 +9,23 @@ use ringstone_proto::etcdserverpb::{
 use super::{Answered, Api, encode};
 use crate::command::{self, Command};
 use crate::error::{Error, ReadFault};
-use crate::group::{MemberChange, read_member};
+use crate::group::{MemberChange, read_members};
 use crate::identity::added_member_id;
 use crate::shard::stages::Trace;
 use crate::shard::wall_ms;
-use crate::trees::MEMBER;
 
 impl Api {
     /// All members, ascending by id.
     pub(super) async fn members(&self) -> Result<Vec<Member>, Error> {
-        self.shard
-            .read(|pin, _| {
-                let mut members = Vec::new();
-                let all = (Bound::Unbounded, Bound::Unbounded);
-                pin.visit(MEMBER, all, Direction::Forward, false, &mut |_, bytes| {
-                    members.extend(read_member(bytes).map(|member| Member {
-                        id: member.id,
-                        name: member.name,
-                        peer_urls: member.peer_urls,
-                        client_urls: member.client_urls,
-                        is_learner: member.is_learner,
-                    }));
-                    ControlFlow::Continue(())
-                })
-                .map_err(ReadFault::from)?;
-                Ok(Some(members))
-            })
-            .await
+        let known = self.shard.read(|pin, _| read_members(pin).map(Some).map_err(ReadFault::from)).await?;
+        let member = |member: command::Member| Member {
+            id: member.id,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            client_urls: member.client_urls,
+            is_learner: member.is_learner,
+        };
+        Ok(known.into_iter().map(member).collect())
     }
 
     /// Once the change is seen here, too: the members as they are then.

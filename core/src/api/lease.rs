@@ -18,6 +18,7 @@ use crate::error::{Error, ReadFault};
 use crate::group::Reply;
 use crate::lease::state::{self as leases, LeaseTime, TTL_S_MAX};
 use crate::mvcc;
+use crate::shard::random_bytes;
 use crate::shard::stages::Trace;
 
 /// etcd charges a grant with this many bytes.
@@ -175,9 +176,7 @@ async fn send_renewal(
 /// A positive id that is not 0.
 fn random_id() -> i64 {
     loop {
-        let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
-        let id = i64::from_le_bytes(bytes) & i64::MAX;
+        let id = i64::from_le_bytes(random_bytes()) & i64::MAX;
         if id != 0 {
             return id;
         }

@@ -8,7 +8,7 @@ use ringstone_proto::etcdserverpb::WatchRequest;
 use ringstone_proto::etcdserverpb::watch_request::RequestUnion;
 
 use super::Api;
-use crate::shard::{Shard, boottime};
+use crate::shard::{Shard, boottime, random_bytes};
 use crate::watch::StreamId;
 
 /// About this many bytes of answers are taken from the hub at once.
@@ -28,10 +28,9 @@ impl Drop for OpenStream {
 
 impl Api {
     pub(super) async fn watch(&self, requests: RequestStream, responses: ResponseSink) -> Result<(), Status> {
-        let mut jitter = [0; 8];
-        getrandom::fill(&mut jitter).expect("the kernel has randomness once the system is up");
+        let jitter = u64::from_le_bytes(random_bytes());
         let now_ms = u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX);
-        let id = self.shard.hub.borrow_mut().open_stream(now_ms, u64::from_le_bytes(jitter));
+        let id = self.shard.hub.borrow_mut().open_stream(now_ms, jitter);
         let stream = OpenStream { shard: Rc::clone(&self.shard), id };
         let failed = Cell::new(None);
         let reader = async {

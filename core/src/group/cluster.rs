@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A proposal that was forwarded, or whose leader lost its office, has an unknown outcome until its entry is applied here:
-//! after [`request_timeout`] its caller is told so, as etcd does.
+//! after [`request_timeout`](crate::config::ServerConfig::request_timeout) its caller is told so, as etcd does.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,6 @@ use ringstone_raft::{Message, NodeId, ProposeError, Raft, Role};
 use super::leases::SAY_INTERVAL;
 use super::{Answer, Group, GroupError, NOBODY, Proposal, read_member};
 use crate::command::Command;
-use crate::config::ServerConfig;
 use crate::entry::{Draft, EntryError};
 use crate::error::Error;
 use crate::trees::MEMBER;
@@ -49,12 +48,6 @@ pub enum ForwardError {
     /// Raft does not take it; it may name the leader.
     #[error("forwarded proposal: {0}")]
     Refused(#[from] ProposeError),
-}
-
-/// For how long a request may be on its way: etcd's five seconds and two election timeouts.
-#[must_use]
-pub fn request_timeout(config: &ServerConfig) -> Duration {
-    Duration::from_secs(5) + 2 * config.election_timeout
 }
 
 /// Requests of this member's shards that wait for their entry, where there are other members: a sole voter answers all.
@@ -239,7 +232,7 @@ impl Group {
 
     /// A tick's part: who waits for too long is told that the outcome is unknown.
     pub(super) fn expire_requests(&mut self) {
-        let limit = self.now.saturating_sub(request_timeout(&self.shared.config));
+        let limit = self.now.saturating_sub(self.shared.config.request_timeout());
         let term = self.raft.role().term.0;
         for (began, (shard, request_id)) in self.in_flight.expire(limit) {
             let error = if began == term { Error::Timeout } else { Error::TimeoutLeaderFailure };

@@ -12,8 +12,10 @@ use ringstone_raft::{Configuration, NodeId};
 
 use super::{Answer, Group, Reply, read_member};
 use crate::command::{ArchivedCommand, Member};
+use crate::config::{InitialMember, ServerConfig};
 use crate::entry::{Entry, EntryError};
 use crate::error::{ApplyFault, Error};
+use crate::identity::member_id;
 use crate::lease::state::LeaseTime;
 use crate::trees::MEMBER;
 
@@ -37,6 +39,18 @@ pub fn configuration_of(members: &[Member]) -> Option<Configuration> {
         members.iter().filter(move |member| member.is_learner == is_learner).map(|member| NodeId(member.id))
     };
     Configuration::new(ids(false), ids(true))
+}
+
+/// The members that the settings of a new cluster name, ascending by id.
+#[must_use]
+pub fn founders(config: &ServerConfig) -> Vec<Member> {
+    let member = |founder: &InitialMember| Member {
+        peer_urls: founder.peer_urls.clone(),
+        ..nameless(member_id(&founder.peer_urls, &config.cluster_token))
+    };
+    let mut members: Vec<Member> = config.initial_members.iter().map(member).collect();
+    members.sort_unstable_by_key(|member| member.id);
+    members
 }
 
 fn nameless(id: u64) -> Member {

@@ -57,9 +57,9 @@ use crate::state::{State, StateError};
 pub use apply::read_member;
 pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
-pub use cluster::{Forward, ForwardError, request_timeout};
+pub use cluster::{Forward, ForwardError};
 pub use leases::KeptAlive;
-pub use membership::{configuration_of, read_members};
+pub use membership::{configuration_of, founders, read_members};
 pub use open::{
     OpenError, Storage, create_files, create_files_with, log_options, open, open_member, open_with, tree_specs,
 };

@@ -33,9 +33,9 @@ use ringstone_raft::{
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
 
-use super::membership::{configuration_of, read_members};
+use super::membership::{configuration_of, founders, read_members};
 use super::{CheckpointPace, GROUP, Group, Outputs, records};
-use crate::identity::{Identity, member_id};
+use crate::identity::Identity;
 use crate::lease;
 use crate::lease::lessor::Lessor;
 use crate::mvcc;
@@ -280,11 +280,9 @@ pub fn open(
     let _ = shared.evictor.set(Evictor::new(Arc::clone(&mapping)));
     let mut log_options = log_options(&shared.identity);
     log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
-    let token = &shared.config.cluster_token;
-    let founders = shared.config.initial_members.iter().map(|founder| NodeId(member_id(&founder.peer_urls, token)));
     let founders = match shared.config.joins {
         true => Configuration::default(),
-        false => Configuration::new(founders, []).ok_or(OpenError::Founders)?,
+        false => configuration_of(&founders(&shared.config)).ok_or(OpenError::Founders)?,
     };
     open_member(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, founders, random, now)
 }

@@ -29,18 +29,18 @@ use ringstone_raft::NodeId;
 use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::ring::RingDisk;
 
-use others::{Others, STRANGER, founders};
+use others::{Others, STRANGER};
 
 use crate::command::{Bootstrap, Command};
 use crate::error::Error;
 use crate::event::EventBatch;
-use crate::group::{Group, GroupError, NOBODY};
+use crate::group::{Group, GroupError, NOBODY, founders};
 use crate::shard::bring_in::read_run;
 use crate::shard::images;
 use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
 use crate::shard::peers::{Caller, FromPeer};
-use crate::shard::{Shard, boottime, fds, wall_ms};
+use crate::shard::{Shard, boottime, fds, random_bytes, wall_ms};
 
 /// Least time between two requests of a checkpoint while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
@@ -340,14 +340,12 @@ impl Driver {
     fn say_first(&mut self) {
         let shared = self.local.shared.clone();
         let (config, identity) = (&shared.config, &shared.identity);
-        let mut hash_key = [0; 16];
-        getrandom::fill(&mut hash_key).expect("the kernel has randomness once the system is up");
         let mut members = founders(config);
         for own in members.iter_mut().filter(|member| member.id == identity.member_id) {
             own.name.clone_from(&config.name);
             own.client_urls.clone_from(&config.advertise_client_urls);
         }
-        let bootstrap = Bootstrap { cluster_id: identity.cluster_id, hash_key, members };
+        let bootstrap = Bootstrap { cluster_id: identity.cluster_id, hash_key: random_bytes(), members };
         let attributes = Command::MemberAttributes {
             member_id: identity.member_id,
             name: config.name.clone(),

@@ -26,7 +26,7 @@ use ringstone_raft::{NodeId, SnapshotMetadata};
 use super::group_task::Inbox;
 use super::notify::Broadcast;
 use super::peers::{FromPeer, Links};
-use super::{Shard, state_of};
+use super::{Shard, random_bytes, state_of};
 use crate::error::{Error, ReadFault};
 use crate::group::{GROUP, Restore, RestoreError};
 use crate::identity::Identity;
@@ -101,15 +101,13 @@ async fn send_pinned(shard: &Shard, links: &Links, inbox: &Inbox, to: NodeId) ->
     inbox.hear(FromPeer::Image(ImageEvent::Pinned(to, state.applied_index, Rc::clone(&place))));
     place.is_told.wait().await;
     place.metadata.take().ok_or(ImageFailure::TooLate)?;
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).expect("the kernel has randomness once the system is up");
     let image = ImageWriter::new(&shard.shared.identity);
     let mut source = Source { shard, pin: &pin, state: &state, image, rest: Bytes::new(), bytes: 0 };
     // The first piece knows the length of all: its receiver answers the last byte once it has made something of them.
     let first = source.more().await?;
     let length = first.as_ref().map_or(0, |piece| piece.bytes.len() as u64 + piece.remaining_bytes);
     source.rest = first.map(|piece| piece.bytes).unwrap_or_default();
-    let offer = SnapshotOffer { group: u64::from(GROUP), id, length: Some(length), offset_min: 0 };
+    let offer = SnapshotOffer { group: u64::from(GROUP), id: random_bytes(), length: Some(length), offset_min: 0 };
     links.peers().send_snapshot(to.0, &offer, &mut source).await?;
     Ok(source.bytes)
 }

@@ -96,6 +96,14 @@ pub fn boottime() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// Bytes of the kernel's randomness.
+#[must_use]
+pub fn random_bytes<const BYTES: usize>() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
+    bytes
+}
+
 /// Milliseconds since 1970, as information.
 #[must_use]
 pub fn wall_ms() -> u64 {

@@ -15,25 +15,24 @@ use std::time::Duration;
 use ahash::AHashMap;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use glommio::timer::sleep;
+use http::{HeaderName, HeaderValue};
 use ringstone_net::HttpResponse;
 use ringstone_net::peer::close::CloseCode;
 use ringstone_net::peer::hello::{Features, Identity};
-use ringstone_net::peer::tls::{PeerTls, TlsFiles};
+use ringstone_net::peer::tls::PeerTls;
 use ringstone_net::peer::{
     MemberSpec, Membership, PeerAddress, PeerConfig, PeerError, PeerEvent, PeerHttp, PeerLimits, Peers,
 };
 use ringstone_raft::{Body, Message, NodeId, wire};
 
-use http::{HeaderName, HeaderValue};
-
 use super::group_task::Inbox;
 use super::images::{self, ImageEvent};
-use super::{Shard, boottime, fds};
+use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
 use crate::error::Error;
 use crate::group::{Forward, GROUP, MemberChange};
-use crate::join::CLUSTER_ID_HEADER;
+use crate::join::{CLUSTER_ID_HEADER, Listed};
 
 /// Raft's messages.
 const RAFT: u64 = 0;
@@ -61,7 +60,7 @@ const PROPOSAL_OVERHEAD_BYTES: usize = REQUEST_OVERHEAD_BYTES + 4096;
 /// Bytes of appends, as raft's settings have it.
 const APPEND_BYTES_MAX: usize = 1 << 20;
 
-/// A keep-alive's way back.
+/// The way back of a request that another member asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The shard that waits, on the member that asked.
@@ -105,7 +104,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// Opens the peer port and begins to dial `members`. What they say goes to `waiting`, and wakes `wake`.
+    /// Opens the peer port and begins to dial `members`. What they say goes to `inbox`.
     ///
     /// # Errors
     /// [`PeerError`]: the port, the certificates, or a URL can't be used.
@@ -117,13 +116,7 @@ impl Links {
     ) -> Result<Rc<Links>, PeerError> {
         let shared = &shard.shared;
         let config = &shared.config;
-        let files = &config.peer_tls;
-        let tls = PeerTls::load(&TlsFiles {
-            cert: files.cert.clone(),
-            key: files.key.clone(),
-            trusted_ca: files.trusted_ca.clone(),
-            client_cert_auth: files.client_cert_auth,
-        })?;
+        let tls = PeerTls::load(&config.peer_tls)?;
         if let Some(warning) = tls.trust().warning() {
             tracing::warn!("{warning}");
         }
@@ -290,9 +283,7 @@ fn note(to: NodeId, sent: Result<(), PeerError>) {
 }
 
 fn random() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the kernel has randomness once the system is up");
-    u64::from_le_bytes(bytes)
+    u64::from_le_bytes(random_bytes())
 }
 
 fn limits(max_request_bytes: usize) -> PeerLimits {
@@ -318,18 +309,7 @@ fn answer(cluster_id: u64, members: &[Member], page: PeerHttp) -> HttpResponse {
         PeerHttp::Version => serde_json::json!({
             "etcdserver": API_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION,
         }),
-        PeerHttp::Members => members
-            .iter()
-            .map(|member| {
-                let (id, peers, clients) = (member.id, &member.peer_urls, &member.client_urls);
-                let mut json =
-                    serde_json::json!({"id": id, "peerURLs": peers, "name": member.name, "clientURLs": clients});
-                if member.is_learner {
-                    json["isLearner"] = true.into();
-                }
-                json
-            })
-            .collect(),
+        PeerHttp::Members => serde_json::json!(members.iter().cloned().map(Listed::from).collect::<Vec<_>>()),
     };
     let mut response = HttpResponse::text(200, json.to_string());
     response.headers[0].1 = HeaderValue::from_static("application/json");
@@ -346,14 +326,7 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
             PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
                 decode(member, group, bytes, &limits)
             }
-            PeerEvent::Connected { member, .. } => {
-                tracing::info!(member = format!("{member:x}"), "connected to a member");
-                None
-            }
-            PeerEvent::Disconnected { member, reason } => {
-                tracing::info!(member = format!("{member:x}"), reason = %reason, "lost the connection to a member");
-                Some(FromPeer::Lost(NodeId(member)))
-            }
+            PeerEvent::Disconnected { member, .. } => Some(FromPeer::Lost(NodeId(member))),
             PeerEvent::Refused { member, code, text } => {
                 tracing::error!(member = format!("{member:x}"), "{text}");
                 matches!(code, CloseCode::RemovedMember | CloseCode::Incarnation).then_some(FromPeer::Removed(text))
@@ -363,10 +336,8 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                 glommio::spawn_local(images::receive(shard, inbox, member, stream, is_busy)).detach();
                 None
             }
-            PeerEvent::Finding { member, finding } => {
-                tracing::error!(member = format!("{member:x}"), "a member is not reached: {finding:?}");
-                None
-            }
+            // The transport has said it in the log.
+            PeerEvent::Connected { .. } | PeerEvent::Finding { .. } => None,
         };
         let Some(said) = said else { continue };
         inbox.hear(said);

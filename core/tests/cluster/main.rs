@@ -11,6 +11,8 @@ mod history;
 mod invariants;
 mod node;
 mod random;
+#[path = "../group_support/settings.rs"]
+mod settings;
 mod watches;
 mod world;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringstone_core::command::{Bootstrap, Command, Member};
-use ringstone_core::config::{PeerTlsFiles, ServerConfig};
+use ringstone_core::config::ServerConfig;
 use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::group::{self, Group, GroupError, OpenError, Restore, RestoreError, Storage};
 use ringstone_core::identity::Identity;
@@ -23,11 +23,12 @@ use ringstone_raft::{Configuration, NodeId};
 use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::sim::{Keep, SimDisk as SimLog};
 
+pub use super::settings::TICK;
+
 use super::random::Random;
+use super::settings::settings;
 
 pub const CLUSTER: u64 = 0xc1;
-pub const TICK: Duration = Duration::from_millis(100);
-const ELECTION: Duration = Duration::from_secs(1);
 /// A checkpoint begins at either: a history of half a minute sees dozens.
 const DIRTY_BYTES_MAX: u64 = 96 << 10;
 const LOG_BYTES_MAX: u64 = 128 << 10;
@@ -46,34 +47,8 @@ fn identity(id: u64) -> Identity {
 }
 
 fn shared(id: u64) -> Arc<Shared> {
-    let config = ServerConfig {
-        name: format!("m{id}"),
-        data_dir: "unused".into(),
-        wal_dir: None,
-        listen_client: vec![],
-        advertise_client_urls: member(id).client_urls,
-        advertise_peer_urls: member(id).peer_urls,
-        listen_peer: vec![],
-        initial_members: vec![],
-        joins: false,
-        peer_tls: PeerTlsFiles::default(),
-        cluster_token: String::new(),
-        shards: 1,
-        quota_bytes: None,
-        max_request_bytes: 1 << 20,
-        max_txn_ops: 128,
-        max_concurrent_streams: 100,
-        watch_progress_interval: Duration::from_secs(600),
-        auto_compaction: None,
-        keepalive_interval: Duration::from_secs(600),
-        keepalive_timeout: Duration::from_secs(20),
-        heartbeat_interval: TICK,
-        election_timeout: ELECTION,
-        slow_request: Duration::from_secs(1),
-        slow_apply: Duration::from_secs(1),
-        memory_limit_bytes: 1 << 30,
-        extensive_metrics: false,
-    };
+    let Member { name, peer_urls, client_urls, .. } = member(id);
+    let config = ServerConfig { advertise_client_urls: client_urls, advertise_peer_urls: peer_urls, ..settings(name) };
     Arc::new(Shared::new(config, identity(id)))
 }
 

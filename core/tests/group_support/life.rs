@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringstone_core::command::{ArchivedCommand, Bootstrap, Command, Member};
-use ringstone_core::config::{PeerTlsFiles, ServerConfig};
 use ringstone_core::entry::{Draft, Envelope};
 use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::event::{Event, Revision};
@@ -31,48 +30,20 @@ use ringstone_wal::disk::sim::Random;
 
 use super::disks::{Disks, Fuse, FusedLog, FusedPages, random};
 use super::journal::{Journal, SharedJournal, changes_of};
+use super::settings::{TICK, settings};
 
 pub const IDENTITY: Identity = Identity { cluster_id: 0xcdf8, member_id: 0x8e9e, file_id: [7; 16] };
 const HASH_KEY: [u8; 16] = *b"sixteen key byte";
 /// A checkpoint begins at either: a history of seconds sees dozens.
 const DIRTY_BYTES_MAX: u64 = 96 << 10;
 const LOG_BYTES_MAX: u64 = 128 << 10;
-const TICK: Duration = Duration::from_millis(100);
 
 pub fn member() -> Member {
     Member { id: IDENTITY.member_id, name: "one".into(), peer_urls: vec![], client_urls: vec![], is_learner: false }
 }
 
 fn shared() -> Arc<Shared> {
-    let config = ServerConfig {
-        name: "one".into(),
-        data_dir: "unused".into(),
-        wal_dir: None,
-        listen_client: vec![],
-        advertise_client_urls: vec![],
-        advertise_peer_urls: vec![],
-        listen_peer: vec![],
-        initial_members: vec![],
-        joins: false,
-        peer_tls: PeerTlsFiles::default(),
-        cluster_token: String::new(),
-        shards: 1,
-        quota_bytes: None,
-        max_request_bytes: 1 << 20,
-        max_txn_ops: 128,
-        max_concurrent_streams: 100,
-        watch_progress_interval: Duration::from_secs(600),
-        auto_compaction: None,
-        keepalive_interval: Duration::from_secs(600),
-        keepalive_timeout: Duration::from_secs(20),
-        heartbeat_interval: TICK,
-        election_timeout: Duration::from_secs(1),
-        slow_request: Duration::from_secs(1),
-        slow_apply: Duration::from_secs(1),
-        memory_limit_bytes: 1 << 30,
-        extensive_metrics: false,
-    };
-    Arc::new(Shared::new(config, IDENTITY))
+    Arc::new(Shared::new(settings("one".to_owned()), IDENTITY))
 }
 
 /// Settings of a log on these disks.

@@ -7,4 +7,5 @@ pub mod history;
 pub mod journal;
 pub mod life;
 pub mod paths;
+pub mod settings;
 pub mod snapshot;

@@ -22,6 +22,7 @@ mod limits;
 pub mod pace;
 pub mod queue;
 pub mod registry;
+mod tls_files;
 
 #[cfg(feature = "glommio")]
 mod accept;
@@ -55,6 +56,7 @@ mod tcp;
 pub mod tls;
 
 pub use limits::PeerLimits;
+pub use tls_files::TlsFiles;
 
 #[cfg(feature = "glommio")]
 pub use {

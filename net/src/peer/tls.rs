@@ -5,6 +5,7 @@
 
 use super::error::PeerError;
 use super::limits::PeerLimits;
+use super::tls_files::TlsFiles;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
@@ -17,19 +18,6 @@ use std::sync::Arc;
 
 /// The name of this protocol in the handshake: nothing else is spoken on the port.
 const ALPN: &[u8] = b"ringstone-peer";
-
-/// etcd's flags.
-#[derive(Clone, Debug, Default)]
-pub struct TlsFiles {
-    /// `--peer-cert-file`: this member's certificate with its chain, PEM; shown when dialling too.
-    pub cert: Option<PathBuf>,
-    /// `--peer-key-file`: its key, PEM.
-    pub key: Option<PathBuf>,
-    /// `--peer-trusted-ca-file`: who signs the members' certificates, PEM.
-    pub trusted_ca: Option<PathBuf>,
-    /// `--peer-client-cert-auth`: whoever dials must show a certificate of those, too.
-    pub client_cert_auth: bool,
-}
 
 /// What the transport proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

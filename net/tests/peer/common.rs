@@ -1,7 +1,8 @@
 use bytes::Bytes;
 use glommio::{LocalExecutorBuilder, Placement};
+use ringstone_net::peer::TlsFiles;
 use ringstone_net::peer::hello::{Features, Identity};
-use ringstone_net::peer::tls::{PeerTls, TlsFiles};
+use ringstone_net::peer::tls::PeerTls;
 use ringstone_net::peer::*;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;

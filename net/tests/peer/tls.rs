@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
-use ringstone_net::peer::tls::{PeerTls, TlsFiles, Trust};
+use ringstone_net::peer::TlsFiles;
+use ringstone_net::peer::tls::{PeerTls, Trust};
 use ringstone_net::peer::*;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

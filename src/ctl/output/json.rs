@@ -280,7 +280,7 @@ fn members(response: &MemberListResponse, hex: bool) -> String {
 }
 
 fn members_changed(changed: &MembersChanged, hex: bool) -> String {
-    let members = changed.members.iter().flatten().map(|one| member(one, hex)).collect();
+    let members = changed.members.iter().map(|one| member(one, hex)).collect();
     Object::new()
         .object("header", member_header(changed.header.as_ref(), hex))
         .object("member", changed.member.as_ref().map(|one| member(one, hex)))

@@ -75,8 +75,7 @@ pub struct MembersChanged {
     pub header: Option<ResponseHeader>,
     /// The one that was added.
     pub member: Option<Member>,
-    /// None: the answer has no list.
-    pub members: Option<Vec<Member>>,
+    pub members: Vec<Member>,
     /// The message.
     pub bytes: Vec<u8>,
 }

@@ -8,11 +8,9 @@ use ahash::AHashMap;
 use ringstone_raft::{Body, Message, NodeId};
 
 use super::Driver;
-use crate::command::Member;
-use crate::config::{InitialMember, ServerConfig};
 use crate::error::Error;
-use crate::group::GroupError;
-use crate::identity::{incarnation, member_id};
+use crate::group::{GroupError, founders};
+use crate::identity::incarnation;
 use crate::shard::images::{self, ImageEvent};
 use crate::shard::link::{Asked, Told};
 use crate::shard::peers::{Caller, FromPeer, Links};
@@ -31,7 +29,7 @@ pub(super) struct Others {
     pub(super) image: Option<(u64, u64)>,
     /// Raft's message about one that is not here yet.
     pub(super) image_message: Option<(NodeId, Message)>,
-    /// Keep-alives of other members: whose they are, by the request id that the group has them under.
+    /// What other members have asked for: whose it is, by the request id that the group has them under.
     pub(super) strangers: AHashMap<u64, (NodeId, Caller)>,
     pub(super) next_stranger: u64,
     /// Answers that go with the next delivery.
@@ -71,20 +69,8 @@ impl Driver {
         let any = !heard.is_empty();
         for said in heard {
             match said {
-                FromPeer::Raft(from, message) => {
-                    if let Some(message) = self.once_image_is_here(from, message) {
-                        self.group.step(now, from, message)?;
-                    }
-                }
-                FromPeer::Image(ImageEvent::Here(index, term)) => {
-                    self.others.image = Some((index, term));
-                    if let Some((from, message)) = self.others.image_message.take()
-                        && let Some(message) = self.once_image_is_here(from, message)
-                    {
-                        self.group.step(now, from, message)?;
-                    }
-                }
-                FromPeer::Image(event) => self.note_image(event),
+                FromPeer::Raft(from, message) => self.hear_raft(now, from, message)?,
+                FromPeer::Image(event) => self.note_image(now, event)?,
                 FromPeer::Proposal(payload) => {
                     if let Err(error) = self.group.propose_forwarded(now, &payload) {
                         // Its caller has a time limit, and the outcome is unknown to it anyway.
@@ -116,16 +102,17 @@ impl Driver {
     }
 
     /// A message about an image waits until that image is here.
-    fn once_image_is_here(&mut self, from: NodeId, message: Message) -> Option<Message> {
-        let Body::Snapshot(image) = &message.body else { return Some(message) };
-        if self.others.image == Some((image.metadata.index.0, image.metadata.term.0)) {
-            return Some(message);
+    fn hear_raft(&mut self, now: Duration, from: NodeId, message: Message) -> Result<(), GroupError> {
+        if let Body::Snapshot(image) = &message.body
+            && self.others.image != Some((image.metadata.index.0, image.metadata.term.0))
+        {
+            self.others.image_message = Some((from, message));
+            return Ok(());
         }
-        self.others.image_message = Some((from, message));
-        None
+        self.group.step(now, from, message)
     }
 
-    fn note_image(&mut self, event: ImageEvent) {
+    fn note_image(&mut self, now: Duration, event: ImageEvent) -> Result<(), GroupError> {
         match event {
             ImageEvent::Pinned(to, applied, place) => {
                 let metadata = self.group.image_metadata(applied);
@@ -142,8 +129,14 @@ impl Driver {
                 self.group.report_image(to, delivered);
             }
             ImageEvent::Comes => self.others.image = None,
-            ImageEvent::Here(..) => unreachable!("it is heard where messages are"),
+            ImageEvent::Here(index, term) => {
+                self.others.image = Some((index, term));
+                if let Some((from, message)) = self.others.image_message.take() {
+                    return self.hear_raft(now, from, message);
+                }
+            }
         }
+        Ok(())
     }
 
     /// Members that are too far behind get the state, one image each at a time.
@@ -194,18 +187,4 @@ impl Driver {
             links.set_members(members);
         }
     }
-}
-
-/// The members that the settings name.
-pub(super) fn founders(config: &ServerConfig) -> Vec<Member> {
-    let member = |founder: &InitialMember| Member {
-        id: member_id(&founder.peer_urls, &config.cluster_token),
-        name: String::new(),
-        peer_urls: founder.peer_urls.clone(),
-        client_urls: Vec::new(),
-        is_learner: false,
-    };
-    let mut members: Vec<Member> = config.initial_members.iter().map(member).collect();
-    members.sort_unstable_by_key(|member| member.id);
-    members
 }
