@@ -128,7 +128,7 @@ impl ServerError {
                 GroupError::Damaged(_) | GroupError::Attributes(_) => Cause::Damaged,
                 GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
                 GroupError::Peers(_) => Cause::Address,
-                GroupError::Removed { .. } => Cause::Foreign,
+                GroupError::Removed { .. } | GroupError::Refused { .. } => Cause::Foreign,
                 GroupError::Installed => Cause::Again,
                 GroupError::Identity(error) => identity_cause(error),
             },

@@ -181,6 +181,12 @@ pub enum GroupError {
         /// Who says so.
         by: String,
     },
+    /// Another process runs, or ran later, as this member: the text has the remedy.
+    #[error("another member refuses this process: {text}")]
+    Refused {
+        /// The other member's words.
+        text: String,
+    },
     /// A message that contradicts what is agreed on.
     #[error("raft: {0}. Stop the cluster's member that is named, and have the disks of both checked")]
     Raft(#[from] RaftError),

@@ -87,6 +87,8 @@ pub enum FromPeer {
     Lost(NodeId),
     /// A member says that this one was removed.
     Removed(String),
+    /// A member knows another process of this one.
+    Refused(String),
     /// What happens to images.
     Image(ImageEvent),
 }
@@ -329,7 +331,11 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
             PeerEvent::Disconnected { member, .. } => Some(FromPeer::Lost(NodeId(member))),
             PeerEvent::Refused { member, code, text } => {
                 tracing::error!(member = format!("{member:x}"), "{text}");
-                matches!(code, CloseCode::RemovedMember | CloseCode::Incarnation).then_some(FromPeer::Removed(text))
+                match code {
+                    CloseCode::RemovedMember => Some(FromPeer::Removed(text)),
+                    CloseCode::Incarnation => Some(FromPeer::Refused(text)),
+                    _ => None,
+                }
             }
             PeerEvent::Snapshot { member, stream } => {
                 let (shard, inbox, is_busy) = (Rc::clone(&shard), Rc::clone(&inbox), Rc::clone(&takes_image));

@@ -96,6 +96,7 @@ impl Driver {
                 }
                 FromPeer::Lost(member) => self.group.report_unreachable(member),
                 FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
+                FromPeer::Refused(text) => return Err(GroupError::Refused { text }),
             }
         }
         Ok(any)
