@@ -233,6 +233,11 @@ impl Shared {
         self.failure.lock().ok()?.take()
     }
 
+    /// Clients' connections on all shards.
+    pub fn open_connections(&self) -> usize {
+        self.connections.iter().map(|open| open.load(Ordering::Relaxed)).sum()
+    }
+
     /// The shard for the next connection: the one with the fewest, where the group's own counts twice.
     #[must_use]
     pub fn least_loaded(&self) -> u32 {

@@ -1,7 +1,8 @@
 //! The one place where descriptors change owners: into glommio's types, which have no safe way in.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 
 use glommio::io::BufferedFile;
 use glommio::net::TcpListener;
@@ -20,22 +21,16 @@ pub fn listener(fd: OwnedFd) -> TcpListener {
     unsafe { TcpListener::from_raw_fd(fd.into_raw_fd()) }
 }
 
-/// Makes a file `length` bytes long; blocks the caller.
+/// Begins to write what the page cache holds of a file and the disk does not; waits for nothing but the disk's queue. Nothing
+/// is durable because of it.
 ///
 /// # Errors
-/// The system's.
-pub fn cut(fd: RawFd, length: u64) -> io::Result<()> {
-    let length = i64::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    loop {
-        // SAFETY: no memory of ours is involved but what the pager has given up; a descriptor that was closed meanwhile is
-        // an error.
-        if unsafe { libc::ftruncate(fd, length) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
+/// The system's. An error of the disk itself is told by the next sync, too.
+pub fn begin_writeback(file: &File) -> io::Result<()> {
+    // SAFETY: no memory is involved, and the descriptor is open.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod group_task;
 mod images;
 pub mod link;
 mod notify;
+mod page_io;
 mod peers;
 mod pending;
 pub mod pulse;

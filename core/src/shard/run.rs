@@ -22,6 +22,7 @@ use super::bring_in::PageReads;
 use super::group_task::{Driver, Inbox, Remote};
 use super::link::{FromGroup, Stamps, ToGroup};
 use super::notify::{Broadcast, Notify};
+use super::page_io::PageFile;
 use super::pending::Pending;
 use super::pulse::Pulse;
 use super::{Shard, boottime, compaction, fds};
@@ -315,8 +316,7 @@ async fn run_group_shard(running: Rc<Running>, seat: GroupSeat, page_file: PathB
     }
     let own = Rc::clone(&inbox);
     glommio::spawn_local(Rc::clone(&running).forward(async move |batch| own.push(batch))).detach();
-    let writable = glommio::io::OpenOptions::new().read(true).write(true).buffered_open(&page_file).await;
-    let writable = Rc::new(writable.map_err(|error| GroupError::PageFile(error.into()))?);
+    let writable = PageFile::open(&page_file).map_err(GroupError::PageFile)?;
     let (ready, stop) = (Rc::new(Broadcast::default()), Rc::new(Broadcast::default()));
     let driver = Driver::new(
         seat.group,

@@ -12,7 +12,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::ShardSeed;
 use super::pulse::Pulse;
@@ -78,11 +78,15 @@ impl ShardThread {
     }
 }
 
+/// Threads of a shard that may block: an image that one makes must not keep a checkpoint's writes from the other.
+const BLOCKING_THREADS: usize = 2;
+
 fn executor(core: Option<usize>, id: u32, preempt_timer: Duration) -> LocalExecutorBuilder {
     LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
         .name(&format!("shard-{id}"))
         .io_memory(64 << 10)
         .ring_depth(256)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .preempt_timer(preempt_timer)
 }
 

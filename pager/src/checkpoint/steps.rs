@@ -20,9 +20,7 @@ impl Pager {
                 return Ok(None);
             };
             if let Some((purpose, io)) = running.ready.pop_front() {
-                if let Io::Write { buffers, .. } = &io {
-                    running.written_bytes += buffers.iter().map(|buffer| buffer.len() as u64).sum::<u64>();
-                }
+                running.written_bytes += io.written_bytes() as u64;
                 let token = checkpoints.token(purpose);
                 return Ok(Some((token, io)));
             }

@@ -116,6 +116,15 @@ impl Io {
         }
     }
 
+    /// What a write writes; 0 for anything else.
+    #[must_use]
+    pub fn written_bytes(&self) -> usize {
+        match self {
+            Io::Write { buffers, .. } => buffers.iter().map(|buffer| buffer.len()).sum(),
+            _ => 0,
+        }
+    }
+
     /// What it is for.
     #[must_use]
     pub fn purpose(&self) -> IoPurpose {

@@ -1,7 +1,5 @@
 //! The wire: calls, messages, bytes, connections.
 
-use std::sync::atomic::Ordering;
-
 use ringstone_net::{Code, HANDLING_BOUNDS_S, HandlingTimes, Method, MetricsSnapshot};
 
 use super::{Look, Single, counter, gauge, write_tables};
@@ -20,9 +18,7 @@ const SINGLES: &[Single] = &[
         "The total number of bytes received from grpc clients.",
         |look| sum(look, |wire| wire.received_bytes),
     ),
-    gauge("ringstone_connections", "Open connections of clients.", |look| {
-        look.shared.connections.iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>() as f64
-    }),
+    gauge("ringstone_connections", "Open connections of clients.", |look| look.shared.open_connections() as f64),
     counter("ringstone_connections_total", "Connections that clients have opened.", |look| {
         sum(look, |wire| wire.connections_opened)
     }),
