@@ -237,12 +237,18 @@ impl Group {
         !self.is_sole() && !self.raft.configuration().voters().is_empty()
     }
 
-    /// Members of the published state.
+    /// Members of the published state, and those that the log adds: without one of these the entry may never be applied.
     ///
     /// # Errors
     /// [`ringstone_pager::api::Fault`]: their page is not in memory, or damaged.
     pub fn members(&self) -> ringstone_pager::api::Access<Vec<crate::command::Member>> {
-        super::read_members(&self.pager)
+        let mut members = super::read_members(&self.pager)?;
+        let in_force = self.raft.configuration().members();
+        let is_known = |id: u64| members.iter().any(|member| member.id == id);
+        let ahead = self.announced.iter().filter(|member| in_force.contains(&NodeId(member.id)) && !is_known(member.id));
+        let ahead: Vec<_> = ahead.cloned().collect();
+        members.extend(ahead);
+        Ok(members)
     }
 
     /// On a follower: whom the proposals are for.

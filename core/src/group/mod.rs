@@ -240,6 +240,8 @@ pub struct Group {
     said_first: Option<(u64, Duration)>,
     reads: reads::Reads,
     kinds: kinds::Kinds,
+    /// Members that the log of this start adds.
+    announced: Vec<crate::command::Member>,
     in_flight: cluster::InFlight,
     retained: cluster::Retained,
     /// Images on their way, and what they cover.

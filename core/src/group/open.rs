@@ -33,7 +33,7 @@ use ringstone_raft::{
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
 
-use super::membership::{configuration_of, founders, read_members};
+use super::membership::{announced, configuration_of, founders, read_members};
 use super::{CheckpointPace, GROUP, Group, Outputs, force, records};
 use crate::identity::Identity;
 use crate::lease;
@@ -405,6 +405,7 @@ pub fn open_member(
     config.kinds_known = u32::from(shared.config.entry_kinds);
     config.heartbeat_ticks = 1;
     config.election_ticks = election_ticks(&shared);
+    let announced = announced(&replay.entries);
     let replayed_until = replay.entries.last().map_or(0, |entry| entry.index.0);
     let stable = Stable {
         hard_state: replay.hard_state,
@@ -456,6 +457,7 @@ pub fn open_member(
         said_first: None,
         reads: Default::default(),
         kinds: Default::default(),
+        announced,
         in_flight: Default::default(),
         retained: Default::default(),
         images: Default::default(),
