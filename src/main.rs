@@ -4,6 +4,7 @@ mod bench;
 mod ctl;
 mod exit;
 mod flags;
+mod initial_cluster;
 mod inspect;
 mod logging;
 mod serve;

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use ringstone_core::compactor::Retention;
-use ringstone_core::config::{
-    API_VERSION, DEFAULT_QUOTA_BYTES, InitialMember, MEMORY_LIMIT_LEAST, RINGSTONE_VERSION, ServerConfig,
-};
+use ringstone_core::config::{API_VERSION, DEFAULT_QUOTA_BYTES, MEMORY_LIMIT_LEAST, RINGSTONE_VERSION, ServerConfig};
+use ringstone_core::entry::KIND_MAX;
 use ringstone_core::server::{self, ServerError};
 use ringstone_net::peer::TlsFiles;
 
 use crate::exit::ExitStatus;
 use crate::flags::{self, FlagError, Settings};
+use crate::initial_cluster::initial_members;
 use crate::logging::{Format, Logger, Output};
 
 /// `ringstone --version`.
@@ -59,7 +59,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         Err(error) if error.cause() == server::Cause::Again => {
             tracing::info!("{error}: the member starts again with it");
             // Readers, watches and executors of the old state end with this image of the process.
-            let error = Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+            let error = Command::new("/proc/self/exe").args(arguments_again()).env_remove(FORCE_VARIABLE).exec();
             tracing::error!(error = %error, "the member can't start itself again: start it");
             eprintln!("ringstone: the member can't start itself again: {error}. Start it");
             ExitStatus::Limits.into()
@@ -70,6 +70,17 @@ pub fn main(arguments: &[String]) -> ExitCode {
             status_of(&error).into()
         }
     }
+}
+
+/// `--force-new-cluster` as a variable.
+const FORCE_VARIABLE: &str = "ETCD_FORCE_NEW_CLUSTER";
+
+/// The arguments of this process but for the order to begin a cluster of its own, which was carried out.
+fn arguments_again() -> impl Iterator<Item = std::ffi::OsString> {
+    std::env::args_os().skip(1).filter(|argument| {
+        let word = argument.to_string_lossy();
+        word.trim_start_matches('-').split('=').next() != Some("force-new-cluster") || !word.starts_with('-')
+    })
 }
 
 fn status_of(error: &ServerError) -> ExitStatus {
@@ -163,50 +174,6 @@ fn urls(text: &str) -> Vec<String> {
     text.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect()
 }
 
-/// The members of a new cluster, by `--initial-cluster`: NAME=URL,NAME=URL,... where a name may come again. This one is
-/// among them, with the URLs that `--initial-advertise-peer-urls` has.
-fn initial_members(settings: &Settings) -> Result<Vec<InitialMember>, String> {
-    let name = settings.text("name");
-    let advertised = urls(settings.text("initial-advertise-peer-urls"));
-    let cluster = settings.text("initial-cluster");
-    if cluster.is_empty() {
-        return Ok(vec![InitialMember { name: name.to_owned(), peer_urls: advertised }]);
-    }
-    let mut members: Vec<InitialMember> = Vec::new();
-    for member in cluster.split(',') {
-        let (member_name, url) = member
-            .split_once('=')
-            .ok_or_else(|| format!("--initial-cluster: {member:?} is not of the form NAME=URL"))?;
-        if let Some(known) = members.iter().find(|known| known.peer_urls.iter().any(|known| known == url)) {
-            return Err(format!(
-                "--initial-cluster: {:?} and {member_name:?} have the same URL {url}: each member needs its own",
-                known.name
-            ));
-        }
-        match members.iter_mut().find(|known| known.name == member_name) {
-            Some(known) => known.peer_urls.push(url.to_owned()),
-            None => members.push(InitialMember { name: member_name.to_owned(), peer_urls: vec![url.to_owned()] }),
-        }
-    }
-    let Some(own) = members.iter().find(|member| member.name == name) else {
-        return Err(format!(
-            "--initial-cluster={cluster} does not name this member, {name:?}: add {name}={}, or set --name",
-            advertised.join(",")
-        ));
-    };
-    let (mut named, mut told) = (own.peer_urls.clone(), advertised);
-    named.sort_unstable();
-    told.sort_unstable();
-    if named != told {
-        return Err(format!(
-            "--initial-cluster has {name}={}, but --initial-advertise-peer-urls has {}: they must be the same",
-            named.join(","),
-            told.join(",")
-        ));
-    }
-    Ok(members)
-}
-
 fn file(settings: &Settings, name: &str) -> Option<PathBuf> {
     Some(settings.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
@@ -239,7 +206,8 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
     if settings.is_set("listen-client-urls") && !settings.is_set("advertise-client-urls") {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
     }
-    let initial_members = initial_members(settings)?;
+    let advertised = urls(settings.text("initial-advertise-peer-urls"));
+    let initial_members = initial_members(&name, &advertised, settings.text("initial-cluster"))?;
     let own = initial_members.iter().find(|member| member.name == name).expect("checked to be among them");
     let advertise_peer_urls = own.peer_urls.clone();
     let joins = match settings.text("initial-cluster-state") {
@@ -294,11 +262,20 @@ fn server_config(settings: &Settings) -> Result<ServerConfig, String> {
         listen_peer: listen_addresses("listen-peer-urls", settings.text("listen-peer-urls"))?,
         initial_members,
         joins,
+        force_new_cluster: settings.is_on("force-new-cluster"),
+        strict_reconfig_check: settings.is_on("strict-reconfig-check"),
+        max_learners: positive(settings, "max-learners")?,
+        entry_kinds: KIND_MAX,
         peer_tls: TlsFiles {
             cert: file(settings, "peer-cert-file"),
             key: file(settings, "peer-key-file"),
+            client_cert: file(settings, "peer-client-cert-file"),
+            client_key: file(settings, "peer-client-key-file"),
             trusted_ca: file(settings, "peer-trusted-ca-file"),
             client_cert_auth: settings.is_on("peer-client-cert-auth"),
+            allowed_names: urls(settings.text("peer-cert-allowed-cn")),
+            allowed_hosts: urls(settings.text("peer-cert-allowed-hostname")),
+            any_client_address: settings.is_on("peer-skip-client-san-verification"),
         },
         cluster_token: settings.text("initial-cluster-token").to_owned(),
         shards,

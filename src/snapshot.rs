@@ -10,10 +10,12 @@ use ringstone_core::command::Member;
 use ringstone_core::group::{Restore, RestoreError, RestoreOptions};
 use ringstone_core::identity::{self, FolderPaths, Identity, IdentityError};
 use ringstone_core::image::{ImageError, ImageReader, ImageSummary};
+use ringstone_net::peer::PeerAddress;
 use ringstone_wal::disk::ring::RingDisk;
 use sha2::{Digest as _, Sha256};
 
 use crate::ctl;
+use crate::initial_cluster::initial_members;
 
 /// Length of the SHA-256 behind the image.
 const SUM_BYTES: u64 = 32;
@@ -37,7 +39,7 @@ enum Command {
         #[arg(long, short = 'w', default_value = "simple")]
         write_out: String,
     },
-    /// Makes the data folder of a new member from a snapshot file
+    /// Makes the data folder of a member of a new cluster from a snapshot file; once for each member, from the same file
     Restore(RestoreFlags),
 }
 
@@ -54,7 +56,7 @@ struct RestoreFlags {
     /// Name of the member
     #[arg(long, default_value = "default")]
     name: String,
-    /// The new cluster, NAME=URL
+    /// The members of the new cluster, NAME=URL,NAME=URL,...: the same for each of them, made from the same file
     #[arg(long, default_value = "default=http://localhost:2380")]
     initial_cluster: String,
     /// Token of the new cluster
@@ -169,40 +171,33 @@ fn has_entries(folder: &Path) -> bool {
         .map_or_else(|error| error.kind() != std::io::ErrorKind::NotFound, |mut entries| entries.next().is_some())
 }
 
-/// The one member of the new cluster.
-fn new_member(flags: &RestoreFlags) -> Result<Member, String> {
-    let mut urls = flags.initial_advertise_peer_urls.clone();
-    urls.sort_unstable();
-    let mut named = Vec::new();
-    for part in flags.initial_cluster.split(',') {
-        let (name, url) =
-            part.split_once('=').ok_or_else(|| format!("--initial-cluster: {part:?} is not of the form NAME=URL"))?;
-        if name != flags.name {
-            return Err(format!(
-                "--initial-cluster names {name:?}, --name is {:?}: clusters of several members are not built yet",
-                flags.name
-            ));
+/// The new cluster's members, ascending by id, and the id of this one. From the flags alone, so that each member that is made
+/// from one file begins in the same state.
+fn new_members(flags: &RestoreFlags) -> Result<(Vec<Member>, u64), String> {
+    let founders = initial_members(&flags.name, &flags.initial_advertise_peer_urls, &flags.initial_cluster)?;
+    let mut own = 0;
+    let mut members = Vec::new();
+    for founder in founders {
+        let mut peer_urls = founder.peer_urls;
+        peer_urls.sort_unstable();
+        if let Some(url) = peer_urls.iter().find(|url| PeerAddress::parse(url).is_err()) {
+            return Err(format!("--initial-cluster: {url:?} is no peer URL: http://HOST:PORT is expected"));
         }
-        named.push(url.to_owned());
+        let id = identity::member_id(&peer_urls, &flags.initial_cluster_token);
+        if founder.name == flags.name {
+            own = id;
+        }
+        members.push(Member { id, name: founder.name, peer_urls, client_urls: Vec::new(), is_learner: false });
     }
-    named.sort_unstable();
-    if named != urls {
-        return Err(format!(
-            "--initial-cluster has {}={}, but --initial-advertise-peer-urls has {}: they must be the same",
-            flags.name,
-            named.join(","),
-            urls.join(",")
-        ));
-    }
-    let id = identity::member_id(&urls, &flags.initial_cluster_token);
-    Ok(Member { id, name: flags.name.clone(), peer_urls: urls, client_urls: Vec::new(), is_learner: false })
+    members.sort_unstable_by_key(|member| member.id);
+    Ok((members, own))
 }
 
 fn restore(flags: &RestoreFlags) -> Result<String, String> {
     if (flags.bump_revision > 0) != flags.mark_compacted {
         return Err("--mark-compacted required if --bump-revision > 0, and only then".to_owned());
     }
-    let member = new_member(flags)?;
+    let (members, own) = new_members(flags)?;
     let data_dir = flags.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", flags.name)));
     if has_entries(&data_dir) {
         return Err(format!("data-dir {data_dir:?} not empty or could not be read"));
@@ -218,7 +213,7 @@ fn restore(flags: &RestoreFlags) -> Result<String, String> {
     read(&flags.file, &mut |reader| reader.drain(&mut |_, _, _| Ok(()))).map_err(|error| error.to_string())?;
     let made_dir = !data_dir.exists();
     let made_wal_dir = flags.wal_dir.as_ref().is_some_and(|folder| !folder.exists());
-    restore_into(flags, &data_dir, member).map_err(|error| {
+    restore_into(flags, &data_dir, members, own).map_err(|error| {
         let _ = std::fs::remove_dir_all(data_dir.join("member.tmp"));
         if made_dir {
             let _ = std::fs::remove_dir(&data_dir);
@@ -235,16 +230,18 @@ fn restore(flags: &RestoreFlags) -> Result<String, String> {
     })
 }
 
-fn restore_into(flags: &RestoreFlags, data_dir: &Path, member: Member) -> Result<String, RestoreFailure> {
+fn restore_into(
+    flags: &RestoreFlags,
+    data_dir: &Path,
+    members: Vec<Member>,
+    member_id: u64,
+) -> Result<String, RestoreFailure> {
     let mut file_id = [0; 16];
     getrandom::fill(&mut file_id).expect("the kernel has randomness once the system is up");
-    let identity = Identity { cluster_id: identity::cluster_id(&[member.id]), member_id: member.id, file_id };
+    let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+    let identity = Identity { cluster_id: identity::cluster_id(&ids), member_id, file_id };
     let paths = FolderPaths { data_dir: data_dir.to_owned(), wal_dir: flags.wal_dir.clone() };
-    let options = RestoreOptions {
-        members: vec![member],
-        bump_revision: flags.bump_revision,
-        mark_compacted: flags.mark_compacted,
-    };
+    let options = RestoreOptions { members, bump_revision: flags.bump_revision, mark_compacted: flags.mark_compacted };
     let mut revision = 0;
     paths.create(identity, |page_file, wal_dir| -> Result<(), RestoreFailure> {
         let mut restore = Restore::create(page_file, &identity)?;
@@ -266,10 +263,11 @@ fn restore_into(flags: &RestoreFlags, data_dir: &Path, member: Member) -> Result
         Ok(restore.finish(&summary, &options, &mut ring)?)
     })?;
     Ok(format!(
-        "restored {} at revision {revision} into {}: cluster {:x}, member {:x}",
+        "restored {} at revision {revision} into {}: cluster {:x} of {}, member {:x}",
         flags.file.display(),
         data_dir.display(),
         identity.cluster_id,
+        ids.len(),
         identity.member_id
     ))
 }

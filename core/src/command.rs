@@ -82,6 +82,14 @@ pub enum Command {
         /// Its new peer URLs.
         peer_urls: Vec<String>,
     },
+    /// All members were known to apply entries up to this kind, and only such may be members from now on.
+    KindsAgreed {
+        /// The newest kind that may be proposed.
+        kinds: u16,
+    },
+    /// A put by another name: what a later version could add. In no build but those of tests.
+    #[cfg(feature = "next-kind")]
+    NextPut(Put),
 }
 
 /// What every member must agree on before the first request.

@@ -53,6 +53,15 @@ pub struct ServerConfig {
     pub initial_members: Vec<InitialMember>,
     /// `--initial-cluster-state=existing`: the cluster is there already, and this member was added to it.
     pub joins: bool,
+    /// `--force-new-cluster`: this member becomes a cluster of its own, with all that it has.
+    pub force_new_cluster: bool,
+    /// `--strict-reconfig-check`: a leader refuses changes of the members that may cost the quorum.
+    pub strict_reconfig_check: bool,
+    /// `--max-learners`: more are refused by a leader.
+    pub max_learners: usize,
+    /// The newest kind of entries that this member can apply, [`KIND_MAX`](crate::entry::KIND_MAX): less where a test plays an
+    /// older build.
+    pub entry_kinds: u16,
     /// Certificates of members.
     pub peer_tls: TlsFiles,
     /// Token that ids follow from.

@@ -18,7 +18,8 @@
 //!   64+n       body
 //! ```
 //!
-//! An entry with an unknown version or kind stops the member before it is applied; the checks here come first.
+//! An entry with an unknown version or kind stops the member before it is applied; the checks here come first. A kind that not
+//! all members know is not proposed (group/kinds.rs).
 
 use rkyv::rancor;
 
@@ -110,6 +111,9 @@ pub fn kind_of(command: &Command) -> u16 {
         Command::MemberPromote { .. } => 13,
         Command::MemberRemove { .. } => 14,
         Command::MemberUpdate { .. } => 15,
+        Command::KindsAgreed { .. } => 16,
+        #[cfg(feature = "next-kind")]
+        Command::NextPut(_) => KIND_NEXT,
     }
 }
 
@@ -130,11 +134,25 @@ fn kind_of_archived(command: &ArchivedCommand) -> u16 {
         ArchivedCommand::MemberPromote { .. } => 13,
         ArchivedCommand::MemberRemove { .. } => 14,
         ArchivedCommand::MemberUpdate { .. } => 15,
+        ArchivedCommand::KindsAgreed { .. } => 16,
+        #[cfg(feature = "next-kind")]
+        ArchivedCommand::NextPut(_) => KIND_NEXT,
     }
 }
 
-/// The largest kind that this version knows.
-const KIND_MAX: u16 = 15;
+/// The newest kind that every member knows, whatever its version.
+pub const KIND_BASE: u16 = 16;
+/// The newest kind that this version knows.
+pub const KIND_MAX: u16 = 16;
+/// One more, for tests of members that know different kinds: see docs/simulation.md.
+#[cfg(feature = "next-kind")]
+pub const KIND_NEXT: u16 = KIND_MAX + 1;
+
+/// The newest kind that can be decoded; a member may know less ([`ServerConfig::entry_kinds`](crate::config::ServerConfig)).
+#[cfg(not(feature = "next-kind"))]
+const KIND_DECODED_MAX: u16 = KIND_MAX;
+#[cfg(feature = "next-kind")]
+const KIND_DECODED_MAX: u16 = KIND_NEXT;
 
 /// An entry under construction: everything but what only the group knows.
 #[derive(Debug)]
@@ -166,6 +184,12 @@ impl Draft {
         let bytes =
             rkyv::api::high::to_bytes_in::<_, rancor::Error>(command, bytes).expect("a vector takes any command");
         Draft { bytes }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[2], self.bytes[3]])
     }
 
     /// Bytes of the finished entry.
@@ -200,6 +224,12 @@ impl Draft {
     }
 }
 
+/// Whose request a sealed entry is: shard and request id. None: it is too short for an entry.
+#[must_use]
+pub fn caller_of(sealed: &[u8]) -> Option<(u32, u64)> {
+    (sealed.len() >= ENVELOPE_BYTES).then(|| (u32_at(sealed, 16), u64_at(sealed, 24)))
+}
+
 /// So that the buffer of a put, the usual command, is allocated once.
 fn body_bytes_about(command: &Command) -> usize {
     let fixed = 128;
@@ -220,6 +250,8 @@ fn checksum(bytes: &[u8]) -> u32 {
 pub struct Entry<'a> {
     /// The envelope.
     pub envelope: Envelope,
+    /// Which variant of the command.
+    pub kind: u16,
     /// The command, validated.
     pub command: &'a ArchivedCommand,
 }
@@ -250,7 +282,7 @@ impl<'a> Entry<'a> {
             return Err(EntryError::Checksum { found, expected });
         }
         let kind = u16::from_le_bytes([bytes[2], bytes[3]]);
-        if kind == 0 || kind > KIND_MAX {
+        if kind == 0 || kind > KIND_DECODED_MAX {
             return Err(EntryError::UnknownKind { found: kind });
         }
         let user_bytes = u32_at(bytes, 20) as usize;
@@ -274,7 +306,7 @@ impl<'a> Entry<'a> {
             lease_clock_ms: u64_at(bytes, LEASE_CLOCK_AT),
             wall_time_ms: u64_at(bytes, WALL_TIME_AT),
         };
-        Ok(Entry { envelope, command })
+        Ok(Entry { envelope, kind, command })
     }
 }
 

@@ -13,6 +13,8 @@ use crate::config::ServerConfig;
 
 /// The header by which etcd's members tell which cluster they are of.
 pub const CLUSTER_ID_HEADER: &str = "x-etcd-cluster-id";
+/// The header by which Ringstone's members tell up to which kind entries may be in their log.
+pub const KINDS_HEADER: &str = "x-ringstone-entry-kinds";
 /// How long one member may take to connect, and to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two rounds.
@@ -41,6 +43,18 @@ pub enum JoinError {
         /// This member's.
         urls: String,
     },
+    /// The cluster uses entries that this program does not know.
+    #[error(
+        "the cluster {cluster:x} has agreed on entries up to kind {agreed}, this program knows kinds up to {known}: start this member with the version of ringstone that the others run, or a later one"
+    )]
+    Kinds {
+        /// The cluster's id.
+        cluster: u64,
+        /// The newest kind in its log.
+        agreed: u16,
+        /// The newest that can be applied.
+        known: u16,
+    },
 }
 
 impl JoinError {
@@ -58,9 +72,23 @@ pub struct Cluster {
     pub id: u64,
     /// Its members.
     pub members: Vec<Member>,
+    /// The newest kind of entries that may be in its log; 0 where it does not say.
+    pub kinds: u16,
 }
 
 impl Cluster {
+    /// Whether this process can apply what the cluster has in its log.
+    ///
+    /// # Errors
+    /// [`JoinError::Kinds`].
+    pub fn check_kinds(&self, config: &ServerConfig) -> Result<(), JoinError> {
+        let known = config.entry_kinds;
+        if self.kinds <= known {
+            return Ok(());
+        }
+        Err(JoinError::Kinds { cluster: self.id, agreed: self.kinds, known })
+    }
+
     /// The id of the member with this process's peer URLs.
     ///
     /// # Errors
@@ -162,7 +190,8 @@ fn read_answer(answer: &[u8]) -> Option<Cluster> {
     };
     let id = u64::from_str_radix(value(CLUSTER_ID_HEADER)?, 16).ok()?;
     let listed: Vec<Listed> = serde_json::from_slice(&answer[end + 4..]).ok()?;
-    Some(Cluster { id, members: listed.into_iter().map(Member::from).collect() })
+    let kinds = value(KINDS_HEADER).and_then(|kinds| kinds.parse().ok()).unwrap_or(0);
+    Some(Cluster { id, members: listed.into_iter().map(Member::from).collect(), kinds })
 }
 
 #[cfg(test)]
@@ -174,7 +203,7 @@ mod tests {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Etcd-Cluster-Id: cdf818194e3a8c32\r\nContent-Length: 116\r\n\r\n\
             [{\"id\":10276657743932975437,\"peerURLs\":[\"http://localhost:2380\"],\"name\":\"default\",\"clientURLs\":[\"http://localhost:2379\"]}]\n";
         let cluster = read_answer(answer).expect("good");
-        assert_eq!((cluster.id, cluster.members.len()), (0xcdf8_1819_4e3a_8c32, 1));
+        assert_eq!((cluster.id, cluster.members.len(), cluster.kinds), (0xcdf8_1819_4e3a_8c32, 1, 0));
         assert_eq!((cluster.members[0].name.as_str(), cluster.members[0].id), ("default", 10_276_657_743_932_975_437));
     }
 

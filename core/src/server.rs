@@ -80,6 +80,11 @@ pub enum ServerError {
         /// The system's reason.
         error: io::Error,
     },
+    /// `--force-new-cluster` where there is no member.
+    #[error(
+        "--force-new-cluster: there is no member in {0}, so there is nothing to go on with: use the --data-dir of the member that is to go on, or start without the flag"
+    )]
+    NoMemberToForce(std::path::PathBuf),
     /// The cluster that is to be joined.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -135,7 +140,7 @@ impl ServerError {
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,
             ServerError::Descriptors { .. } => Cause::Limits,
-            ServerError::Join(_) => Cause::Foreign,
+            ServerError::Join(_) | ServerError::NoMemberToForce(_) => Cause::Foreign,
             ServerError::Executor { error, .. } if error.contains("Cannot allocate memory") => Cause::Limits,
             ServerError::Executor { .. } => Cause::IoUring,
             ServerError::Asleep { .. } => Cause::Limits,
@@ -200,7 +205,9 @@ fn open_cause(error: &OpenError) -> Cause {
                 | OpenFailure::OtherPageSize { .. },
             ),
         )
-        | OpenError::State(StateError::Format(_)) => Cause::FormatVersion,
+        | OpenError::State(StateError::Format(_))
+        | OpenError::Kinds { .. } => Cause::FormatVersion,
+        OpenError::NothingToForce => Cause::Foreign,
         OpenError::Pages(PagesError::Disk(error)) => page_cause(error),
         OpenError::Pages(PagesError::Refused(OpenFailure::ForeignFile { .. })) => Cause::Foreign,
         OpenError::Io { error, .. } => io_cause(error),
@@ -286,8 +293,14 @@ fn open_folder(config: &ServerConfig, joined: Option<&join::Cluster>) -> Result<
         // As in etcd, what a member was made with counts, not the flags of later starts.
         return Ok(paths.open()?);
     }
+    if config.force_new_cluster {
+        return Err(ServerError::NoMemberToForce(config.data_dir.clone()));
+    }
     let (cluster, member) = match joined {
-        Some(joined) => (joined.id, joined.own_id(config)?),
+        Some(joined) => {
+            joined.check_kinds(config)?;
+            (joined.id, joined.own_id(config)?)
+        }
         None if config.joins => return Err(JoinError::nobody(config).into()),
         None => {
             let ids: Vec<u64> = group::founders(config).iter().map(|founder| founder.id).collect();
@@ -315,7 +328,8 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     let signals = Signals::block();
     let listeners = config.listen_client.iter().map(|&address| listen(address)).collect::<Result<Vec<_>, _>>()?;
     // Asked at each start with this flag: where the others are may have changed, or nothing is known here yet.
-    let joined = if config.joins { join::ask(&config, join_patience(&config)) } else { None };
+    let asks = config.joins && !config.force_new_cluster;
+    let joined = if asks { join::ask(&config, join_patience(&config)) } else { None };
     let folder = open_folder(&config, joined.as_ref())?;
     let shared = Arc::new(Shared::new(config, folder.identity));
     if let Some(cluster) = joined {

@@ -17,8 +17,8 @@ use ringstone_net::{Memory, MetricsSnapshot};
 use ringstone_pager::eviction::Evictor;
 
 /// etcd's alarm types as bits of [`Admission::alarms`].
-const ALARM_NOSPACE: u32 = 1 << 1;
-const ALARM_CORRUPT: u32 = 1 << 2;
+const ALARM_NOSPACE: u16 = 1 << 1;
+const ALARM_CORRUPT: u16 = 1 << 2;
 
 /// What connections may hold of the memory limit: three eighths. Frames may take three quarters of what is beyond 128 MiB
 /// (group/open.rs); both at once are within the limit and the allocator's slack.
@@ -112,6 +112,8 @@ pub struct Shared {
     pub revision: AtomicI64,
     /// The members of the cluster that this one joins, as one of them said.
     pub joins: OnceLock<Vec<Member>>,
+    /// What is wrong with the ways to other members, for `endpoint status`. Locked for a moment, once a second.
+    pub peer_complaints: Mutex<Vec<String>>,
     /// This member alone is the cluster: what it has published is linearizable.
     pub is_sole: AtomicBool,
     /// This member is a learner: it answers serializable reads alone.
@@ -182,6 +184,7 @@ impl Shared {
             applied: AtomicU64::new(0),
             revision: AtomicI64::new(0),
             joins: OnceLock::new(),
+            peer_complaints: Mutex::default(),
             is_sole: AtomicBool::new(false),
             is_learner: AtomicBool::new(false),
             ready: AtomicBool::new(false),

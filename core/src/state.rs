@@ -2,6 +2,7 @@
 
 use ringstone_pager::api::ATTRIBUTES_BYTES_MAX;
 
+use crate::entry::KIND_BASE;
 use crate::event::Revision;
 
 /// The positions and counters of one group's store. Published with the trees that they describe.
@@ -39,7 +40,9 @@ pub struct State {
     /// The hashes of the last compactions, ascending: what HashKV answers for exactly these revisions.
     pub compaction_hashes: Vec<CompactionHash>,
     /// Bit `1 << type` is set while any member has an alarm of that type (etcd's AlarmType).
-    pub alarms: u32,
+    pub alarms: u16,
+    /// See [`State::kinds`]; 0 where that was never agreed on.
+    pub kinds_agreed: u16,
 }
 
 /// The revisions that a view can be read at: all that most reads need of a state, so they decode nothing else.
@@ -59,7 +62,7 @@ pub struct Admission {
     /// [`State::quota_bytes`].
     pub quota_bytes: u64,
     /// [`State::alarms`].
-    pub alarms: u32,
+    pub alarms: u16,
 }
 
 // Offsets of attributes, as `to_attributes` writes them; the test ties the two.
@@ -109,7 +112,7 @@ impl Admission {
         if bytes.is_empty() {
             return Admission::from(&State::default());
         }
-        let alarms = word_at(bytes, ALARMS_AT) as u32;
+        let alarms = word_at(bytes, ALARMS_AT) as u16;
         let quota_bytes = word_at(bytes, LOGICAL_BYTES_AT).saturating_add(word_at(bytes, RETAINED_BYTES_AT));
         Admission { quota_bytes, alarms }
     }
@@ -179,6 +182,7 @@ impl Default for State {
             hash_key: [0; 16],
             compaction_hashes: Vec::new(),
             alarms: 0,
+            kinds_agreed: 0,
         }
     }
 }
@@ -207,6 +211,12 @@ impl State {
         self.logical_bytes.saturating_add(self.retained_bytes)
     }
 
+    /// The newest kind of entries that may be proposed: all members were known to apply it.
+    #[must_use]
+    pub fn kinds(&self) -> u16 {
+        self.kinds_agreed.max(KIND_BASE)
+    }
+
     /// The attributes of the root record (docs/format-store.md); little endian.
     #[must_use]
     pub fn to_attributes(&self) -> [u8; STATE_BYTES] {
@@ -228,6 +238,7 @@ impl State {
         let hashes = u8::try_from(self.compaction_hashes.len()).expect("ten at most");
         out.put(&[phase, hashes]);
         out.put(&self.alarms.to_le_bytes());
+        out.put(&self.kinds_agreed.to_le_bytes());
         let positions = [self.revision, self.compact_revision, self.swept_revision, self.cut_revision];
         out.put(&self.applied_index.to_le_bytes());
         out.put(&self.applied_term.to_le_bytes());
@@ -265,7 +276,8 @@ impl State {
             return Err(StateError::Format(format));
         }
         let [phase, hashes] = input.take()?;
-        let alarms = u32::from_le_bytes(input.take()?);
+        let alarms = u16::from_le_bytes(input.take()?);
+        let kinds_agreed = u16::from_le_bytes(input.take()?);
         let (applied_index, applied_term) = (input.u64()?, input.u64()?);
         let (revision, compact_revision) = (input.i64()?, input.i64()?);
         let (swept_revision, cut_revision) = (input.i64()?, input.i64()?);
@@ -299,6 +311,7 @@ impl State {
             hash_key,
             compaction_hashes,
             alarms,
+            kinds_agreed,
         };
         let ordered = state.cut_revision <= state.swept_revision
             && state.swept_revision <= state.compact_revision
@@ -377,6 +390,7 @@ mod tests {
             hash_key: [9; 16],
             compaction_hashes: vec![CompactionHash { revision: 30, previous: -1, hash: 5 }],
             alarms: 2,
+            kinds_agreed: 0x1234,
             logical_bytes: 1 << 40,
             retained_bytes: 5,
             ..State::default()
@@ -389,6 +403,7 @@ mod tests {
         // The offsets of docs/format-store.md.
         let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|byte| bytes[at + byte]));
         assert_eq!((bytes[0], bytes[2], bytes[3], bytes[4], bytes[136], bytes.len()), (1, 2, 1, 2, 9, 352));
+        assert_eq!(bytes[6..8], [0x34, 0x12]);
         assert_eq!([8, 24, 32, 40, 48, 64, 72, 80, 88, 96, 152].map(word), [7, 40, 30, 20, 10, 30, 35, 22, 3, 99, 30]);
         assert_eq!(State::from_attributes(&[]), Ok(State::default()));
         for cut in 1..bytes.len() {

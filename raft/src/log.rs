@@ -273,6 +273,11 @@ impl Log {
         self.configurations[settled..].iter().map(|(_, configuration)| configuration)
     }
 
+    /// The one that it replaces, while that is known.
+    pub(crate) fn configuration_before(&self) -> Option<&Configuration> {
+        self.configurations.iter().rev().nth(1).map(|(_, configuration)| configuration)
+    }
+
     /// From which entry on it is in force.
     pub(crate) fn configuration_index(&self) -> Index {
         self.configurations.last().expect("the base has one").0

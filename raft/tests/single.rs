@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ringstone_raft::{
-    Config, Configuration, EntryKind, HardState, Index, NodeId, ProposeError, Raft, ReadState, Role, SnapshotMetadata,
-    Stable, Term,
+    Body, Config, Configuration, EntryKind, HardState, Index, Message, NodeId, ProposeError, Raft, ReadState, Role,
+    SnapshotMetadata, Stable, Term,
 };
 
 const ME: NodeId = NodeId(1);
@@ -68,6 +68,35 @@ fn a_sole_voter_commits_only_what_its_own_disk_has() {
     assert_eq!(payloads, ["a", "b"], "c is still on its way");
     let _ = raft.persisted(second.persist.expect("c").token);
     assert_eq!(raft.take_actions().committed[0].payload, "c");
+}
+
+/// As etcd's users do it: the second member is added, then started. The change itself needs no more than the first one's disk;
+/// what comes behind it needs both.
+#[test]
+fn a_second_voter_is_added_before_it_has_begun() {
+    let other = NodeId(2);
+    let mut raft = leader();
+    raft.propose([Bytes::from_static(b"before")]).expect("leads");
+    let two = Configuration::new([ME, other], []).expect("two voters");
+    assert_eq!(raft.propose_configuration(&two, b""), Ok(Index(3)));
+    raft.propose([Bytes::from_static(b"behind")]).expect("leads");
+    let actions = raft.take_actions();
+    assert!(actions.committed.is_empty(), "not synced");
+    let _ = raft.persisted(actions.persist.expect("three entries").token);
+    let committed: Vec<Index> = raft.take_actions().committed.into_iter().map(|entry| entry.index).collect();
+    assert_eq!(committed, [Index(2), Index(3)]);
+    raft.applied(Index(3));
+    let accepted = Message { term: Term(1), body: Body::AppendAccepted { matched: Index(4) } };
+    raft.step(other, accepted).expect("of a member");
+    assert_eq!(raft.take_actions().committed[0].index, Index(4));
+
+    // A third one: two of three, as ever.
+    let three = Configuration::new([ME, other, NodeId(3)], []).expect("three voters");
+    raft.applied(Index(4));
+    assert_eq!(raft.propose_configuration(&three, b""), Ok(Index(5)));
+    let persist = raft.take_actions().persist.expect("the change");
+    let _ = raft.persisted(persist.token);
+    assert!(raft.take_actions().committed.is_empty(), "one of three");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -30,30 +30,66 @@ pub fn arguments(data_dir: &Path, port: u16) -> Vec<String> {
 pub struct Member {
     child: Child,
     pub port: u16,
+    log: PathBuf,
 }
 
+#[allow(dead_code, reason = "not every test needs all of it")]
 impl Member {
-    #[allow(dead_code, reason = "not every test's member runs without flags")]
     pub fn start(data_dir: &Path) -> Member {
         Member::start_with(data_dir, &[])
     }
 
     pub fn start_with(data_dir: &Path, more: &[&str]) -> Member {
-        let port = free_port();
-        let log = File::create(data_dir.with_extension("log")).unwrap();
-        let mut command = Command::new(RINGSTONE);
-        command.args(arguments(data_dir, port)).args(more).stdout(Stdio::null()).stderr(log);
-        let member = Member { child: command.spawn().unwrap(), port };
-        let began = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() || !member.is_ready(data_dir) {
-            assert!(began.elapsed() < Duration::from_secs(30), "it serves");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let member = Member::spawn(data_dir, more);
+        member.wait_until_ready();
         member
     }
 
-    fn is_ready(&self, data_dir: &Path) -> bool {
-        fs::read_to_string(data_dir.with_extension("log")).unwrap().contains("ready to serve")
+    /// Begins a member; one of several is ready once a quorum is there.
+    pub fn spawn(data_dir: &Path, more: &[&str]) -> Member {
+        let port = free_port();
+        let path = data_dir.with_extension("log");
+        let log = File::create(&path).unwrap();
+        let mut command = Command::new(RINGSTONE);
+        command.args(arguments(data_dir, port)).args(more).stdout(Stdio::null()).stderr(log);
+        Member { child: command.spawn().unwrap(), port, log: path }
+    }
+
+    pub fn wait_until_ready(&self) {
+        let began = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() || !self.log().contains("ready to serve")
+        {
+            assert!(began.elapsed() < Duration::from_secs(30), "it serves:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it has logged since it was started.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until its log has these words.
+    pub fn wait_for_log(&self, words: &str) {
+        let began = Instant::now();
+        while !self.log().contains(words) {
+            assert!(began.elapsed() < Duration::from_secs(30), "{words:?} is not in the log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Its exit status, once it ends by itself.
+    pub fn wait_for_end(&mut self) -> Option<i32> {
+        let began = Instant::now();
+        while self.is_running() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it ends:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.child.wait().unwrap().code()
     }
 
     pub fn stop(mut self) {

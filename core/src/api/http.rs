@@ -110,11 +110,14 @@ impl Api {
         if !serializable && shared.leader.load(Ordering::Relaxed) == 0 {
             return Some("RAFT NO LEADER".to_owned());
         }
-        self.try_read().await.err().map(|error| format!("RANGE ERROR:{error}"))
+        self.try_read(!serializable).await.err().map(|error| format!("RANGE ERROR:{error}"))
     }
 
     /// The read that proves that reads work.
-    async fn try_read(&self) -> Result<(), Error> {
+    async fn try_read(&self, linearizable: bool) -> Result<(), Error> {
+        if linearizable {
+            self.shard.linearizable().await?;
+        }
         let request =
             RangeRequest { key: b"health".to_vec().into(), limit: 1, keys_only: true, ..RangeRequest::default() };
         let mut scan = RangeScan::new(&request);
@@ -153,7 +156,7 @@ impl Api {
                 if alarms.is_empty() { Ok(()) } else { Err("alarm activated: CORRUPT".to_owned()) }
             }
             HealthCheck::LiveSerializableRead | HealthCheck::SerializableRead => {
-                self.try_read().await.map_err(|error| error.to_string())
+                self.try_read(false).await.map_err(|error| error.to_string())
             }
             HealthCheck::LinearizableRead => {
                 if shared.stopping.load(Ordering::Relaxed) {
@@ -162,8 +165,9 @@ impl Api {
                 if shared.leader.load(Ordering::Relaxed) == 0 || !shared.ready.load(Ordering::Relaxed) {
                     return Err(Error::NoLeader.to_string());
                 }
-                self.try_read().await.map_err(|error| error.to_string())
+                self.try_read(true).await.map_err(|error| error.to_string())
             }
+            HealthCheck::NonLearner if self.is_learner() => Err(Error::NotSupportedForLearner.to_string()),
             HealthCheck::NonLearner => Ok(()),
         }
     }

@@ -1,7 +1,6 @@
 //! The Lease service.
 
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
@@ -29,10 +28,6 @@ const RENEWALS_UNDER_WAY_MAX: usize = 4096;
 const LIST_SLICE: usize = 1000;
 
 impl Api {
-    fn lease_clock(&self) -> LeaseTime {
-        LeaseTime(self.shard.shared.lease_clock_ms.load(Ordering::Relaxed))
-    }
-
     pub(super) async fn lease_grant(&self, request: LeaseGrantRequest, trace: &Trace) -> Answered {
         let shared = &self.shard.shared;
         let admission = self.shard.admission();
@@ -72,7 +67,9 @@ impl Api {
     }
 
     pub(super) async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest, trace: &Trace) -> Answered {
-        let clock = self.lease_clock();
+        // What is left of it is the leader's to say; the lease and its keys are here, once all is that was answered before.
+        self.shard.linearizable().await?;
+        let clock = LeaseTime(self.shard.lease_clock_ms().await?);
         let (record, revision) = self
             .shard
             .read(|pin, window| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, window.revision))))

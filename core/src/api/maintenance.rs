@@ -8,10 +8,11 @@ use bytes::Bytes;
 use ringstone_net::{Code, ResponseSink, Status};
 use ringstone_pager::api::{Direction, ReadTrees as _};
 use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
+use ringstone_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use ringstone_proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse,
+    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
+    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -62,7 +63,10 @@ impl Api {
 
     pub(super) async fn alarm(&self, request: AlarmRequest, trace: &Trace) -> Answered {
         let alarms = match AlarmAction::try_from(request.action) {
-            Ok(AlarmAction::Get) => self.alarms(AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None)).await?,
+            Ok(AlarmAction::Get) => {
+                self.shard.linearizable().await?;
+                self.alarms(AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None)).await?
+            }
             Ok(action) => {
                 let command = Command::Alarm {
                     activate: action == AlarmAction::Activate,
@@ -100,6 +104,9 @@ impl Api {
             let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
             errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
         }
+        if let Ok(complaints) = shared.peer_complaints.lock() {
+            errors.extend(complaints.iter().cloned());
+        }
         let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
         let bytes = |figure: &AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
         let response = StatusResponse {
@@ -118,6 +125,25 @@ impl Api {
             downgrade_info: Some(DowngradeInfo { enabled: false, target_version: String::new() }),
         };
         encode(trace, &response)
+    }
+
+    /// There is no older form of what is stored, so that a downgrade can be asked about and not begun.
+    pub(super) async fn downgrade(&self, request: DowngradeRequest, trace: &Trace) -> Answered {
+        let action = DowngradeAction::try_from(request.action).map_err(|_| Error::UnknownMethod)?;
+        if action != DowngradeAction::Cancel {
+            self.shard.linearizable().await?;
+            let (major, minor) = version_of(&request.version).ok_or(Error::DowngradeVersionFormat)?;
+            let ours = version_of(CLUSTER_VERSION).expect("a constant");
+            if (major, minor + 1) != ours {
+                return Err(Error::DowngradeVersionInvalid.into());
+            }
+        }
+        if action == DowngradeAction::Enable {
+            let text = "ringstone: a cluster can't be downgraded: its files have no older form";
+            return Err(Status::new(Code::Unimplemented, text));
+        }
+        let version = CLUSTER_VERSION.rsplit_once('.').map_or("", |(version, _)| version).to_owned();
+        encode(trace, &DowngradeResponse { header: Some(self.header(self.shard.window().revision)), version })
     }
 
     /// Free pages are reused in place and nothing ever stops for it: there is nothing to do.
@@ -205,6 +231,15 @@ impl OpenSnapshot<'_> {
 impl Drop for OpenSnapshot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Major and minor of `X.Y` or `X.Y.Z`.
+fn version_of(text: &str) -> Option<(u64, u64)> {
+    let parts = text.split('.').map(|part| part.parse().ok()).collect::<Option<Vec<u64>>>()?;
+    match parts[..] {
+        [major, minor] | [major, minor, _] => Some((major, minor)),
+        _ => None,
     }
 }
 

@@ -117,8 +117,23 @@ impl Api {
             Method::ClusterMemberUpdate => self.member_update(decode_request(message)?, trace).await,
             Method::ClusterMemberPromote => self.member_promote(decode_request(message)?, trace).await,
             Method::MaintenanceMoveLeader => self.move_leader(decode_request(message)?, trace).await,
-            Method::MaintenanceDowngrade => Err(not_built("downgrading a cluster")),
+            Method::MaintenanceDowngrade => self.downgrade(decode_request(message)?, trace).await,
             other => Err(not_built(other.service())),
+        }
+    }
+
+    /// A stream whose client asks for a leader ends when there is none for too long, so that it goes to another member.
+    async fn while_led(
+        &self,
+        call: &CallContext,
+        stream: impl Future<Output = Result<(), Status>>,
+    ) -> Result<(), Status> {
+        if call.metadata_text("hasleader") != Some("true") {
+            return stream.await;
+        }
+        match select(pin!(stream), pin!(self.shard.leader_is_lost())).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(Error::NoLeader.into()),
         }
     }
 
@@ -167,13 +182,15 @@ impl Handler for Api {
     async fn stream(
         &self,
         method: Method,
-        _call: &CallContext,
+        call: &CallContext,
         mut requests: RequestStream,
         responses: ResponseSink,
     ) -> Result<(), Status> {
         match method {
-            Method::Watch => self.until_stop(self.watch(requests, responses)).await,
-            Method::LeaseKeepAlive => self.until_stop(self.lease_keep_alive(requests, responses)).await,
+            Method::Watch => self.while_led(call, self.until_stop(self.watch(requests, responses))).await,
+            Method::LeaseKeepAlive => {
+                self.while_led(call, self.until_stop(self.lease_keep_alive(requests, responses))).await
+            }
             Method::KvRangeStream => self.range_stream(decode_request(requests.only().await?)?, responses).await,
             Method::MaintenanceSnapshot => self.snapshot(decode_request(requests.only().await?)?, responses).await,
             other => Err(not_built(other.service())),

@@ -81,6 +81,7 @@ fn commands() -> Vec<Command> {
         Command::MemberPromote { id: 3 },
         Command::MemberRemove { id: 3 },
         Command::MemberUpdate { id: 3, peer_urls: urls(&["http://c:2380"]) },
+        Command::KindsAgreed { kinds: 17 },
     ]
 }
 

@@ -15,8 +15,6 @@ use crate::error::Error;
 
 /// A learner votes once it has this much, in percent, of what the leader has (etcd's figure).
 const LEARNER_READY_PERCENT: u64 = 90;
-/// etcd's `--max-learners`.
-const LEARNERS_MAX: usize = 1;
 /// Most bytes of a member's URLs and name: a configuration is copied to each new segment of the log.
 const MEMBER_BYTES_MAX: usize = 16 << 10;
 
@@ -115,6 +113,7 @@ impl Group {
     fn target(&self, members: &[Member], change: &MemberChange) -> Result<Configuration, Error> {
         let mut after = members.to_vec();
         let find = |id: u64| members.iter().position(|member| member.id == id).ok_or(Error::MemberNotFound);
+        let strict = self.shared.config.strict_reconfig_check;
         match change {
             MemberChange::Add(member) => {
                 let urls: usize = member.peer_urls.iter().chain(&member.client_urls).map(String::len).sum();
@@ -128,8 +127,11 @@ impl Group {
                     return Err(Error::MemberBadUrls);
                 }
                 let learners = members.iter().filter(|known| known.is_learner).count();
-                if member.is_learner && learners >= LEARNERS_MAX {
+                if member.is_learner && learners >= self.shared.config.max_learners {
                     return Err(Error::TooManyLearners);
+                }
+                if strict && !member.is_learner {
+                    may_add_voter(members)?;
                 }
                 after.push(member.clone());
             }
@@ -141,26 +143,130 @@ impl Group {
                 if !self.is_caught_up(NodeId(*id)) {
                     return Err(Error::LearnerNotReady);
                 }
+                if strict {
+                    may_promote(members)?;
+                }
                 after[at].is_learner = false;
             }
             MemberChange::Remove(id) => {
-                after.remove(find(*id)?);
+                let at = find(*id)?;
+                if strict && !members[at].is_learner {
+                    may_remove_voter(members, *id, |id| self.is_heard(id))?;
+                }
+                after.remove(at);
             }
         }
-        // `--strict-reconfig-check`: those that have started must be a quorum of what comes of it.
-        let voters = after.iter().filter(|member| !member.is_learner);
-        let (started, all) =
-            voters.fold((0, 0), |(started, all), member| (started + usize::from(!member.name.is_empty()), all + 1));
-        let keeps_quorum = started > all / 2 || (all <= 2 && started == 1 && members.len() == 1);
-        if !keeps_quorum || all == 0 {
-            return Err(Error::MemberNotEnoughStarted);
-        }
+        // Without the check all is allowed but a cluster in which nobody votes.
         configuration_of(&after).ok_or(Error::MemberNotEnoughStarted)
+    }
+
+    /// On a leader: a member answers, or is this one.
+    fn is_heard(&self, id: u64) -> bool {
+        let is_active = |member: &ringstone_raft::MemberStatus| member.id.0 == id && member.is_active;
+        id == self.raft.id().0 || self.raft.status().members.iter().any(is_active)
     }
 
     fn is_caught_up(&self, id: NodeId) -> bool {
         let status = self.raft.status();
         let has = status.members.iter().find(|member| member.id == id).map_or(0, |member| member.matched.0);
         has * 100 >= status.positions.committed.0.0 * LEARNER_READY_PERCENT
+    }
+}
+
+fn voters(members: &[Member]) -> impl Iterator<Item = &Member> {
+    members.iter().filter(|member| !member.is_learner)
+}
+
+/// `--strict-reconfig-check`, as etcd has it: of the voters that there will be, so many of those that have started are a quorum.
+fn is_quorum(started: usize, voters: usize) -> Result<(), Error> {
+    if started > voters / 2 { Ok(()) } else { Err(Error::MemberNotEnoughStarted) }
+}
+
+fn started<'a>(members: impl Iterator<Item = &'a Member>) -> (usize, usize) {
+    members.fold((0, 0), |(started, all), member| (started + usize::from(!member.name.is_empty()), all + 1))
+}
+
+/// A lone member may get a second one: a quorum of two is both, and there is no other way to three.
+fn may_add_voter(members: &[Member]) -> Result<(), Error> {
+    let (started, all) = started(voters(members));
+    if started == 1 && all == 1 { Ok(()) } else { is_quorum(started, all + 1) }
+}
+
+/// Whoever is caught up has started.
+fn may_promote(members: &[Member]) -> Result<(), Error> {
+    let (started, all) = started(voters(members));
+    is_quorum(started + 1, all + 1)
+}
+
+/// Those that stay are a quorum, and so are those of them that answer: but a member that doesn't answer is not counted on anyway.
+fn may_remove_voter(members: &[Member], id: u64, is_heard: impl Fn(u64) -> bool) -> Result<(), Error> {
+    let (started, all) = started(voters(members).filter(|member| member.id != id));
+    if all == 0 {
+        return Err(Error::MemberNotEnoughStarted);
+    }
+    is_quorum(started, all)?;
+    if !is_heard(id) {
+        return Ok(());
+    }
+    let heard = voters(members).filter(|member| is_heard(member.id)).count();
+    // etcd's figures: a quorum of all voters but one, without the one that goes.
+    if heard - 1 < 1 + all / 2 { Err(Error::Unhealthy) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A letter a member: started, New, Learner.
+    fn members(letters: &str) -> Vec<Member> {
+        let member = |(id, letter): (usize, char)| Member {
+            id: id as u64,
+            name: if letter == 'n' { String::new() } else { format!("m{id}") },
+            peer_urls: vec![format!("http://127.0.0.1:{id}")],
+            client_urls: vec![],
+            is_learner: letter == 'l',
+        };
+        letters.chars().enumerate().map(member).collect()
+    }
+
+    #[test]
+    fn a_voter_is_added_where_a_quorum_has_started() {
+        let not_started = Err(Error::MemberNotEnoughStarted);
+        for (letters, added, promoted) in [
+            ("s", Ok(()), Ok(())),
+            ("sl", Ok(()), Ok(())),
+            ("ss", Ok(()), Ok(())),
+            ("sn", not_started.clone(), Ok(())),
+            ("ssn", not_started.clone(), Ok(())),
+            ("sss", Ok(()), Ok(())),
+            ("ssnn", not_started.clone(), Ok(())),
+            ("snn", not_started.clone(), not_started.clone()),
+        ] {
+            let members = members(letters);
+            assert_eq!((may_add_voter(&members), may_promote(&members)), (added, promoted), "{letters}");
+        }
+    }
+
+    #[test]
+    fn a_voter_goes_where_a_quorum_stays() {
+        // Who is removed, and who answers.
+        let cases = [
+            ("s", 0, "0", Err(Error::MemberNotEnoughStarted)),
+            ("ss", 1, "01", Ok(())),
+            ("ss", 1, "0", Ok(())),
+            ("sn", 1, "0", Ok(())),
+            ("sn", 0, "0", Err(Error::MemberNotEnoughStarted)),
+            ("sss", 2, "012", Ok(())),
+            ("sss", 2, "01", Ok(())),
+            ("sss", 1, "01", Err(Error::Unhealthy)),
+            ("ssn", 1, "01", Err(Error::MemberNotEnoughStarted)),
+            ("sssss", 4, "01234", Ok(())),
+            ("sssss", 4, "0124", Ok(())),
+            ("sssss", 2, "012", Err(Error::Unhealthy)),
+        ];
+        for (letters, id, heard, wanted) in cases {
+            let is_heard = |id: u64| heard.contains(&id.to_string());
+            assert_eq!(may_remove_voter(&members(letters), id, is_heard), wanted, "{letters} {id} {heard}");
+        }
     }
 }

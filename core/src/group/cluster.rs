@@ -35,6 +35,8 @@ const MARK_BYTES: u64 = 4 << 10;
 pub struct Forward {
     /// Who leads, as far as is known here.
     pub leader: NodeId,
+    /// Who waits: the shard and its request id.
+    pub whom: (u32, u64),
     /// For [`Group::propose_forwarded`] there: an entry with a checksum, but without the clocks of its leader.
     pub payload: Bytes,
 }
@@ -48,6 +50,24 @@ pub enum ForwardError {
     /// Raft does not take it; it may name the leader.
     #[error("forwarded proposal: {0}")]
     Refused(#[from] ProposeError),
+    /// Not all members know what it is.
+    #[error("forwarded proposal: not all members know entries of kind {0}")]
+    Kind(u16),
+}
+
+impl ForwardError {
+    /// What its caller is told.
+    #[must_use]
+    pub fn told(&self) -> Error {
+        match self {
+            ForwardError::Refused(ProposeError::NotLeader { .. } | ProposeError::Transferring { .. }) => {
+                Error::LeaderChanged
+            }
+            ForwardError::Refused(_) => Error::TooManyRequests,
+            ForwardError::Kind(_) | ForwardError::Malformed(EntryError::UnknownKind { .. }) => Error::NotCapable,
+            ForwardError::Malformed(_) => Error::Unhealthy,
+        }
+    }
 }
 
 /// Requests of this member's shards that wait for their entry, where there are other members: a sole voter answers all.
@@ -64,10 +84,9 @@ impl InFlight {
         }
     }
 
-    pub(super) fn end(&mut self, whom: (u32, u64)) {
-        if !self.waiting.is_empty() {
-            self.waiting.remove(&whom);
-        }
+    /// True if it waited.
+    pub(super) fn end(&mut self, whom: (u32, u64)) -> bool {
+        !self.waiting.is_empty() && self.waiting.remove(&whom)
     }
 
     /// Those that began before `limit` and still wait, with the term in which they began.
@@ -192,10 +211,20 @@ impl Group {
     /// [`ForwardError`].
     pub fn propose_forwarded(&mut self, now: Duration, payload: &[u8]) -> Result<(), ForwardError> {
         let draft = Draft::of_sealed(payload)?;
+        self.check_kind(draft.kind()).map_err(|_| ForwardError::Kind(draft.kind()))?;
         self.now = now;
         let clock = self.lessor.clock(now).0;
         self.raft.propose([draft.seal(clock, self.wall_ms)])?;
         Ok(())
+    }
+
+    /// The leader has not taken a proposal, or it never came there: nothing will come of it, and its caller learns so at once.
+    pub fn forward_refused(&mut self, whom: (u32, u64), error: Error) {
+        if self.in_flight.end(whom) {
+            self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
+            let (shard, request_id) = whom;
+            self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
+        }
     }
 
     /// Who leads, where that is another member.
@@ -208,12 +237,18 @@ impl Group {
         !self.is_sole() && !self.raft.configuration().voters().is_empty()
     }
 
-    /// Members of the published state.
+    /// Members of the published state, and those that the log adds: without one of these the entry may never be applied.
     ///
     /// # Errors
     /// [`ringstone_pager::api::Fault`]: their page is not in memory, or damaged.
     pub fn members(&self) -> ringstone_pager::api::Access<Vec<crate::command::Member>> {
-        super::read_members(&self.pager)
+        let mut members = super::read_members(&self.pager)?;
+        let in_force = self.raft.configuration().members();
+        let is_known = |id: u64| members.iter().any(|member| member.id == id);
+        let ahead = self.announced.iter().filter(|member| in_force.contains(&NodeId(member.id)) && !is_known(member.id));
+        let ahead: Vec<_> = ahead.cloned().collect();
+        members.extend(ahead);
+        Ok(members)
     }
 
     /// On a follower: whom the proposals are for.
@@ -225,8 +260,9 @@ impl Group {
     pub(super) fn forward(&mut self, leader: NodeId, proposals: Vec<Proposal>) {
         let term = self.raft.role().term.0;
         for proposal in proposals {
-            self.in_flight.begin(self.now, term, (proposal.shard, proposal.request_id));
-            self.outputs.forward.push(Forward { leader, payload: proposal.draft.seal(0, 0) });
+            let whom = (proposal.shard, proposal.request_id);
+            self.in_flight.begin(self.now, term, whom);
+            self.outputs.forward.push(Forward { leader, whom, payload: proposal.draft.seal(0, 0) });
         }
     }
 
@@ -294,7 +330,7 @@ mod tests {
         in_flight.begin(at(2), 1, (0, 8));
         in_flight.begin(at(9), 2, (0, 9));
         in_flight.begin(at(9), 2, (NOBODY, 0));
-        in_flight.end((0, 8));
+        assert!(in_flight.end((0, 8)) && !in_flight.end((0, 8)));
         assert_eq!(in_flight.expire(at(5)), [(1, (0, 7))]);
         assert_eq!(in_flight.expire(at(9)), []);
         assert_eq!(in_flight.expire(at(10)), [(2, (0, 9))]);

@@ -32,6 +32,21 @@ pub fn read_members(trees: &impl ReadTrees) -> Access<Vec<Member>> {
     Ok(members)
 }
 
+/// Members that entries behind the state add, as their contexts say.
+pub(super) fn announced(entries: &[ringstone_raft::Entry]) -> Vec<Member> {
+    let added = |entry: &ringstone_raft::Entry| {
+        let (_, context) = Configuration::decode(&entry.payload)?;
+        match Entry::read(&context).ok()?.command {
+            ArchivedCommand::MemberAdd { member } => {
+                rkyv::deserialize::<Member, rkyv::rancor::Error>(&**member).ok()
+            }
+            _ => None,
+        }
+    };
+    let configurations = entries.iter().filter(|entry| entry.kind == ringstone_raft::EntryKind::Configuration);
+    configurations.filter_map(added).collect()
+}
+
 /// Who votes and who learns. None where nobody votes: a new member that was told of no others.
 #[must_use]
 pub fn configuration_of(members: &[Member]) -> Option<Configuration> {

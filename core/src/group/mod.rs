@@ -18,7 +18,9 @@ mod apply;
 mod change;
 mod checkpoint;
 mod cluster;
+mod force;
 mod install;
+mod kinds;
 mod leases;
 mod membership;
 mod open;
@@ -58,6 +60,7 @@ pub use apply::read_member;
 pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
 pub use cluster::{Forward, ForwardError};
+pub use kinds::features_of_kinds;
 pub use leases::KeptAlive;
 pub use membership::{configuration_of, founders, read_members};
 pub use open::{
@@ -236,6 +239,9 @@ pub struct Group {
     /// In which term it was last said, and when.
     said_first: Option<(u64, Duration)>,
     reads: reads::Reads,
+    kinds: kinds::Kinds,
+    /// Members that the log of this start adds.
+    announced: Vec<crate::command::Member>,
     in_flight: cluster::InFlight,
     retained: cluster::Retained,
     /// Images on their way, and what they cover.
@@ -297,6 +303,7 @@ impl Group {
             }
             self.lessor.clock(now);
         }
+        self.agree_on_kinds();
         self.expire_requests();
         self.shared.is_sole.store(self.is_sole(), Ordering::Relaxed);
         let is_learner = self.raft.configuration().learners().contains(&self.raft.id());
@@ -315,7 +322,12 @@ impl Group {
         let mut whom = Vec::with_capacity(proposals.len());
         let mut payloads: Vec<Bytes> = Vec::with_capacity(proposals.len());
         for proposal in proposals {
-            whom.push((proposal.shard, proposal.request_id));
+            let (shard, request_id) = (proposal.shard, proposal.request_id);
+            if let Err(error) = self.check_kind(proposal.draft.kind()) {
+                self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
+                continue;
+            }
+            whom.push((shard, request_id));
             payloads.push(proposal.draft.seal(clock, self.wall_ms));
         }
         if whom.is_empty() {

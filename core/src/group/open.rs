@@ -33,8 +33,8 @@ use ringstone_raft::{
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
 
-use super::membership::{configuration_of, founders, read_members};
-use super::{CheckpointPace, GROUP, Group, Outputs, records};
+use super::membership::{announced, configuration_of, founders, read_members};
+use super::{CheckpointPace, GROUP, Group, Outputs, force, records};
 use crate::identity::Identity;
 use crate::lease;
 use crate::lease::lessor::Lessor;
@@ -103,6 +103,21 @@ pub enum OpenError {
     /// The members can't be read.
     #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
     Damaged(Damage),
+    /// `--force-new-cluster` of a member that has nothing yet.
+    #[error(
+        "--force-new-cluster: this member has no state of a cluster yet, so there is nothing to go on with: use the data folder of a member that was up to date, or start without the flag"
+    )]
+    NothingToForce,
+    /// The cluster uses entries that this program does not know.
+    #[error(
+        "the cluster of this member has agreed on entries up to kind {agreed}, this program knows kinds up to {known}: run the version of ringstone that its other members run, or a later one"
+    )]
+    Kinds {
+        /// The newest kind that may be in the log.
+        agreed: u16,
+        /// The newest that can be applied.
+        known: u16,
+    },
     /// Raft refuses what was loaded.
     #[error("log: {0}")]
     Raft(#[from] ringstone_raft::RaftError),
@@ -331,6 +346,9 @@ pub fn open_member(
     let mut state = State::from_attributes(pager.attributes())?;
     // etcd keeps these in memory only: after a restart HashKV speaks of the last compaction again.
     state.compaction_hashes.clear();
+    if state.kinds() > shared.config.entry_kinds {
+        return Err(OpenError::Kinds { agreed: state.kinds(), known: shared.config.entry_kinds });
+    }
     let mut replay = Replay {
         applied: state.applied_index,
         hard_state: HardState::default(),
@@ -372,10 +390,22 @@ pub fn open_member(
     );
     let me = NodeId(identity.member_id);
     let configuration = configuration_at(&pager, storage.page_disk)?.unwrap_or(founders);
-    let is_sole = configuration.voters() == [me] && configuration.learners().is_empty();
+    let mut is_sole = configuration.voters() == [me] && configuration.learners().is_empty();
+    if shared.config.force_new_cluster {
+        let applied = (state.applied_index, state.applied_term);
+        if applied.0 == 0 && replay.entries.is_empty() && state.cluster_id == 0 {
+            return Err(OpenError::NothingToForce);
+        }
+        let hard_state = &mut replay.hard_state;
+        let mut logged = force::Logged { hard_state, entries: &mut replay.entries, applied };
+        force::begin_alone(&mut log, me, &mut logged, &configuration)?;
+        is_sole = true;
+    }
     let mut config = Config::new(me, random);
+    config.kinds_known = u32::from(shared.config.entry_kinds);
     config.heartbeat_ticks = 1;
     config.election_ticks = election_ticks(&shared);
+    let announced = announced(&replay.entries);
     let replayed_until = replay.entries.last().map_or(0, |entry| entry.index.0);
     let stable = Stable {
         hard_state: replay.hard_state,
@@ -426,6 +456,8 @@ pub fn open_member(
         comparing: None,
         said_first: None,
         reads: Default::default(),
+        kinds: Default::default(),
+        announced,
         in_flight: Default::default(),
         retained: Default::default(),
         images: Default::default(),

@@ -87,6 +87,8 @@ pub fn apply<T: WriteTrees>(
 ) -> Result<Option<Applied>, ApplyFault> {
     match command {
         ArchivedCommand::Put(put) => apply_put(trees, state, put),
+        #[cfg(feature = "next-kind")]
+        ArchivedCommand::NextPut(put) => apply_put(trees, state, put),
         ArchivedCommand::DeleteRange(delete) => apply_delete_range(trees, state, delete),
         ArchivedCommand::Txn(txn) => apply_txn(trees, state, txn),
         ArchivedCommand::Compact { revision } => apply_compact(trees, state, revision.to_native()),

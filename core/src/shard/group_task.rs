@@ -36,7 +36,7 @@ use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY, founders};
 use crate::shard::bring_in::read_run;
 use crate::shard::images;
-use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
+use crate::shard::link::{Asked, FromGroup, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
 use crate::shard::page_io::PageFile;
 use crate::shard::peers::{Caller, FromPeer};
@@ -225,12 +225,8 @@ impl Driver {
         }
         let asked = self.inbox.take(pressed);
         let mut moved = heard || !asked.is_empty() || (pressed && !self.group.checkpoint_running());
-        for KeepAlive { shard, request_id, id } in asked.keep_alives {
-            match (&self.others.links, self.group.leader_elsewhere()) {
-                (Some(links), Some(leader)) => links.keep_alive(leader, Caller { shard, request_id }, id),
-                _ => self.group.keep_alive(now, shard, request_id, id)?,
-            }
-        }
+        self.keep_alive(now, asked.keep_alives)?;
+        self.ask_clock(asked.clocks);
         for Asked { shard, request_id } in asked.reads {
             self.group.read_index(now, shard, request_id);
         }
@@ -328,6 +324,7 @@ impl Driver {
         }
         self.follow_members();
         self.note_transfers();
+        self.show_complaints(now);
         if self.others.removed_at.is_some_and(|at| now.saturating_sub(at) > REMOVED_LINGER) {
             return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
         }
@@ -346,6 +343,9 @@ impl Driver {
         let shared = self.local.shared.clone();
         let (config, identity) = (&shared.config, &shared.identity);
         let mut members = founders(config);
+        if config.force_new_cluster {
+            members.retain(|member| member.id == identity.member_id);
+        }
         for own in members.iter_mut().filter(|member| member.id == identity.member_id) {
             own.name.clone_from(&config.name);
             own.client_urls.clone_from(&config.advertise_client_urls);
@@ -474,8 +474,8 @@ impl Driver {
         }
         if let Some(links) = &self.others.links {
             outputs.send.drain(..).for_each(|(to, message)| links.send(to, message));
-            outputs.forward.drain(..).for_each(|forward| links.forward(forward));
         }
+        self.forward(std::mem::take(&mut outputs.forward));
         self.send_images(std::mem::take(&mut outputs.images_wanted));
         if outputs.install.is_some() {
             images::install(&self.local.shared.config.data_dir).map_err(GroupError::PageFile)?;
@@ -509,15 +509,12 @@ impl Driver {
                 links.changed(from, caller, &answer.outcome.map(drop));
             }
         }
-        for kept in outputs.kept_alive {
-            if kept.shard != STRANGER {
-                self.told(&mut local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
-            } else if let Some((from, caller)) = self.others.strangers.remove(&kept.request_id)
-                && let Some(links) = &self.others.links
-            {
-                links.kept_alive(from, caller, kept.outcome.ok());
-            }
+        let (strangers, own): (Vec<_>, Vec<_>) =
+            outputs.kept_alive.into_iter().partition(|kept| kept.shard == STRANGER);
+        for kept in own {
+            self.told(&mut local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
         }
+        self.answer_strangers(strangers.into_iter().map(|kept| (kept.request_id, kept.outcome.ok())).collect());
         for ready in outputs.reads {
             self.told(&mut local, ready.shard, ready.request_id, ready.outcome.map(|()| Told::Go));
         }

@@ -39,6 +39,8 @@ pub struct ToGroup {
     pub proposals: Vec<Proposal>,
     /// For the lessor.
     pub keep_alives: Vec<KeepAlive>,
+    /// What time is it on the leader's lease clock?
+    pub clocks: Vec<Asked>,
 }
 
 impl ToGroup {
@@ -50,6 +52,7 @@ impl ToGroup {
             && self.reads.is_empty()
             && self.transfers.is_empty()
             && self.changes.is_empty()
+            && self.clocks.is_empty()
     }
 
     /// Takes over what `other` holds.
@@ -63,6 +66,7 @@ impl ToGroup {
         self.changes.append(&mut other.changes);
         self.proposals.append(&mut other.proposals);
         self.keep_alives.append(&mut other.keep_alives);
+        self.clocks.append(&mut other.clocks);
     }
 }
 
@@ -73,6 +77,8 @@ pub enum Told {
     Reply(Reply),
     /// The lessor: the TTL granted, in seconds; 0 for a lease that is gone.
     KeptAlive(i64),
+    /// The leader's lease clock, in milliseconds.
+    Clock(u64),
     /// What is published is new enough for a linearizable read; or the member leads that shall.
     Go,
 }

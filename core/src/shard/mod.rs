@@ -25,7 +25,7 @@ pub mod stages;
 pub mod start;
 mod watches;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -61,6 +61,8 @@ pub fn read_budget() -> Budget {
 
 /// Requests of one shard that wait for the group at the same time.
 const PENDING_MAX: usize = 65_536;
+/// Election timeouts without a leader, after which streams that need one end (etcd's figure).
+const LEADERLESS_ELECTIONS_MAX: u32 = 3;
 /// Reads of a page that is gone each time, before it is touched all the same.
 const READS_MAX: u32 = 4;
 
@@ -83,6 +85,10 @@ pub struct Shard {
     hub_hungry: Notify,
     stream_waits: RefCell<AHashMap<StreamId, watches::StreamWaits>>,
     shutdown: Broadcast,
+    /// Since when nobody leads, as this shard has seen it.
+    leaderless_since: Cell<Option<Duration>>,
+    /// Completes when that was too long; then there is another one.
+    leader_lost: RefCell<Rc<Broadcast>>,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
 }
@@ -134,7 +140,8 @@ impl Shard {
         trace.answered(stamps);
         match told? {
             Told::Reply(reply) => Ok(reply),
-            Told::KeptAlive(_) | Told::Go => unreachable!("a proposal is answered by what apply says"),
+            // Another member has answered what it was not asked.
+            Told::KeptAlive(_) | Told::Clock(_) | Told::Go => Err(Error::Unhealthy),
         }
     }
 
@@ -148,7 +155,24 @@ impl Shard {
         self.outbox_filled.notify();
         match place.await.0? {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
-            Told::Reply(_) | Told::Go => unreachable!("a keep-alive is answered by the lessor"),
+            Told::Reply(_) | Told::Clock(_) | Told::Go => Err(Error::Unhealthy),
+        }
+    }
+
+    /// The lease clock of whoever leads, in milliseconds: what is left of a lease is counted by it.
+    ///
+    /// # Errors
+    /// [`Error::NoLeader`], [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::Stopped`].
+    pub async fn lease_clock_ms(&self) -> Result<u64, Error> {
+        if self.shared.is_leader() {
+            return Ok(self.shared.lease_clock_ms.load(Ordering::Relaxed));
+        }
+        let place = self.reserve(boottime())?;
+        self.outbox.borrow_mut().clocks.push(Asked { shard: self.id, request_id: place.id() });
+        self.outbox_filled.notify();
+        match place.await.0? {
+            Told::Clock(ms) => Ok(ms),
+            Told::Reply(_) | Told::KeptAlive(_) | Told::Go => Err(Error::Unhealthy),
         }
     }
 
@@ -312,6 +336,24 @@ impl Shard {
         if let Some(inbox) = &*self.group_wake.borrow() {
             inbox.wake.notify();
         }
+    }
+
+    /// Looks whether somebody leads: each tick of the shard's housekeeping.
+    fn note_leader(&self, now: Duration) {
+        if self.shared.leader.load(Ordering::Relaxed) != 0 {
+            return self.leaderless_since.set(None);
+        }
+        let since = self.leaderless_since.get().unwrap_or(now);
+        self.leaderless_since.set(Some(since));
+        if now.saturating_sub(since) >= LEADERLESS_ELECTIONS_MAX * self.shared.config.election_timeout {
+            self.leader_lost.take().complete();
+        }
+    }
+
+    /// Returns once nobody has led for three election timeouts: streams whose clients ask for a leader end then, as in etcd.
+    pub async fn leader_is_lost(&self) {
+        let lost = Rc::clone(&self.leader_lost.borrow());
+        lost.wait().await;
     }
 
     /// Returns when the member is told to stop: calls that have no end of their own end then.

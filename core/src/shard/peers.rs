@@ -21,7 +21,8 @@ use ringstone_net::peer::close::CloseCode;
 use ringstone_net::peer::hello::{Features, Identity};
 use ringstone_net::peer::tls::PeerTls;
 use ringstone_net::peer::{
-    MemberSpec, Membership, PeerAddress, PeerConfig, PeerError, PeerEvent, PeerHttp, PeerLimits, Peers,
+    LinkState, MemberSpec, Membership, PeerAddress, PeerConfig, PeerError, PeerEvent, PeerHttp, PeerLimits, PeerStatus,
+    Peers,
 };
 use ringstone_raft::{Body, Message, NodeId, wire};
 
@@ -31,25 +32,35 @@ use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
 use crate::error::Error;
-use crate::group::{Forward, GROUP, MemberChange};
-use crate::join::{CLUSTER_ID_HEADER, Listed};
+use crate::group::{Forward, GROUP, MemberChange, features_of_kinds};
+use crate::join::{CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
 
 /// Raft's messages.
 const RAFT: u64 = 0;
 /// A sealed proposal, for the leader.
 const PROPOSAL: u64 = 1;
-/// A keep-alive, for the leader.
+/// Keep-alives, for the leader.
 const KEEP_ALIVE: u64 = 2;
-/// What came of it.
+/// What came of them.
 const KEPT_ALIVE: u64 = 3;
 /// A change of the members, for the leader.
 const CHANGE: u64 = 4;
 /// What came of it.
 const CHANGED: u64 = 5;
+/// What time is it on your lease clock?
+const CLOCK: u64 = 6;
+/// That time.
+const CLOCK_IS: u64 = 7;
+/// A proposal that was not taken: nothing will come of it.
+const NOT_TAKEN: u64 = 8;
 const CHANNEL_SHIFT: u32 = 56;
 
 /// Bytes of a [`Caller`].
 const CALLER_BYTES: usize = 12;
+/// Bytes of a caller with a number.
+const ITEM_BYTES: usize = CALLER_BYTES + 8;
+/// Of one frame: a frame of the control stream has 64 KiB.
+const ITEMS_MAX: usize = 3000;
 
 /// What waits for the group at most: beyond it the streams are not read.
 const WAITING_MAX: usize = 4096;
@@ -69,16 +80,25 @@ pub struct Caller {
     pub request_id: u64,
 }
 
+/// Callers, each with a number.
+pub type Items = Vec<(Caller, i64)>;
+
 /// What other members said.
 pub enum FromPeer {
     /// A message of raft.
     Raft(NodeId, Message),
     /// A proposal for the leader.
-    Proposal(Bytes),
-    /// A keep-alive for the leader.
-    KeepAlive(NodeId, Caller, i64),
-    /// What the leader says to one of ours: the TTL in seconds, or nothing where it can't tell.
-    KeptAlive(Caller, Option<i64>),
+    Proposal(NodeId, Bytes),
+    /// Keep-alives for the leader.
+    KeepAlives(NodeId, Items),
+    /// What the leader says to ours: the TTL in seconds, below 0 where it can't tell.
+    KeptAlive(Items),
+    /// Who asks for the leader's lease clock.
+    Clocks(NodeId, Items),
+    /// What the leader says to ours: milliseconds, below 0 where it does not lead.
+    ClockIs(Items),
+    /// A proposal of ours that was not taken.
+    NotTaken(Caller, Error),
     /// A change of the members, for the leader.
     Change(NodeId, Caller, MemberChange),
     /// What the leader says to one of ours.
@@ -103,6 +123,8 @@ pub struct Links {
     members: Rc<RefCell<Vec<Member>>>,
     /// Members that there were since this process started: they are told so.
     removed: RefCell<Vec<u64>>,
+    /// The newest kind of entries agreed on.
+    kinds: Rc<Cell<u16>>,
 }
 
 impl Links {
@@ -114,6 +136,7 @@ impl Links {
         shard: &Rc<Shard>,
         incarnation: u64,
         members: Vec<Member>,
+        kinds: u16,
         inbox: Rc<Inbox>,
     ) -> Result<Rc<Links>, PeerError> {
         let shared = &shard.shared;
@@ -128,8 +151,8 @@ impl Links {
             member_id: shared.identity.member_id,
             incarnation,
             process: random(),
-            features: Features::default(),
-            known_features: Features::default(),
+            features: features(kinds),
+            known_features: features(config.entry_kinds),
         };
         let limits = limits(config.max_request_bytes);
         let membership = membership(&members)?;
@@ -138,8 +161,10 @@ impl Links {
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
         let members = Rc::new(RefCell::new(members));
         let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
+        let kinds = Rc::new(Cell::new(kinds));
+        let agreed = Rc::clone(&kinds);
         peers.serve_http(fds::listener(listener.into()), boottime, move |page| {
-            answer(cluster_id, &listed.borrow(), page)
+            answer(cluster_id, agreed.get(), &listed.borrow(), page)
         });
         tracing::info!(
             address = %peers.local_address(),
@@ -151,6 +176,7 @@ impl Links {
             held: RefCell::default(),
             members,
             removed: RefCell::default(),
+            kinds,
         });
         let wire_limits = wire_limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
@@ -173,6 +199,24 @@ impl Links {
             Err(error) => tracing::error!(error = %error, "a member's peer URL can't be used: it is not reached"),
         }
         self.members.replace(members);
+    }
+
+    /// The newest kind of entries agreed on: from now on members that don't know it are refused.
+    pub fn set_kinds(&self, kinds: u16) {
+        if self.kinds.replace(kinds) != kinds {
+            self.peers.set_features(features(kinds));
+        }
+    }
+
+    /// Of each member that is not connected why, in words.
+    pub fn complaints(&self) -> Vec<String> {
+        let missing = self.peers.status().into_iter().filter(|status| status.state == LinkState::Connecting);
+        let why = |status: PeerStatus| {
+            let finding = status.finding.map(|finding| finding.to_string());
+            let text = finding.or_else(|| status.last_error.map(|error| error.to_string()))?;
+            Some(format!("ringstone: member {:x} is not connected: {text}", status.member))
+        };
+        missing.filter_map(why).collect()
     }
 
     /// The transport itself.
@@ -210,19 +254,34 @@ impl Links {
         note(to, sent);
     }
 
-    /// Sends a proposal to the leader.
-    pub fn forward(&self, forward: Forward) {
-        note(forward.leader, self.peers.send_log(forward.leader.0, channel(PROPOSAL), forward.payload));
+    /// Sends a proposal to the leader. False: it did not go, and nothing will come of it.
+    pub fn forward(&self, forward: Forward) -> bool {
+        note(forward.leader, self.peers.send_log(forward.leader.0, channel(PROPOSAL), forward.payload))
     }
 
-    /// Asks the leader to keep a lease alive.
-    pub fn keep_alive(&self, leader: NodeId, caller: Caller, id: i64) {
-        self.send_caller(leader, KEEP_ALIVE, caller, id);
+    /// Tells a member that its proposal was not taken.
+    pub fn not_taken(&self, to: NodeId, caller: Caller, error: &Error) {
+        self.send_error(to, NOT_TAKEN, caller, Some(error));
     }
 
-    /// Answers a keep-alive of another member; None: this one can't tell.
-    pub fn kept_alive(&self, to: NodeId, caller: Caller, ttl_s: Option<i64>) {
-        self.send_caller(to, KEPT_ALIVE, caller, ttl_s.unwrap_or(-1));
+    /// Asks the leader to keep leases alive. False: not all of it went.
+    pub fn keep_alive(&self, leader: NodeId, items: &[(Caller, i64)]) -> bool {
+        self.send_items(leader, KEEP_ALIVE, items)
+    }
+
+    /// Answers keep-alives of another member; below 0: this one can't tell.
+    pub fn kept_alive(&self, to: NodeId, items: &[(Caller, i64)]) {
+        self.send_items(to, KEPT_ALIVE, items);
+    }
+
+    /// Asks for the leader's lease clock. False: not all of it went.
+    pub fn ask_clock(&self, leader: NodeId, items: &[(Caller, i64)]) -> bool {
+        self.send_items(leader, CLOCK, items)
+    }
+
+    /// Tells this leader's lease clock; below 0: it does not lead.
+    pub fn tell_clock(&self, to: NodeId, items: &[(Caller, i64)]) {
+        self.send_items(to, CLOCK_IS, items);
     }
 
     /// Asks the leader to change the members.
@@ -235,24 +294,32 @@ impl Links {
 
     /// Answers a change of another member.
     pub fn changed(&self, to: NodeId, caller: Caller, outcome: &Result<(), Error>) {
-        let code = match outcome {
-            Ok(()) => 0,
-            Err(error) => CHANGE_ERRORS.iter().position(|known| known == error).map_or(u8::MAX, |at| at as u8 + 1),
-        };
-        let mut bytes = caller_bytes(caller, 1);
-        bytes.put_u8(code);
-        note(to, self.peers.send_control(to.0, channel(CHANGED), bytes.freeze()));
+        self.send_error(to, CHANGED, caller, outcome.as_ref().err());
     }
 
-    fn send_caller(&self, to: NodeId, kind: u64, caller: Caller, number: i64) {
-        let mut bytes = caller_bytes(caller, 8);
-        bytes.put_i64_le(number);
+    fn send_error(&self, to: NodeId, kind: u64, caller: Caller, error: Option<&Error>) {
+        let code = error.map_or(0, |error| {
+            LEADER_ERRORS.iter().position(|known| known == error).map_or(u8::MAX, |at| at as u8 + 1)
+        });
+        let mut bytes = caller_bytes(caller, 1);
+        bytes.put_u8(code);
         note(to, self.peers.send_control(to.0, channel(kind), bytes.freeze()));
+    }
+
+    fn send_items(&self, to: NodeId, kind: u64, items: &[(Caller, i64)]) -> bool {
+        items.chunks(ITEMS_MAX).all(|items| {
+            let mut bytes = BytesMut::with_capacity(items.len() * ITEM_BYTES);
+            for (caller, number) in items {
+                put_caller(&mut bytes, *caller);
+                bytes.put_i64_le(*number);
+            }
+            note(to, self.peers.send_control(to.0, channel(kind), bytes.freeze()))
+        })
     }
 }
 
-/// What a leader may answer to a change, by its number less one. The numbers are on the wire: new ones go to the end.
-const CHANGE_ERRORS: [Error; 12] = [
+/// What a leader may answer, by its number less one. The numbers are on the wire: new ones go to the end.
+const LEADER_ERRORS: [Error; 13] = [
     Error::MemberExists,
     Error::PeerUrlsExist,
     Error::MemberNotEnoughStarted,
@@ -265,6 +332,7 @@ const CHANGE_ERRORS: [Error; 12] = [
     Error::NotLeader,
     Error::LeaderChanged,
     Error::TooManyRequests,
+    Error::NotCapable,
 ];
 
 fn channel(kind: u64) -> u64 {
@@ -273,15 +341,31 @@ fn channel(kind: u64) -> u64 {
 
 fn caller_bytes(caller: Caller, more: usize) -> BytesMut {
     let mut bytes = BytesMut::with_capacity(CALLER_BYTES + more);
-    bytes.put_u32_le(caller.shard);
-    bytes.put_u64_le(caller.request_id);
+    put_caller(&mut bytes, caller);
     bytes
 }
 
-fn note(to: NodeId, sent: Result<(), PeerError>) {
+fn put_caller(bytes: &mut BytesMut, caller: Caller) {
+    bytes.put_u32_le(caller.shard);
+    bytes.put_u64_le(caller.request_id);
+}
+
+fn caller(bytes: &mut Bytes) -> Caller {
+    Caller { shard: bytes.get_u32_le(), request_id: bytes.get_u64_le() }
+}
+
+/// True if it is on its way.
+fn note(to: NodeId, sent: Result<(), PeerError>) -> bool {
+    let is_sent = sent.is_ok();
     if let Err(error) = sent {
         tracing::debug!(to = format!("{:x}", to.0), error = %error, "a message to a member was not sent");
     }
+    is_sent
+}
+
+/// What this member's hellos say of the entries in its log.
+fn features(kinds: u16) -> Features {
+    Features { refuse: features_of_kinds(kinds), ..Features::default() }
 }
 
 fn random() -> u64 {
@@ -306,7 +390,7 @@ fn membership(members: &[Member]) -> Result<Membership, PeerError> {
     Ok(Membership { members: members.iter().map(spec).collect::<Result<_, PeerError>>()?, removed: Vec::new() })
 }
 
-fn answer(cluster_id: u64, members: &[Member], page: PeerHttp) -> HttpResponse {
+fn answer(cluster_id: u64, kinds: u16, members: &[Member], page: PeerHttp) -> HttpResponse {
     let json = match page {
         PeerHttp::Version => serde_json::json!({
             "etcdserver": API_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION,
@@ -317,6 +401,7 @@ fn answer(cluster_id: u64, members: &[Member], page: PeerHttp) -> HttpResponse {
     response.headers[0].1 = HeaderValue::from_static("application/json");
     let cluster_id = HeaderValue::from_str(&format!("{cluster_id:x}")).expect("hexadecimal digits");
     response.headers.push((HeaderName::from_static(CLUSTER_ID_HEADER), cluster_id));
+    response.headers.push((HeaderName::from_static(KINDS_HEADER), HeaderValue::from(kinds)));
     response
 }
 
@@ -353,6 +438,22 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
     }
 }
 
+/// As many as a frame holds; none where one is cut short.
+fn items(mut bytes: Bytes) -> Option<Items> {
+    let mut items = Vec::with_capacity(bytes.len() / ITEM_BYTES);
+    while bytes.len() >= ITEM_BYTES {
+        items.push((caller(&mut bytes), bytes.get_i64_le()));
+    }
+    bytes.is_empty().then_some(items)
+}
+
+fn outcome(code: u8) -> Result<(), Error> {
+    match code {
+        0 => Ok(()),
+        code => Err(LEADER_ERRORS.get(usize::from(code) - 1).cloned().unwrap_or(Error::Unhealthy)),
+    }
+}
+
 /// Bytes of a member are not trusted: what is no message of this group is dropped, and said.
 fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Option<FromPeer> {
     let from = NodeId(member);
@@ -369,28 +470,65 @@ fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Optio
             Ok((_, message)) => return Some(FromPeer::Raft(from, message)),
             Err(error) => return refuse(&error),
         },
-        PROPOSAL => return Some(FromPeer::Proposal(bytes)),
+        PROPOSAL => return Some(FromPeer::Proposal(from, bytes)),
+        KEEP_ALIVE | KEPT_ALIVE | CLOCK | CLOCK_IS => {
+            let Some(items) = items(bytes) else { return refuse(&"a list of requests that is cut short") };
+            return Some(match channel {
+                KEEP_ALIVE => FromPeer::KeepAlives(from, items),
+                KEPT_ALIVE => FromPeer::KeptAlive(items),
+                CLOCK => FromPeer::Clocks(from, items),
+                _ => FromPeer::ClockIs(items),
+            });
+        }
         _ => {}
     }
     if bytes.len() < CALLER_BYTES {
         return refuse(&"it ends before it says whose request it is");
     }
     let mut rest = bytes;
-    let caller = Caller { shard: rest.get_u32_le(), request_id: rest.get_u64_le() };
+    let caller = caller(&mut rest);
     match (channel, rest.len()) {
-        (KEEP_ALIVE, 8) => Some(FromPeer::KeepAlive(from, caller, rest.get_i64_le())),
-        (KEPT_ALIVE, 8) => Some(FromPeer::KeptAlive(caller, Some(rest.get_i64_le()).filter(|ttl_s| *ttl_s >= 0))),
-        (CHANGED, 1) => {
-            let outcome = match rest.get_u8() {
-                0 => Ok(()),
-                code => Err(CHANGE_ERRORS.get(usize::from(code) - 1).cloned().unwrap_or(Error::Unhealthy)),
-            };
-            Some(FromPeer::Changed(caller, outcome))
-        }
+        (CHANGED, 1) => Some(FromPeer::Changed(caller, outcome(rest.get_u8()))),
+        (NOT_TAKEN, 1) => match outcome(rest.get_u8()) {
+            Err(error) => Some(FromPeer::NotTaken(caller, error)),
+            Ok(()) => refuse(&"a refusal without a reason"),
+        },
         (CHANGE, _) => match MemberChange::decode(&rest) {
             Some(change) => Some(FromPeer::Change(from, caller, change)),
             None => refuse(&"a change of the members that does not decode"),
         },
         _ => refuse(&"a request of another form or kind than this version knows"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_leader_says_reads_back() {
+        let limits = wire_limits(1 << 20);
+        let said = |kind, bytes: &[u8]| decode(7, channel(kind), Bytes::copy_from_slice(bytes), &limits);
+        let asked = Caller { shard: 3, request_id: 1 << 40 };
+        let mut list = BytesMut::new();
+        for number in [-1, 60] {
+            put_caller(&mut list, asked);
+            list.put_i64_le(number);
+        }
+        let wanted = vec![(asked, -1), (asked, 60)];
+        assert!(matches!(said(KEPT_ALIVE, &list), Some(FromPeer::KeptAlive(items)) if items == wanted));
+        assert!(matches!(said(CLOCK, &list), Some(FromPeer::Clocks(NodeId(7), items)) if items == wanted));
+        assert!(said(KEEP_ALIVE, &list[..ITEM_BYTES + 1]).is_none(), "cut short");
+        for (code, error) in (1..).zip(LEADER_ERRORS) {
+            let mut bytes = caller_bytes(asked, 1);
+            bytes.put_u8(code);
+            assert!(
+                matches!(said(NOT_TAKEN, &bytes), Some(FromPeer::NotTaken(caller, told)) if (caller, &told) == (asked, &error))
+            );
+            assert!(
+                matches!(said(CHANGED, &bytes), Some(FromPeer::Changed(caller, Err(told))) if (caller, told) == (asked, error))
+            );
+        }
+        assert!(said(NOT_TAKEN, &caller_bytes(asked, 0)).is_none() && said(99, &list).is_none());
     }
 }

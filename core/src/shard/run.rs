@@ -136,6 +136,8 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         hub_hungry: Notify::default(),
         stream_waits: RefCell::default(),
         shutdown: Broadcast::default(),
+        leaderless_since: Cell::default(),
+        leader_lost: RefCell::default(),
         group_wake: RefCell::new(None),
         shared,
     });
@@ -243,6 +245,7 @@ impl Running {
             let now = boottime();
             self.pulse.beat();
             self.publish_figures();
+            self.shard.note_leader(now);
             self.shard.pending.expire(now.saturating_sub(timeout), || (Err(Error::Timeout), Stamps::default()));
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {
                 continue;

@@ -44,7 +44,7 @@ pub struct Journal {
     pub expired: u64,
     compact_acked: i64,
     /// Alarms that the last life began with, and the first command since.
-    alarms_before: u32,
+    alarms_before: u16,
     alarms_from: usize,
     /// Answers to other lives' requests are nobody's.
     pub life: u32,
@@ -292,7 +292,7 @@ impl Journal {
     }
 
     /// A new life has found what it has: what did not get into the log never will.
-    pub fn reborn(&mut self, alarms: u32) {
+    pub fn reborn(&mut self, alarms: u16) {
         self.commands.truncate(self.applied_below);
         self.acked_below = self.applied_below;
         (self.alarms_before, self.alarms_from) = (alarms, self.applied_below);
@@ -328,7 +328,7 @@ impl Journal {
         self.compact_acked = found;
     }
 
-    pub fn check_alarms(&self, found: u32) {
+    pub fn check_alarms(&self, found: u16) {
         let mut bits = self.alarms_before;
         let mut allowed = BTreeSet::new();
         for (index, command) in self.commands.iter().enumerate().skip(self.alarms_from) {

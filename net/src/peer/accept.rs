@@ -8,7 +8,9 @@ use super::member::Member;
 use super::peers::Shared;
 use super::registry::{Choice, choose};
 use super::socket::within;
+use super::tls_names::names_address;
 use quinn::{Connection, Incoming};
+use rustls::pki_types::CertificateDer;
 use std::rc::Rc;
 
 /// Takes connections until the endpoint is closed.
@@ -50,10 +52,32 @@ async fn handshake(shared: &Rc<Shared>, incoming: Incoming) {
         Some(Err(error)) => return tracing::debug!(%address, %error, "handshake of a peer failed"),
         None => return,
     };
+    if shared.checks_addresses && !is_where_it_says(shared, &connection, timeout).await {
+        return;
+    }
     if within(timeout, greet(shared, &connection)).await.is_none() {
         let text = format!("member {:x} got no hello within {} s", shared.identity.member_id, timeout.as_secs());
         refuse(shared, &connection, Refusal { code: CloseCode::HandshakeTimeout, text });
     }
+}
+
+/// As etcd does, unless `--peer-skip-client-san-verification` is set.
+async fn is_where_it_says(shared: &Shared, connection: &Connection, timeout: std::time::Duration) -> bool {
+    let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let Some(certificate) = shown.and_then(|chain| chain.into_iter().next()) else { return true };
+    let address = connection.remote_address().ip();
+    // The system's resolver blocks.
+    let looked = glommio::executor().spawn_blocking(move || names_address(&certificate, address));
+    let found = within(timeout, looked).await;
+    if found != Some(true) {
+        let text = format!(
+            "member {:x} does not take a certificate whose addresses and hosts are not {address}, where it is dialled from: add \
+             the address to the certificate, or set --peer-skip-client-san-verification",
+            shared.identity.member_id
+        );
+        refuse(shared, connection, Refusal { code: CloseCode::Address, text });
+    }
+    found == Some(true)
 }
 
 async fn greet(shared: &Rc<Shared>, connection: &Connection) {
@@ -76,7 +100,7 @@ async fn greet(shared: &Rc<Shared>, connection: &Connection) {
     };
     match choose(shared.identity.member_id, member.latest.get(), member.live(), &hello, false) {
         Ok(Choice::Take(why)) => {
-            let answer = shared.identity.hello(hello.from, shared.next_sequence()).encode();
+            let answer = shared.says().hello(hello.from, shared.next_sequence()).encode();
             let terms = link::Terms { dialled: false, snapshots: agreed, replaces: why, first: Some(answer) };
             link::install(shared, &member, connection.clone(), &hello, terms, (control_out, control_in));
         }
@@ -112,13 +136,12 @@ fn known(shared: &Shared, hello: &Hello) -> Result<(Rc<Member>, bool), Refusal> 
     Ok((member, agreed.snapshots))
 }
 
-/// Closes with a text for the other side, and logs it, once for each new one.
+/// Closes with a text for the other side, and logs it: a new one at once, one that comes again now and then.
 pub(super) fn refuse(shared: &Shared, connection: &Connection, refusal: Refusal) {
     link::close(connection, refusal.code, &refusal.text);
     shared.refusals.set(shared.refusals.get() + 1);
-    let mut last = shared.last_refusal.borrow_mut();
-    if last.as_ref() != Some(&refusal) {
+    if shared.complaints.borrow_mut().is_due(shared.epoch.elapsed(), &refusal.text) {
         tracing::warn!(address = %connection.remote_address(), reason = %refusal, "peer refused");
-        *last = Some(refusal);
     }
+    shared.last_refusal.replace(Some(refusal));
 }

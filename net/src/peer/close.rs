@@ -30,6 +30,8 @@ pub enum CloseCode {
     Feature = 0x17,
     /// No hello in time.
     HandshakeTimeout = 0x18,
+    /// The dialler's certificate names other addresses than the one that it dials from.
+    Address = 0x19,
     /// Bytes that are no frame.
     Protocol = 0x20,
     /// A frame longer than its limit.
@@ -38,7 +40,7 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All of them.
-    pub const ALL: [CloseCode; 15] = [
+    pub const ALL: [CloseCode; 16] = [
         CloseCode::Shutdown,
         CloseCode::Tie,
         CloseCode::Superseded,
@@ -52,6 +54,7 @@ impl CloseCode {
         CloseCode::Incarnation,
         CloseCode::Feature,
         CloseCode::HandshakeTimeout,
+        CloseCode::Address,
         CloseCode::Protocol,
         CloseCode::TooLarge,
     ];
@@ -65,7 +68,7 @@ impl CloseCode {
     /// True if dialling again changes nothing until somebody has changed something.
     #[must_use]
     pub fn needs_operator(self) -> bool {
-        use CloseCode::{ClusterId, Feature, Incarnation, RemovedMember, Superseded, Version, WrongMember};
-        matches!(self, Version | ClusterId | WrongMember | RemovedMember | Incarnation | Superseded | Feature)
+        use CloseCode::{Address, ClusterId, Feature, Incarnation, RemovedMember, Superseded, Version, WrongMember};
+        matches!(self, Version | ClusterId | WrongMember | RemovedMember | Incarnation | Superseded | Feature | Address)
     }
 }

@@ -43,13 +43,14 @@ pub(super) async fn keep_dialling(shared: Rc<Shared>, member: Rc<Member>) {
                 member.changed.wait(|| (member.link.borrow().is_none() || is_over()).then_some(())).await;
                 if since.elapsed() >= GOOD_AFTER {
                     backoff.reset();
+                    member.complaints.borrow_mut().clear();
                 }
             }
             Err(PeerError::Tie) => {}
             Err(error) => {
                 timeouts = if error.is_silence() { timeouts + 1 } else { 0 };
                 let error = Rc::new(error);
-                note(&member, &error);
+                note(&shared, &member, &error);
                 if report_refusal(&shared, &member, &error).await {
                     wait_at_least = shared.limits.backoff_max / 2;
                 }
@@ -65,10 +66,10 @@ pub(super) async fn keep_dialling(shared: Rc<Shared>, member: Rc<Member>) {
     }
 }
 
-fn note(member: &Member, error: &Rc<PeerError>) {
-    let before = member.last_error.replace(Some(Rc::clone(error)));
+fn note(shared: &Shared, member: &Member, error: &Rc<PeerError>) {
+    member.last_error.replace(Some(Rc::clone(error)));
     let text = error.to_string();
-    if before.is_none_or(|before| before.to_string() != text) {
+    if member.complaints.borrow_mut().is_due(shared.epoch.elapsed(), &text) {
         tracing::warn!(member = %format_args!("{:x}", member.id), error = text, "peer can't be dialled");
     }
 }
@@ -139,7 +140,7 @@ async fn greet(shared: &Rc<Shared>, member: &Rc<Member>, connection: &Connection
         link::close(connection, CloseCode::Tie, "the other side's connection is in use already");
         return Err(GreetError::Peer(PeerError::Tie));
     }
-    let ours = shared.identity.hello(member.id, shared.next_sequence()).encode();
+    let ours = shared.says().hello(member.id, shared.next_sequence()).encode();
     control_out.write_all(&ours).await.map_err(|_| GreetError::Stream)?;
     let theirs = match read_hello(&mut control_in).await {
         Ok(theirs) => theirs,

@@ -53,6 +53,14 @@ pub enum PeerError {
         /// What is not.
         missing: &'static str,
     },
+    /// Two flags of which one can be given.
+    #[error(
+        "--peer-cert-allowed-cn and --peer-cert-allowed-hostname are given: a certificate is held against one of them"
+    )]
+    Names,
+    /// Not the name of a host.
+    #[error("--peer-cert-allowed-hostname: {0:?} is neither the name of a host nor an address")]
+    Host(String),
     /// Certificates that TLS doesn't take.
     #[error("TLS for peers: {0}")]
     Tls(#[from] rustls::Error),
@@ -185,7 +193,12 @@ impl PeerError {
                 PeerError::Certificate { address, meaning, error }
             }
             TransportError(ref failed) if ALERTS.contains(&u64::from(failed.code)) => {
-                let meaning = "this member does not take what the other side shows";
+                let meaning = match u64::from(failed.code) - ALERTS.start {
+                    ACCESS_DENIED => {
+                        "no name in the other side's certificate is one of --peer-cert-allowed-cn or --peer-cert-allowed-hostname"
+                    }
+                    _ => "this member does not take what the other side shows",
+                };
                 PeerError::Certificate { address, meaning, error }
             }
             error => PeerError::Connection(error),
@@ -198,10 +211,16 @@ impl PeerError {
     }
 }
 
+/// The alert for a certificate whose names are not allowed.
+const ACCESS_DENIED: u64 = 49;
+
 /// What the other side has against us, by the number of its TLS alert (RFC 8446, section 6).
 fn alert_by_peer(alert: u64) -> &'static str {
     match alert {
         42 | 43 | 46 => "the other side does not take this member's certificate",
+        ACCESS_DENIED => {
+            "no name in this member's certificate is one that the other side allows (--peer-cert-allowed-cn, --peer-cert-allowed-hostname)"
+        }
         45 => "this member's certificate has expired or is not valid yet, by the other side's clock",
         48 => "this member's certificate is not of the other side's --peer-trusted-ca-file",
         116 => "the other side demands a certificate (--peer-client-cert-auth), this member has none",

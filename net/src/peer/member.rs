@@ -3,6 +3,7 @@ use super::close::CloseCode;
 use super::error::PeerError;
 use super::limits::PeerLimits;
 use super::link::Link;
+use super::pace::Complaints;
 use super::probe::Finding;
 use super::queue::{ControlQueue, LogQueue};
 use super::registry::{Latest, Live};
@@ -26,6 +27,8 @@ pub(super) struct Member {
     pub(super) counters: Counters,
     pub(super) last_error: RefCell<Option<Rc<PeerError>>>,
     pub(super) finding: Cell<Option<Finding>>,
+    /// What the log was told of it.
+    pub(super) complaints: RefCell<Complaints>,
     /// The refusal that was reported last.
     pub(super) refused: Cell<Option<CloseCode>>,
 }
@@ -116,6 +119,7 @@ impl Member {
             counters: Counters::default(),
             last_error: RefCell::default(),
             finding: Cell::default(),
+            complaints: RefCell::default(),
             refused: Cell::default(),
         })
     }

@@ -54,6 +54,8 @@ mod streams;
 mod tcp;
 #[cfg(feature = "glommio")]
 pub mod tls;
+#[cfg(feature = "glommio")]
+mod tls_names;
 
 pub use limits::PeerLimits;
 pub use tls_files::TlsFiles;

@@ -1,5 +1,6 @@
 //! How fast: between two dials, and within a snapshot. Time and chance are arguments.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Exponential waits with jitter.
@@ -64,6 +65,42 @@ impl Throttle {
     }
 }
 
+/// Of what goes wrong again and again: what is new is said at once, what goes on after a minute, then two, four, ... an hour.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    /// The text, when it was said last, and how often.
+    said: VecDeque<(String, Duration, u32)>,
+}
+
+impl Complaints {
+    /// Texts that are remembered; of more the oldest are new again.
+    const TEXTS_MAX: usize = 16;
+    const INTERVAL_MIN: Duration = Duration::from_secs(60);
+    const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+
+    /// Whether to say it now; it then counts as said.
+    pub fn is_due(&mut self, now: Duration, text: &str) -> bool {
+        if let Some((_, at, times)) = self.said.iter_mut().find(|(said, ..)| said == text) {
+            let interval = Complaints::INTERVAL_MIN.saturating_mul(1 << (*times).min(20)).min(Complaints::INTERVAL_MAX);
+            if now.saturating_sub(*at) < interval {
+                return false;
+            }
+            (*at, *times) = (now, *times + 1);
+            return true;
+        }
+        if self.said.len() == Complaints::TEXTS_MAX {
+            self.said.pop_front();
+        }
+        self.said.push_back((text.to_owned(), now, 0));
+        true
+    }
+
+    /// All is well: whatever comes is new.
+    pub fn clear(&mut self) {
+        self.said.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +115,23 @@ mod tests {
         let longest: Vec<_> = (0..5).map(|_| backoff.next(u64::MAX)).collect();
         assert_eq!(longest, [50, 100, 200, 300, 300].map(milliseconds));
         (0..100).for_each(|_| assert!(backoff.next(u64::MAX) <= milliseconds(300)));
+    }
+
+    #[test]
+    fn what_goes_on_is_said_ever_less_often() {
+        let mut complaints = Complaints::default();
+        let hour = Complaints::INTERVAL_MAX;
+        let said: Vec<u64> =
+            (0..8 * 3600).filter(|second| complaints.is_due(Duration::from_secs(*second), "no answer")).collect();
+        let minutes: Vec<u64> = said.iter().map(|second| second / 60).collect();
+        assert_eq!(minutes, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 303, 363, 423]);
+        assert!(complaints.is_due(hour * 8, "another reason") && !complaints.is_due(hour * 8, "another reason"));
+        assert!(!complaints.is_due(hour * 8, "no answer"), "two in turn are not new each time");
+        complaints.clear();
+        assert!(complaints.is_due(hour * 8, "no answer"));
+        let texts: Vec<String> = (0..Complaints::TEXTS_MAX).map(|number| number.to_string()).collect();
+        texts.iter().for_each(|text| assert!(complaints.is_due(hour * 8, text)));
+        assert_eq!(complaints.said.len(), Complaints::TEXTS_MAX);
     }
 
     #[test]

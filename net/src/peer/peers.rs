@@ -2,11 +2,11 @@ use super::address::PeerAddress;
 use super::close::CloseCode;
 use super::error::PeerError;
 use super::frame::{Frame, FrameKind, StreamKind};
-use super::hello::{Identity, Refusal};
+use super::hello::{Features, Identity, Refusal};
 use super::inbox::{Inbox, PeerEvent};
 use super::limits::PeerLimits;
 use super::member::{Member, PeerStatus, add};
-use super::pace::Throttle;
+use super::pace::{Complaints, Throttle};
 use super::signal::Signal;
 use super::snapshot::{self, SnapshotOffer, SnapshotSource};
 use super::socket::{self, QuicRuntime, within};
@@ -59,7 +59,13 @@ pub struct MemberSpec {
 
 /// What all tasks of the transport share.
 pub(super) struct Shared {
+    /// Its features are those of the start.
     pub(super) identity: Identity,
+    /// What this process uses by now.
+    features: Cell<Features>,
+    pub(super) checks_addresses: bool,
+    /// What the log was told of others that dial.
+    pub(super) complaints: RefCell<Complaints>,
     pub(super) limits: PeerLimits,
     pub(super) client_config: quinn::ClientConfig,
     pub(super) endpoint: quinn::Endpoint,
@@ -81,6 +87,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Who this process is, with the features that it uses now.
+    pub(super) fn says(&self) -> Identity {
+        Identity { features: self.features.get(), ..self.identity }
+    }
+
     pub(super) fn next_sequence(&self) -> u64 {
         self.sequence.set(self.sequence.get() + 1);
         self.sequence.get()
@@ -111,6 +122,9 @@ impl Peers {
         let endpoint = endpoint.map_err(PeerError::Socket)?;
         let shared = Rc::new(Shared {
             identity,
+            features: Cell::new(identity.features),
+            checks_addresses: tls.checks_addresses(),
+            complaints: RefCell::default(),
             client_config: tls.client_config(&limits),
             local: endpoint.local_addr().map_err(PeerError::Socket)?,
             endpoint,
@@ -138,6 +152,11 @@ impl Peers {
     #[must_use]
     pub fn local_address(&self) -> SocketAddr {
         self.shared.local
+    }
+
+    /// What this process uses from now on, in the hellos to come. Connections that there are stay.
+    pub fn set_features(&self, features: Features) {
+        self.shared.features.set(features);
     }
 
     /// Replaces the list of members: new ones are dialled, those that are no longer in it are closed.

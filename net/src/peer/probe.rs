@@ -60,10 +60,16 @@ pub(super) async fn run(shared: &Shared, member: &Member, attempt: usize) {
         Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Finding::NothingListens(address),
         Some(Err(_)) | None => Finding::Unreachable(address),
     };
-    if member.link.borrow().is_some() || member.finding.replace(Some(finding)) == Some(finding) {
+    if member.link.borrow().is_some() {
         return;
     }
-    tracing::warn!(member = %format_args!("{:x}", member.id), %finding, "peer can't be reached");
+    let is_known = member.finding.replace(Some(finding)) == Some(finding);
+    if member.complaints.borrow_mut().is_due(shared.epoch.elapsed(), &finding.to_string()) {
+        tracing::warn!(member = %format_args!("{:x}", member.id), %finding, "peer can't be reached");
+    }
+    if is_known {
+        return;
+    }
     shared.inbox.push(PeerEvent::Finding { member: member.id, finding }).await;
 }
 

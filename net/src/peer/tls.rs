@@ -6,12 +6,15 @@
 use super::error::PeerError;
 use super::limits::PeerLimits;
 use super::tls_files::TlsFiles;
+use super::tls_names::{Allowed, Named};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +58,7 @@ pub struct PeerTls {
     server: Arc<QuicServerConfig>,
     client: Arc<QuicClientConfig>,
     trust: Trust,
+    checks_addresses: bool,
 }
 
 impl PeerTls {
@@ -69,15 +73,32 @@ impl PeerTls {
             (None, Some(_)) => return flags("--peer-key-file", "--peer-cert-file"),
             (None, None) if files.trusted_ca.is_some() => return flags("--peer-trusted-ca-file", "--peer-cert-file"),
             (None, None) if files.client_cert_auth => return flags("--peer-client-cert-auth", "--peer-cert-file"),
+            (None, None) if !files.allowed_names.is_empty() => {
+                return flags("--peer-cert-allowed-cn", "--peer-cert-file");
+            }
+            (None, None) if !files.allowed_hosts.is_empty() => {
+                return flags("--peer-cert-allowed-hostname", "--peer-cert-file");
+            }
+            (None, None) if files.client_cert.is_some() => return flags("--peer-client-cert-file", "--peer-cert-file"),
             (None, None) => return PeerTls::generated(),
         };
+        let (client_cert, client_key) = match (&files.client_cert, &files.client_key) {
+            (Some(cert), Some(key)) => (cert, key),
+            (None, None) => (cert, key),
+            (Some(_), None) => return flags("--peer-client-cert-file", "--peer-client-key-file"),
+            (None, Some(_)) => return flags("--peer-client-key-file", "--peer-client-cert-file"),
+        };
+        if !files.allowed_names.is_empty() && !files.allowed_hosts.is_empty() {
+            return Err(PeerError::Names);
+        }
         let Some(ca) = &files.trusted_ca else { return flags("--peer-cert-file", "--peer-trusted-ca-file") };
         let chain = certificates("--peer-cert-file", cert)?;
-        let private_key = PrivateKeyDer::from_pem_file(key).map_err(|error| PeerError::File {
-            flag: "--peer-key-file",
-            file: key.clone(),
-            error,
-        })?;
+        let private_key = private_key("--peer-key-file", key)?;
+        let client_chain = certificates("--peer-client-cert-file", client_cert)?;
+        let client_key = self::private_key("--peer-client-key-file", client_key)?;
+        let host = |host: &String| ServerName::try_from(host.clone()).map_err(|_| PeerError::Host(host.clone()));
+        let hosts = files.allowed_hosts.iter().map(host).collect::<Result<_, _>>()?;
+        let allowed = Allowed { names: files.allowed_names.clone(), hosts };
         let mut roots = RootCertStore::empty();
         for root in certificates("--peer-trusted-ca-file", ca)? {
             roots.add(root)?;
@@ -86,17 +107,21 @@ impl PeerTls {
         let provider = Arc::new(ring::default_provider());
         let server = server_builder(&provider)?;
         let server = if files.client_cert_auth {
-            let verifier =
+            let inner: Arc<dyn ClientCertVerifier> =
                 WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
-            server.with_client_cert_verifier(verifier)
+            server.with_client_cert_verifier(Arc::new(Named { allowed: allowed.clone(), inner }))
         } else {
             server.with_no_client_auth()
         };
-        let server = server.with_single_cert(chain.clone(), private_key.clone_key())?;
-        let client =
-            client_builder(&provider)?.with_root_certificates(roots).with_client_auth_cert(chain, private_key)?;
+        let server = server.with_single_cert(chain, private_key)?;
+        let inner: Arc<dyn ServerCertVerifier> =
+            WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
+        let client = client_builder(&provider)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Named { allowed, inner }))
+            .with_client_auth_cert(client_chain, client_key)?;
         let trust = if files.client_cert_auth { Trust::Mutual } else { Trust::Dialled };
-        PeerTls::finish(server, client, trust)
+        PeerTls::finish(server, client, trust, !files.any_client_address)
     }
 
     fn generated() -> Result<PeerTls, PeerError> {
@@ -108,13 +133,14 @@ impl PeerTls {
         let anybody = Arc::new(Anybody(Arc::clone(&provider)));
         let client =
             client_builder(&provider)?.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth();
-        PeerTls::finish(server, client, Trust::Nobody)
+        PeerTls::finish(server, client, Trust::Nobody, false)
     }
 
     fn finish(
         mut server: rustls::ServerConfig,
         mut client: rustls::ClientConfig,
         trust: Trust,
+        checks_addresses: bool,
     ) -> Result<PeerTls, PeerError> {
         // Each connection is a whole handshake: no tickets, no 0-RTT data, which could be replayed.
         server.send_tls13_tickets = 0;
@@ -126,13 +152,18 @@ impl PeerTls {
         let unfit = |_| rustls::Error::General("the crypto provider has no cipher for QUIC".into());
         let server = Arc::new(QuicServerConfig::try_from(server).map_err(unfit)?);
         let client = Arc::new(QuicClientConfig::try_from(client).map_err(unfit)?);
-        Ok(PeerTls { server, client, trust })
+        Ok(PeerTls { server, client, trust, checks_addresses })
     }
 
     /// What it proves.
     #[must_use]
     pub fn trust(&self) -> Trust {
         self.trust
+    }
+
+    /// Whether the certificate of whoever dials must name where it dials from.
+    pub(super) fn checks_addresses(&self) -> bool {
+        self.checks_addresses
     }
 
     pub(super) fn server_config(&self, limits: &PeerLimits) -> quinn::ServerConfig {
@@ -155,6 +186,10 @@ impl PeerTls {
 
 fn flags<T>(given: &'static str, missing: &'static str) -> Result<T, PeerError> {
     Err(PeerError::Flags { given, missing })
+}
+
+fn private_key(flag: &'static str, file: &PathBuf) -> Result<PrivateKeyDer<'static>, PeerError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| PeerError::File { flag, file: file.clone(), error })
 }
 
 fn certificates(flag: &'static str, file: &PathBuf) -> Result<Vec<CertificateDer<'static>>, PeerError> {

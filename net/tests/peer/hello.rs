@@ -50,6 +50,34 @@ fn mismatches_are_refused_by_name() {
     });
 }
 
+/// What a process uses may grow while it runs: who is connected stays, who comes later and doesn't know it is refused.
+#[test]
+fn features_that_come_into_use_later() {
+    run(|| async {
+        let (a, b) = pair().await;
+        a.set_features(Features { refuse: 1, ..Features::default() });
+        glommio::timer::sleep(Duration::from_millis(300)).await;
+        assert!(a.try_next_event().is_none() && b.try_next_event().is_none(), "they stay connected");
+        b.shutdown().await;
+        let again = |incarnation, refuse| {
+            let known_features = Features { refuse, ..Features::default() };
+            start(config(Identity { incarnation, known_features, ..identity(2) }, generated(), limits()))
+        };
+        let older = again(2, 0).await;
+        one_way(&a, &older, older.local_address());
+        let text = event(&a, "refused", |event| match event {
+            PeerEvent::Refused { code: CloseCode::Feature, text, .. } => Some(text),
+            PeerEvent::Connected { .. } => panic!("connected"),
+            _ => None,
+        });
+        assert!(text.await.contains("upgrade member 2"));
+        older.shutdown().await;
+        let newer = again(3, 1).await;
+        one_way(&a, &newer, newer.local_address());
+        connected(&a, 2).await;
+    });
+}
+
 #[test]
 fn a_stranger_waits_until_it_is_known() {
     run(|| async {

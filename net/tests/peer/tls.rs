@@ -41,7 +41,13 @@ impl Authority {
         let [cert_file, key_file] = ["crt", "key"].map(|ending| self.folder.path().join(format!("{name}.{ending}")));
         write_pem(&cert_file, "CERTIFICATE", cert.der());
         write_pem(&key_file, "PRIVATE KEY", &key.serialize_der());
-        TlsFiles { cert: Some(cert_file), key: Some(key_file), trusted_ca: Some(self.ca()), client_cert_auth: true }
+        TlsFiles {
+            cert: Some(cert_file),
+            key: Some(key_file),
+            trusted_ca: Some(self.ca()),
+            client_cert_auth: true,
+            ..TlsFiles::default()
+        }
     }
 }
 

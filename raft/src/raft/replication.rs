@@ -58,12 +58,27 @@ impl Raft {
     /// earlier term may still be overwritten although a majority holds it (thesis 3.6.2, figure 3.7).
     pub(super) fn maybe_commit(&mut self) {
         let before = self.log.committed();
-        let quorum = Index(self.log.configuration().quorum_value(|id| self.matched(id).0));
+        let mut quorum = Index(self.log.configuration().quorum_value(|id| self.matched(id).0));
+        if self.is_first_of_two() {
+            quorum = quorum.max(self.log.persisted().min(self.log.configuration_index()));
+        }
         if quorum > before && self.log.term_at(quorum) == Some(self.hard_state.term) {
             self.log.commit_to(quorum);
             self.uncommitted_bytes -= self.log.weight_bytes(before, quorum);
             self.maybe_leave_joint();
         }
+    }
+
+    /// The change in the log makes this sole voter one of two. Up to that entry its own disk is enough, as before: a quorum of
+    /// two is both, so that nothing is ever agreed without this member, which has the entry. The second one need not have begun
+    /// when it is added, and may be told by the committed state where to find the first.
+    fn is_first_of_two(&self) -> bool {
+        let (own, two) = (self.config.id, self.log.configuration());
+        let was_alone = |before: &crate::Configuration| before.voters() == [own] && !before.is_joint();
+        two.voters().len() == 2
+            && two.is_voter(own)
+            && !two.is_joint()
+            && self.log.configuration_before().is_some_and(was_alone)
     }
 
     fn matched(&self, id: NodeId) -> Index {

@@ -5,15 +5,22 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::AHashMap;
-use ringstone_raft::{Body, Message, NodeId};
+use ringstone_raft::{Body, Message, NodeId, Role};
 
 use super::Driver;
+use crate::entry::caller_of;
 use crate::error::Error;
-use crate::group::{GroupError, founders};
+use crate::group::{Forward, GroupError, founders};
 use crate::identity::incarnation;
+use crate::shard::boottime;
 use crate::shard::images::{self, ImageEvent};
-use crate::shard::link::{Asked, Told};
+use crate::shard::link::{Asked, KeepAlive, Told};
 use crate::shard::peers::{Caller, FromPeer, Links};
+
+/// How long a change of the leader is waited for.
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is said anew who can't be reached.
+const COMPLAINTS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The shard of what other members ask for.
 pub(super) const STRANGER: u32 = u32::MAX - 1;
@@ -38,8 +45,10 @@ pub(super) struct Others {
     pub(super) resigned: bool,
     /// When it learned that it is no member any more.
     pub(super) removed_at: Option<Duration>,
-    /// Who waits for a member to lead.
-    pub(super) transfers: Vec<(Asked, NodeId)>,
+    /// Who waits for a member to lead, and since when.
+    pub(super) transfers: Vec<(Asked, NodeId, Duration)>,
+    /// When the words of `endpoint status` were made last.
+    pub(super) complained_at: Duration,
 }
 
 impl Driver {
@@ -47,18 +56,19 @@ impl Driver {
     /// then.
     pub(super) async fn open_links(&mut self) -> Result<(), GroupError> {
         let shared = &self.local.shared;
-        let mut members = founders(&shared.config);
-        if let Some(joined) = shared.joins.get() {
-            members.clone_from(joined);
-        }
-        if let Ok(known) = self.group.members()
-            && known.len() > 1
-        {
-            members = known;
-        }
+        let known = self.group.members().unwrap_or_default();
+        let members = if known.is_empty() {
+            shared.joins.get().cloned().unwrap_or_else(|| founders(&shared.config))
+        } else if self.group.has_others() {
+            known
+        } else {
+            // Alone, whatever the flags of its first start were: those that they name may live on as another cluster.
+            return Ok(());
+        };
         if members.len() > 1 && self.others.links.is_none() {
             let count = incarnation::count_start(&shared.config.data_dir)?;
-            self.others.links = Some(Links::open(&self.local, count, members, Rc::clone(&self.inbox)).await?);
+            let (kinds, inbox) = (self.group.kinds_agreed(), Rc::clone(&self.inbox));
+            self.others.links = Some(Links::open(&self.local, count, members, kinds, inbox).await?);
         }
         Ok(())
     }
@@ -71,20 +81,35 @@ impl Driver {
             match said {
                 FromPeer::Raft(from, message) => self.hear_raft(now, from, message)?,
                 FromPeer::Image(event) => self.note_image(now, event)?,
-                FromPeer::Proposal(payload) => {
-                    if let Err(error) = self.group.propose_forwarded(now, &payload) {
-                        // Its caller has a time limit, and the outcome is unknown to it anyway.
-                        tracing::debug!(error = %error, "a proposal of another member is not taken");
+                FromPeer::Proposal(from, payload) => self.hear_proposal(now, from, &payload),
+                FromPeer::NotTaken(caller, error) => {
+                    self.group.forward_refused((caller.shard, caller.request_id), error);
+                }
+                FromPeer::KeepAlives(from, items) => {
+                    for (caller, id) in items {
+                        self.others.next_stranger += 1;
+                        self.others.strangers.insert(self.others.next_stranger, (from, caller));
+                        self.group.keep_alive(now, STRANGER, self.others.next_stranger, id)?;
                     }
                 }
-                FromPeer::KeepAlive(from, caller, id) => {
-                    self.others.next_stranger += 1;
-                    self.others.strangers.insert(self.others.next_stranger, (from, caller));
-                    self.group.keep_alive(now, STRANGER, self.others.next_stranger, id)?;
+                FromPeer::KeptAlive(items) => {
+                    for (caller, ttl_s) in items {
+                        let told = if ttl_s < 0 { Err(Error::NotPrimaryLessor) } else { Ok(Told::KeptAlive(ttl_s)) };
+                        self.tell(caller.shard, caller.request_id, told);
+                    }
                 }
-                FromPeer::KeptAlive(caller, ttl_s) => {
-                    let told = ttl_s.map(Told::KeptAlive).ok_or(Error::NotPrimaryLessor);
-                    self.tell(caller.shard, caller.request_id, told);
+                FromPeer::Clocks(from, items) => {
+                    let clock = self.lease_clock().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
+                    let told: Vec<_> = items.into_iter().map(|(caller, _)| (caller, clock)).collect();
+                    if let Some(links) = &self.others.links {
+                        links.tell_clock(from, &told);
+                    }
+                }
+                FromPeer::ClockIs(items) => {
+                    for (caller, ms) in items {
+                        let told = u64::try_from(ms).map(Told::Clock).map_err(|_| Error::LeaderChanged);
+                        self.tell(caller.shard, caller.request_id, told);
+                    }
                 }
                 FromPeer::Change(from, caller, change) => {
                     self.others.next_stranger += 1;
@@ -100,6 +125,89 @@ impl Driver {
             }
         }
         Ok(any)
+    }
+
+    fn hear_proposal(&mut self, now: Duration, from: NodeId, payload: &[u8]) {
+        let Err(error) = self.group.propose_forwarded(now, payload) else { return };
+        tracing::debug!(error = %error, "a proposal of another member is not taken");
+        if let (Some(links), Some((shard, request_id))) = (&self.others.links, caller_of(payload)) {
+            links.not_taken(from, Caller { shard, request_id }, &error.told());
+        }
+    }
+
+    /// The lease clock, where this member leads.
+    fn lease_clock(&self) -> Option<u64> {
+        (self.group.raft().role().role == Role::Leader).then(|| self.group.lease_clock_ms())
+    }
+
+    /// Keep-alives for whoever leads.
+    pub(super) fn keep_alive(&mut self, now: Duration, asked: Vec<KeepAlive>) -> Result<(), GroupError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let (Some(links), Some(leader)) = (&self.others.links, self.group.leader_elsewhere()) else {
+            for KeepAlive { shard, request_id, id } in asked {
+                self.group.keep_alive(now, shard, request_id, id)?;
+            }
+            return Ok(());
+        };
+        let item = |KeepAlive { shard, request_id, id }| (Caller { shard, request_id }, id);
+        let items: Vec<_> = asked.into_iter().map(item).collect();
+        if !links.keep_alive(leader, &items) {
+            self.tell_all(&items, &Error::NoLeader);
+        }
+        Ok(())
+    }
+
+    /// Who asks for the lease clock: of whoever leads.
+    pub(super) fn ask_clock(&mut self, asked: Vec<Asked>) {
+        if asked.is_empty() {
+            return;
+        }
+        let items: Vec<_> =
+            asked.into_iter().map(|Asked { shard, request_id }| (Caller { shard, request_id }, 0)).collect();
+        let sent = match (&self.others.links, self.group.leader_elsewhere()) {
+            (Some(links), Some(leader)) => links.ask_clock(leader, &items),
+            _ => false,
+        };
+        match self.lease_clock() {
+            _ if sent => {}
+            Some(ms) => {
+                items.iter().for_each(|(caller, _)| self.tell(caller.shard, caller.request_id, Ok(Told::Clock(ms))))
+            }
+            None => self.tell_all(&items, &Error::NoLeader),
+        }
+    }
+
+    fn tell_all(&mut self, items: &[(Caller, i64)], error: &Error) {
+        for (caller, _) in items {
+            self.tell(caller.shard, caller.request_id, Err(error.clone()));
+        }
+    }
+
+    /// Proposals for the leader. What does not go is answered at once.
+    pub(super) fn forward(&mut self, forwards: Vec<Forward>) {
+        for forward in forwards {
+            let whom = forward.whom;
+            if !self.others.links.as_ref().is_some_and(|links| links.forward(forward)) {
+                self.group.forward_refused(whom, Error::NoLeader);
+                // Its answer is in the next outputs.
+                self.inbox.wake.notify();
+            }
+        }
+    }
+
+    /// Answers to keep-alives of other members, each one's in one piece.
+    pub(super) fn answer_strangers(&mut self, kept: Vec<(u64, Option<i64>)>) {
+        let mut answers: AHashMap<NodeId, Vec<(Caller, i64)>> = AHashMap::new();
+        for (stranger, ttl_s) in kept {
+            if let Some((from, caller)) = self.others.strangers.remove(&stranger) {
+                answers.entry(from).or_default().push((caller, ttl_s.unwrap_or(-1)));
+            }
+        }
+        if let Some(links) = &self.others.links {
+            answers.iter().for_each(|(to, items)| links.kept_alive(*to, items));
+        }
     }
 
     /// A message about an image waits until that image is here.
@@ -160,7 +268,7 @@ impl Driver {
             0 => Err(Error::NoLeader),
             leader if leader == to.0 && self.local.shared.is_leader() => Ok(Told::Go),
             _ => match self.group.transfer_leadership(to) {
-                Ok(()) => return self.others.transfers.push((asked, to)),
+                Ok(()) => return self.others.transfers.push((asked, to, boottime())),
                 Err(error) => Err(error),
             },
         };
@@ -173,8 +281,26 @@ impl Driver {
             return;
         }
         let leader = NodeId(self.local.shared.leader.load(Ordering::Relaxed));
-        for (asked, _) in self.others.transfers.extract_if(.., |(_, to)| *to == leader).collect::<Vec<_>>() {
-            self.tell(asked.shard, asked.request_id, Ok(Told::Go));
+        let now = boottime();
+        let is_over = |(_, to, since): &mut (Asked, NodeId, Duration)| {
+            *to == leader || now.saturating_sub(*since) > TRANSFER_PATIENCE
+        };
+        for (asked, to, _) in self.others.transfers.extract_if(.., is_over).collect::<Vec<_>>() {
+            let outcome = if to == leader { Ok(Told::Go) } else { Err(Error::TimeoutLeaderTransfer) };
+            self.tell(asked.shard, asked.request_id, outcome);
+        }
+    }
+
+    /// What this member finds about others goes where `endpoint status` sees it.
+    pub(super) fn show_complaints(&mut self, now: Duration) {
+        let Some(links) = &self.others.links else { return };
+        if now.saturating_sub(self.others.complained_at) < COMPLAINTS_INTERVAL {
+            return;
+        }
+        self.others.complained_at = now;
+        links.set_kinds(self.group.kinds_agreed());
+        if let Ok(mut complaints) = self.local.shared.peer_complaints.lock() {
+            *complaints = links.complaints();
         }
     }
 

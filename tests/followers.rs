@@ -1,0 +1,173 @@
+//! What members say that do not lead, and what one says that has no leader.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+#[path = "support/seats.rs"]
+mod seats;
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ringstone_net::client::{CallOptions, Client, ClientOptions};
+use ringstone_net::{Method, TokioRuntime};
+use ringstone_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+};
+use seats::{ctl, ctl_until, status, three};
+use support::{Member, RINGSTONE, folder};
+
+/// Status and body of a page.
+fn page(port: u16, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn page_until(port: u16, path: &str, wanted: u16, words: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let (found, body) = page(port, path);
+        if found == wanted && body.contains(words) {
+            return body;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{path}: {found} {body}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What is left of a lease, as a member says it.
+fn remaining(port: u16, lease: &str) -> i64 {
+    let text = ctl(port, &["lease", "timetolive", lease]).1;
+    let at = text.find("remaining(").unwrap_or_else(|| panic!("{text}"));
+    text[at + 10..].split('s').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn every_member_answers_for_leases_and_of_itself() {
+    let folder = folder();
+    let (_, members) = three(folder.path(), &[]);
+    let ports: Vec<u16> = members.iter().map(|member| member.port).collect();
+    let granted = ctl(ports[1], &["lease", "grant", "30"]).1;
+    let lease = granted.split(' ').nth(1).unwrap().to_owned();
+    assert!(ctl(ports[2], &["put", "leased", "key", &format!("--lease={lease}")]).0);
+    std::thread::sleep(Duration::from_secs(3));
+    let told: Vec<i64> = ports.iter().map(|port| remaining(*port, &lease)).collect();
+    assert!(told.iter().all(|left| (20..=29).contains(left)), "time passes everywhere: {told:?}");
+    assert!(told.iter().max().unwrap() - told.iter().min().unwrap() <= 2, "all count by the leader's clock: {told:?}");
+    for port in &ports {
+        let (success, text) = ctl(*port, &["lease", "keep-alive", "--once", &lease]);
+        assert!(success && text.contains("keepalived with TTL(30)"), "{text}");
+        let left = remaining(*port, &lease);
+        assert!((28..=30).contains(&left), "kept alive a moment ago: {left}");
+        assert!(ctl(*port, &["lease", "list"]).1.contains(&lease));
+        let keys = ctl(*port, &["lease", "timetolive", &lease, "--keys"]).1;
+        assert!(keys.contains("leased"), "{keys}");
+    }
+    // Each says the same of the cluster, and its own of itself.
+    let leaders: Vec<String> = ports.iter().map(|port| status(*port, "leader")).collect();
+    assert!(leaders[0] != "0" && leaders.iter().all(|leader| *leader == leaders[0]), "{leaders:?}");
+    for field in ["raftTerm", "raftIndex", "raftAppliedIndex", "dbSize", "dbSizeInUse"] {
+        for port in &ports {
+            let value = status(*port, field);
+            assert!(value.parse::<u64>().is_ok_and(|value| value > 0), "{field} of {port}: {value}");
+        }
+    }
+    for port in &ports {
+        assert!(ctl(*port, &["alarm", "list"]).0 && ctl(*port, &["defrag"]).0);
+        assert!(ctl(*port, &["endpoint", "health"]).1.contains("is healthy"));
+        for (path, wanted) in [("/health", 200), ("/readyz", 200), ("/livez", 200)] {
+            let (found, body) = page(*port, path);
+            assert_eq!(found, wanted, "{path}: {body}");
+        }
+    }
+    assert!(ctl(ports[0], &["lease", "revoke", &lease]).0);
+    for port in &ports {
+        assert!(ctl(*port, &["lease", "timetolive", &lease]).1.contains("already expired"));
+        assert_eq!(ctl(*port, &["get", "leased"]).1, "");
+    }
+    members.into_iter().for_each(Member::stop);
+}
+
+#[test]
+fn a_member_without_a_leader_says_so() {
+    let folder = folder();
+    let (_, mut members) = three(folder.path(), &[]);
+    let port = members[0].port;
+    assert!(ctl(port, &["put", "kept", "here"]).0);
+    ctl_until(port, &["get", "kept", "--consistency=s"], |text| text.contains("here"));
+    // ctl's watches ask for a leader, as etcdctl's do.
+    let watch = Command::new(RINGSTONE)
+        .args(["ctl", &format!("--endpoints=127.0.0.1:{port}"), "watch", "kept"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    drop(members.split_off(1));
+    page_until(port, "/health", 503, "RAFT NO LEADER");
+    let body = page_until(port, "/readyz", 503, "no leader");
+    assert!(body.contains("[-]linearizable_read failed"), "{body}");
+    assert_eq!(page(port, "/livez").0, 200);
+    assert_eq!(page(port, "/health?serializable=true").0, 200);
+    assert!(ctl(port, &["get", "kept", "--consistency=s"]).1.contains("here"));
+    let (success, text) = ctl(port, &["put", "kept", "nowhere"]);
+    assert!(!success && text.contains("etcdserver: no leader"), "{text}");
+    let began = Instant::now();
+    let mut errors = String::new();
+    while !(errors.contains("no leader") && errors.matches("is not connected").count() == 2) {
+        assert!(began.elapsed() < Duration::from_secs(20), "{errors}");
+        std::thread::sleep(Duration::from_millis(200));
+        errors = status(port, "errors");
+    }
+    assert_eq!(status(port, "leader"), "");
+    let ended = watch.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&ended.stderr);
+    assert!(text.contains("no leader"), "{text}");
+}
+
+/// A client keeps all its leases alive on one stream, and reads what it was sent later.
+#[test]
+fn thousands_of_keep_alives_through_a_follower() {
+    const LEASES: i64 = 200;
+    const ROUNDS: i64 = 20;
+    let folder = folder();
+    let (_, members) = three(folder.path(), &[]);
+    let leader = status(members[0].port, "leader");
+    let follower = members.iter().find(|member| status(member.port, "member_id") != leader).unwrap();
+    let address = format!("127.0.0.1:{}", follower.port);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let client = Client::connect(stream, &ClientOptions::new(address), &TokioRuntime::default()).await.unwrap();
+        for id in 1..=LEASES {
+            let request = LeaseGrantRequest { id, ttl: 60 };
+            let granted: LeaseGrantResponse =
+                client.unary(Method::LeaseGrant, &request, &CallOptions::default()).await.unwrap();
+            assert_eq!(granted.ttl, 60);
+        }
+        let opened = client.open::<LeaseKeepAliveResponse>(Method::LeaseKeepAlive, &CallOptions::default()).await;
+        let (mut requests, mut responses) = opened.unwrap();
+        let ids = || (0..ROUNDS).flat_map(|_| 1..=LEASES);
+        let asking = async {
+            for id in ids() {
+                requests.send(&LeaseKeepAliveRequest { id }).await.unwrap();
+            }
+        };
+        let hearing = async {
+            for id in ids() {
+                let answer = responses.next().await.unwrap().expect("one for each");
+                assert_eq!((answer.id, answer.ttl), (id, 60));
+            }
+        };
+        let began = Instant::now();
+        tokio::join!(asking, hearing);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "{} keep-alives took {took:?}", LEASES * ROUNDS);
+    });
+    members.into_iter().for_each(Member::stop);
+}
