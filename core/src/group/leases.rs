@@ -123,7 +123,7 @@ impl Group {
     }
 
     /// Proposes what nobody on a shard waits for.
-    fn propose_command(&mut self, command: &Command) {
+    pub(super) fn propose_command(&mut self, command: &Command) {
         let proposal = self.nobodys(command);
         self.propose(self.now, vec![proposal]);
     }
