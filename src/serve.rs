@@ -57,7 +57,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.cause() == server::Cause::Again => {
-            tracing::info!("{error}: the member starts again with it");
+            tracing::info!("{error}: the member starts again");
             // Readers, watches and executors of the old state end with this image of the process.
             let error = Command::new("/proc/self/exe").args(arguments_again()).env_remove(FORCE_VARIABLE).exec();
             tracing::error!(error = %error, "the member can't start itself again: start it");

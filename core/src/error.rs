@@ -113,6 +113,8 @@ pub enum Error {
     ElectionLeaderMissing,
     SessionExpired,
     SnapshotMoved,
+    /// A page of the store failed a check, and the other members have what it held.
+    Mending,
     /// A page of the store failed a check: the answer can't be given here, and nothing wrong is given instead.
     Damaged(Damage),
 }
@@ -230,6 +232,10 @@ impl Error {
             Error::SnapshotMoved => {
                 (Unavailable, "ringstone: the store moved on while its snapshot was read: ask for it again")
             }
+            Error::Mending => (
+                Unavailable,
+                "ringstone: a page of this member is damaged, and it fetches its state from the others: ask another member",
+            ),
             Error::Damaged(_) => (DataLoss, "ringstone: damaged page"),
         }
     }

@@ -3,6 +3,9 @@
 //! ```text
 //! <data-dir>/member/identity      this file, written once
 //! <data-dir>/member/incarnation  how often it was started, where it has others (incarnation.rs)
+//! <data-dir>/member/ballot       its term and vote, beside the log's copy (ballot.rs)
+//! <data-dir>/member/known        the other members' last processes (known.rs)
+//! <data-dir>/member/mend         only while it fetches from the others what it has lost (mend.rs)
 //! <data-dir>/member/lock          locked while a process uses the folder
 //! <data-dir>/member/pages-0       the page file of group 0
 //! <data-dir>/member/wal/          the log of group 0 (or --wal-dir)
@@ -24,8 +27,12 @@
 //!     56   16  file id: seeds the checksums of this member's log and page file
 //! ```
 
+pub mod ballot;
 mod folder;
 pub mod incarnation;
+pub mod known;
+pub mod mend;
+mod replace;
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -18,6 +18,8 @@ pub mod image;
 #[cfg(feature = "glommio")]
 mod join;
 pub mod lease;
+#[cfg(feature = "glommio")]
+pub mod mending;
 pub mod metrics;
 pub mod mvcc;
 #[cfg(feature = "glommio")]

@@ -19,7 +19,9 @@ use crate::config::ServerConfig;
 use crate::eviction;
 use crate::group::{self, GroupError, OpenError};
 use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
+use crate::identity::mend::{Lost, Mend};
 use crate::join::{self, JoinError};
+use crate::mending::{self, MendError};
 use crate::shard::pulse::FEEL_INTERVAL;
 use crate::shard::start::ShardThread;
 use crate::shard::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, boottime, random_bytes};
@@ -88,6 +90,15 @@ pub enum ServerError {
     /// The cluster that is to be joined.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// It has lost what others have, and could not fetch it.
+    #[error(transparent)]
+    Mend(#[from] MendError),
+    /// It has lost what others have.
+    #[error("{0}. The member fetches its state from another one")]
+    Lost(String),
+    /// It has fetched what it had lost.
+    #[error("the state of another member has taken the place of what was lost")]
+    Mended,
     /// Too few descriptors.
     #[error(
         "only {found} file descriptors are allowed, {needed} are needed at least: raise the limit (ulimit -n, LimitNOFILE=)"
@@ -126,17 +137,16 @@ impl ServerError {
         match self {
             ServerError::Identity(error) => identity_cause(error),
             ServerError::Open(error) => open_cause(error),
-            ServerError::Group(error) => match error {
-                GroupError::Log(error) => log_cause(error),
-                GroupError::PageFile(error) => io_cause(error),
-                GroupError::Checkpoint(_) => Cause::DiskFailed,
-                GroupError::Damaged(_) | GroupError::Attributes(_) => Cause::Damaged,
-                GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
-                GroupError::Peers(_) => Cause::Address,
-                GroupError::Removed { .. } | GroupError::Refused { .. } => Cause::Foreign,
-                GroupError::Installed => Cause::Again,
-                GroupError::Identity(error) => identity_cause(error),
+            ServerError::Group(error) => group_cause(error),
+            ServerError::Mend(error) => match error {
+                MendError::Votes { .. } => Cause::Damaged,
+                MendError::Log(error) => log_cause(error),
+                MendError::Identity(error) => identity_cause(error),
+                MendError::Group(error) => group_cause(error),
+                MendError::Install(error) => io_cause(error),
+                MendError::Executor(_) => Cause::IoUring,
             },
+            ServerError::Lost(_) | ServerError::Mended => Cause::Again,
             ServerError::Ring(error) => ring_cause(error),
             ServerError::Address { .. } => Cause::Address,
             ServerError::Descriptors { .. } => Cause::Limits,
@@ -145,6 +155,20 @@ impl ServerError {
             ServerError::Executor { .. } => Cause::IoUring,
             ServerError::Asleep { .. } => Cause::Limits,
         }
+    }
+}
+
+fn group_cause(error: &GroupError) -> Cause {
+    match error {
+        GroupError::Log(error) => log_cause(error),
+        GroupError::PageFile(error) | GroupError::Ballot { error, .. } => io_cause(error),
+        GroupError::Checkpoint(_) => Cause::DiskFailed,
+        GroupError::Damaged(_) | GroupError::Attributes(_) | GroupError::Diverged { .. } => Cause::Damaged,
+        GroupError::Entry { .. } | GroupError::Raft(_) => Cause::Entry,
+        GroupError::Peers(_) => Cause::Address,
+        GroupError::Removed { .. } | GroupError::Refused { .. } => Cause::Foreign,
+        GroupError::Installed => Cause::Again,
+        GroupError::Identity(error) => identity_cause(error),
     }
 }
 
@@ -196,6 +220,7 @@ fn log_cause(error: &WalError) -> Cause {
 fn open_cause(error: &OpenError) -> Cause {
     match error {
         OpenError::Log(error) => log_cause(error),
+        OpenError::Identity(error) => identity_cause(error),
         OpenError::Pages(
             PagesError::ReadOnly
             | PagesError::UnknownTree(_)
@@ -345,11 +370,56 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     );
     let mut ring = RingDisk::open(&folder.wal_dir, way_to_sync(&folder.wal_dir))?;
     ring.hold(folder.lock())?;
-    let group = group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime())?;
+    if let Some(mend) = Mend::read(&shared.config.data_dir)? {
+        // Nobody is served meanwhile: clients go to other members.
+        drop(listeners);
+        return make_whole(&shared, &mut ring, mend, &signals);
+    }
+    let group = match group::open(Arc::clone(&shared), &folder.page_file, &mut ring, random_u64(), boottime()) {
+        Ok(group) => group,
+        Err(error) => return Err(unless_others_have(&shared, mending::lost_at_open(&error), error.into())),
+    };
     let handles = start_shards(&shared, &folder, group, ring, listeners)?;
     eviction::start(Arc::clone(&shared));
     let space = Space::new(&folder.page_file, &folder.wal_dir);
-    wait_for_end(&shared, &signals, handles, space)
+    wait_for_end(&shared, &signals, handles, space).map_err(|error| {
+        let lost = matches!(&error, ServerError::Group(error) if error.is_of_state()).then_some(Lost::State);
+        unless_others_have(&shared, lost, error)
+    })
+}
+
+/// Marks a member that has lost something which others may have, so that the next start, at once, fetches it.
+fn unless_others_have(shared: &Shared, lost: Option<Lost>, error: ServerError) -> ServerError {
+    let Some(lost) = lost else { return error };
+    let why = match &error {
+        // Its remedy is for a member that is alone.
+        ServerError::Group(GroupError::Damaged(damage)) | ServerError::Open(OpenError::Damaged(damage)) => {
+            format!("page file: {damage}")
+        }
+        error => error.to_string(),
+    };
+    match mending::mark(shared, lost, &why) {
+        Ok(true) => ServerError::Lost(why),
+        Ok(false) => error,
+        Err(failed) => {
+            tracing::error!(error = %failed, "the member can't be marked as one that has lost its state");
+            error
+        }
+    }
+}
+
+/// The process starts again once the member is whole.
+fn make_whole(
+    shared: &Arc<Shared>,
+    ring: &mut RingDisk,
+    mend: Mend,
+    signals: &Signals,
+) -> Result<(), ServerError> {
+    if mending::run(shared, ring, mend, |at_most| signals.wait(at_most).is_some())? {
+        return Err(ServerError::Mended);
+    }
+    tracing::info!("received signal; shutting down, and the next start goes on fetching the state");
+    Ok(())
 }
 
 /// Timed at each start: the disk below a folder may be another one today. None: what the file system can.

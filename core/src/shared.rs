@@ -14,6 +14,7 @@ use crate::identity::Identity;
 use crate::metrics::ShardMetrics;
 use crate::state::Admission;
 use ringstone_net::{Memory, MetricsSnapshot};
+use ringstone_pager::api::Damage;
 use ringstone_pager::eviction::Evictor;
 
 /// etcd's alarm types as bits of [`Admission::alarms`].
@@ -146,6 +147,12 @@ pub struct Shared {
     pub proposals_failed: AtomicU64,
     /// Changes of leader seen.
     pub leader_changes: AtomicU64,
+    /// Times that the state was summed up, to be compared with that of other members.
+    pub sums: AtomicU64,
+    /// Times that a member was named whose state differs from that of most members.
+    pub diverged: AtomicU64,
+    /// A damaged page that a read has met where there are other members: the group ends because of it.
+    damage: Mutex<Option<Damage>>,
     /// The lease clock now, in milliseconds.
     pub lease_clock_ms: AtomicU64,
     /// Shards that were woken because they did not beat.
@@ -201,6 +208,9 @@ impl Shared {
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            sums: AtomicU64::new(0),
+            diverged: AtomicU64::new(0),
+            damage: Mutex::new(None),
             lease_clock_ms: AtomicU64::new(0),
             shard_wakes: AtomicU64::new(0),
             shards_stopped: AtomicUsize::new(0),
@@ -214,6 +224,23 @@ impl Shared {
             clients: (0..shards).map(|_| Mutex::default()).collect(),
             wire: (0..shards).map(|_| Mutex::new(None)).collect(),
         }
+    }
+
+    /// A read has met a damaged page: what its client is told. Where there are other members, they have the answer, and this
+    /// one fetches its state from them.
+    pub fn met_damage(&self, damage: Damage) -> Error {
+        if self.is_sole.load(Ordering::Relaxed) {
+            return Error::Damaged(damage);
+        }
+        if let Ok(mut place) = self.damage.lock() {
+            place.get_or_insert(damage);
+        }
+        Error::Mending
+    }
+
+    /// What a read has met, told once.
+    pub fn take_damage(&self) -> Option<Damage> {
+        self.damage.lock().ok()?.take()
     }
 
     /// The group's shard has ended, with this failure if it did not end well.

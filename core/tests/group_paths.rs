@@ -226,7 +226,9 @@ fn every_way_of_writing_may_be_stopped_anywhere() {
 
 fn is_complete(stopped_at: &BTreeSet<What>) {
     let pages = IoPurpose::ALL.iter().copied().filter(|purpose| *purpose != IoPurpose::Inspect).map(What::Pages);
-    let all = Purpose::ALL.iter().copied().map(What::Log).chain(pages);
+    // A log is given up by a member without a group only: core/src/group/repair.rs stops there.
+    let is_of_group = |purpose: &Purpose| !matches!(purpose, Purpose::LostRemove | Purpose::LostRemoveSync);
+    let all = Purpose::ALL.iter().copied().filter(is_of_group).map(What::Log).chain(pages);
     let missed: Vec<String> = all.filter(|what| !stopped_at.contains(what)).map(|what| what.to_string()).collect();
     assert!(missed.is_empty(), "no way in group_support::paths was stopped at: {missed:?}");
     assert!(PATHS.len() >= 25);

@@ -34,7 +34,7 @@ fn config(member_id: u64) -> PeerConfig {
 
 fn know(peers: &Peers, id: u64, address: SocketAddr) {
     let addresses = vec![PeerAddress { host: address.ip().to_string(), port: address.port() }];
-    peers.set_members(&Membership { members: vec![MemberSpec { id, addresses, incarnation: None }], removed: vec![] });
+    peers.set_members(&Membership { members: vec![MemberSpec { id, addresses, latest: None }], removed: vec![] });
 }
 
 struct Zeros {

@@ -81,6 +81,8 @@ pub(crate) struct Progress {
     pub(crate) round: u64,
     /// See [`Config::kinds_known`](crate::Config).
     pub(crate) kinds_known: Option<u32>,
+    /// What it acknowledged may be gone there: nothing that it says counts for a commit.
+    pub(crate) is_forgotten: bool,
     /// It is no member any more since this entry, and is sent the log until it knows that this is committed.
     pub(crate) leaves_at: Option<Index>,
 }
@@ -104,6 +106,7 @@ impl Progress {
             image: Index(0),
             round: 0,
             kinds_known: None,
+            is_forgotten: false,
             leaves_at: None,
         }
     }
@@ -186,6 +189,14 @@ impl Progress {
         self.next = next;
         self.paused = false;
         self.in_flight.clear();
+    }
+
+    /// What it had acknowledged counts no longer. Where its log ends will be found out, when it is heard from.
+    pub(crate) fn forget(&mut self) {
+        self.matched = Index(0);
+        self.is_forgotten = true;
+        self.become_probe(self.next);
+        self.paused = true;
     }
 
     /// The image failed: try again when the member is heard from.

@@ -176,6 +176,39 @@ fn a_member_behind_the_compacted_log_gets_an_image_once_it_is_heard_from() {
     assert!(matches!(bodies(&actions.send_now, THREE)[..], [Body::Append { entries, .. }] if entries.len() == 1));
 }
 
+/// A member that lost its log had acknowledged entries that this leader has not committed yet. Counted all the same, they
+/// would be agreed on by two members of which one has nothing of them.
+#[test]
+fn what_a_member_acknowledged_before_it_lost_its_log_counts_no_longer() {
+    let mut raft = member(&[1, 2, 3], 1, &[]);
+    elect(&mut raft);
+    let _ = settle(&mut raft);
+    accept(&mut raft, THREE, 1);
+    assert_eq!(committed(&raft), 1);
+    raft.propose([Bytes::from_static(b"a")]).expect("leads");
+    let persist = raft.take_actions().persist.expect("an entry");
+    accept(&mut raft, TWO, 2);
+    assert_eq!(committed(&raft), 1, "the leader's own disk has not got it yet");
+    assert!(!raft.forget(FOUR), "no member");
+    assert!(raft.forget(TWO));
+    // One that was on its way when its sender ended.
+    accept(&mut raft, TWO, 2);
+    let _ = raft.persisted(persist.token);
+    let _ = raft.take_actions();
+    assert_eq!(committed(&raft), 1, "one member has it for certain");
+    accept(&mut raft, TWO, 2);
+    assert_eq!(committed(&raft), 1);
+    // It has been given a state, and its log goes on behind it.
+    raft.trust(TWO);
+    step(&mut raft, TWO, 2, Body::HeartbeatResponse { round: 0, kinds_known: 0 });
+    assert!(!bodies(&raft.take_actions().send_now, TWO).is_empty(), "it is asked where its log ends");
+    accept(&mut raft, TWO, 2);
+    assert_eq!(committed(&raft), 2);
+    // Who does not lead has nothing to forget.
+    let mut follower = member(&[1, 2, 3], 1, &[1]);
+    assert!(!follower.forget(TWO));
+}
+
 #[test]
 fn leadership_goes_to_a_voter_that_has_everything() {
     let mut raft = member(&[1, 2, 3], 1, &[]);

@@ -62,6 +62,7 @@ pub use inspect::{InspectSummary, inspect};
 pub use log::{BatchNumber, Log};
 pub use options::Options;
 pub use record::{Kind, Record};
-pub use recovery::{Outcome, Recovered};
+pub use recovery::{Outcome, Recovered, read_only};
+pub use repair::give_up;
 pub use segment::HolderId;
 pub use sync_probe::{Choice, SyncProbe, better, choose_way, sync_probe};

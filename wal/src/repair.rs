@@ -20,6 +20,19 @@ pub(crate) fn offset_of_block(position: u32) -> u64 {
     u64::from(position) * BLOCK_BYTES as u64
 }
 
+/// Gives a log up: for a member that may promise nothing before it has made up, with what others hold, for all that the log
+/// may have held. When this returns, no file of it is left, durably; after an error or a crash some may be, and what they
+/// would say is not to be believed: do it again.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn give_up(disk: &mut dyn Disk) -> Result<(), DiskError> {
+    for entry in disk.list()? {
+        run_blocking(disk, Io::Delete { file: entry.name, purpose: Purpose::LostRemove })?;
+    }
+    run_blocking(disk, Io::SyncDirectory { purpose: Purpose::LostRemoveSync })
+}
+
 /// Removes files that were being prepared when the process ended.
 pub(crate) fn remove_unfinished(disk: &mut dyn Disk, files: &[FileEntry]) -> Result<(), DiskError> {
     for entry in files.iter().filter(|entry| matches!(entry.name, FileName::Preparing(_))) {

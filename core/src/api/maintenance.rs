@@ -208,7 +208,7 @@ impl Api {
                 }
                 Ok(Step::Done) => break,
                 Err(ReadFault::Absent(run)) => self.shard.bring_in(run).await?,
-                Err(ReadFault::Refused(error)) => return Err(error.into()),
+                Err(ReadFault::Refused(error)) => return Err(self.shard.refused(error).into()),
             }
         }
         send(&responses, &snapshot_message(Bytes::copy_from_slice(&digest.finalize()), 0)).await?;

@@ -72,6 +72,9 @@ impl Group {
                     self.state.applied_index = entry.index.0;
                     self.state.applied_term = entry.term.0;
                     self.retained.note(entry.weight_bytes());
+                    if std::mem::take(&mut self.is_compared) {
+                        self.note_sum(entry.index.0, entry.term.0);
+                    }
                     applied += 1;
                 }
                 Err(Stop::Fault(ApplyFault::Absent(run))) => {
@@ -85,7 +88,9 @@ impl Group {
                     self.look_behind(run);
                     break;
                 }
-                Err(Stop::Fault(ApplyFault::Damaged(damage))) => return Err(GroupError::Damaged(damage)),
+                Err(Stop::Fault(ApplyFault::Damaged(damage) | ApplyFault::HalfApplied(Fault::Damaged(damage)))) => {
+                    return Err(GroupError::Damaged(damage));
+                }
                 Err(stop) => {
                     let what = stop.to_string();
                     return Err(GroupError::Entry { index: entry.index.0, term: entry.term.0, what });
@@ -290,7 +295,10 @@ impl Group {
                 self.lessor.renewed(&ids, &renewed);
                 Ok(Ok(Reply::Done))
             }
-            ArchivedCommand::LeaseClock => Ok(Ok(Reply::Done)),
+            ArchivedCommand::LeaseClock => {
+                self.is_compared = true;
+                Ok(Ok(Reply::Done))
+            }
             ArchivedCommand::Alarm { activate, member_id, alarm } => {
                 self.apply_alarm(*activate, member_id.to_native(), alarm.to_native())
             }

@@ -200,6 +200,22 @@ impl Group {
         self.raft.resign();
     }
 
+    /// As [`Group::resign`], for a member that ends at once because of its state: what is to be said is returned.
+    pub fn hand_over(&mut self) -> Vec<(NodeId, Message)> {
+        self.raft.resign();
+        self.raft.take_actions().send_now
+    }
+
+    /// A member may have lost what it had acknowledged: [`Raft::forget`].
+    pub fn forget(&mut self, member: NodeId) -> bool {
+        self.raft.forget(member)
+    }
+
+    /// What it acknowledges from now on counts: [`Raft::trust`].
+    pub fn trust(&mut self, member: NodeId) {
+        self.raft.trust(member);
+    }
+
     /// Sets how many bytes of applied entries are kept in memory for followers.
     pub fn set_retained_bytes(&mut self, bytes: u64) {
         self.retained.bytes_max = bytes;

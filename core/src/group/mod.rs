@@ -15,9 +15,11 @@
 
 mod ahead;
 mod apply;
+mod ballots;
 mod change;
 mod checkpoint;
 mod cluster;
+mod divergence;
 mod force;
 mod install;
 mod kinds;
@@ -26,6 +28,7 @@ mod membership;
 mod open;
 mod reads;
 mod records;
+mod repair;
 mod restore;
 mod shrink;
 
@@ -60,13 +63,16 @@ pub use apply::read_member;
 pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
 pub use cluster::{Forward, ForwardError};
+pub use divergence::{SUM_BYTES, Sum, VERDICT_BYTES, Verdict};
 pub use kinds::features_of_kinds;
 pub use leases::KeptAlive;
 pub use membership::{configuration_of, founders, read_members};
 pub use open::{
-    OpenError, Storage, create_files, create_files_with, log_options, open, open_member, open_with, tree_specs,
+    OpenError, Storage, create_files, create_files_with, log_options, open, open_member, open_with, server_log_options,
+    tree_specs,
 };
 pub use reads::ReadReady;
+pub use repair::{LogFacts, LogNeed, inspect_log, make_log, mark_state, void_log};
 pub use restore::{Restore, RestoreError, RestoreOptions};
 
 /// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.
@@ -134,6 +140,10 @@ pub struct Outputs {
     pub reads: Vec<ReadReady>,
     /// Members that need an image: [`Group::send_image`].
     pub images_wanted: Vec<NodeId>,
+    /// What this member's state adds up to, for the leader to compare.
+    pub sums: Vec<Sum>,
+    /// On a leader: members whose state differs, for all of them to be told, this one as well ([`Group::hear_verdict`]).
+    pub verdicts: Vec<Verdict>,
     /// The image whose message was stepped takes the place of the page file now, and the group is opened anew.
     pub install: Option<SnapshotMetadata>,
     /// This member was removed from the cluster.
@@ -158,6 +168,22 @@ pub enum GroupError {
     /// A page is damaged where the member can't go on without it.
     #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
     Damaged(ringstone_pager::api::Damage),
+    /// The state of this member is not that of most members.
+    #[error("the state of this member differs from that of most members at log entry {index} of term {term}")]
+    Diverged {
+        /// Where it was compared.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Term and vote can't be kept.
+    #[error("{path}: {error}")]
+    Ballot {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's reason.
+        error: io::Error,
+    },
     /// A command could not be finished.
     #[error("log entry {index} of term {term}: {what}")]
     Entry {
@@ -195,9 +221,19 @@ pub enum GroupError {
     Raft(#[from] RaftError),
 }
 
+impl GroupError {
+    /// The state can't be gone on with, and the log can: other members have the same one.
+    #[must_use]
+    pub fn is_of_state(&self) -> bool {
+        matches!(self, GroupError::Damaged(_) | GroupError::Attributes(_) | GroupError::Diverged { .. })
+    }
+}
+
 struct Waiting {
     batch: BatchNumber,
     token: SyncToken,
+    /// The ballot that has to be kept as well; 0: none.
+    ballot: u64,
     /// It is followed by the switch to an image.
     installs: bool,
 }
@@ -254,6 +290,10 @@ pub struct Group {
     removal_frames: u64,
     /// When the sweep under way began, or went on after a restart.
     sweep_began: Option<Duration>,
+    ballots: ballots::Ballots,
+    divergence: divergence::Divergence,
+    /// The entry that was just applied is one by which members compare their states.
+    is_compared: bool,
 }
 
 impl Group {
@@ -305,6 +345,7 @@ impl Group {
         }
         self.agree_on_kinds();
         self.expire_requests();
+        self.drive_divergence();
         self.shared.is_sole.store(self.is_sole(), Ordering::Relaxed);
         let is_learner = self.raft.configuration().learners().contains(&self.raft.id());
         self.shared.is_learner.store(is_learner, Ordering::Relaxed);
@@ -418,7 +459,8 @@ impl Group {
             };
             let installs = persist.snapshot.is_some();
             self.logged_entries = 0;
-            self.waiting.push_back(Waiting { batch, token: persist.token, installs });
+            let ballot = persist.hard_state.map_or(0, |state| self.ballots.add(state));
+            self.waiting.push_back(Waiting { batch, token: persist.token, ballot, installs });
             if installs {
                 // The image replaces whatever comes behind it in this life.
                 self.unlogged.clear();
@@ -483,19 +525,27 @@ impl Group {
         if let Some(error) = self.log.failure() {
             return Err(error.clone().into());
         }
-        let synced = self.log.synced();
-        while self.waiting.front().is_some_and(|waiting| waiting.batch <= synced) {
-            let waiting = self.waiting.pop_front().expect("looked at");
+        self.release_synced();
+        Ok(())
+    }
+
+    /// Acknowledges to raft what is on disk, in its order.
+    fn release_synced(&mut self) {
+        let (log, ballots) = (&self.log, &self.ballots);
+        let synced = log.synced();
+        let is_on_disk = |waiting: &Waiting| waiting.batch <= synced && ballots.is_kept(waiting.ballot);
+        let count = self.waiting.iter().take_while(|waiting| is_on_disk(waiting)).count();
+        for _ in 0..count {
+            let Some(waiting) = self.waiting.pop_front() else { return };
             if waiting.installs {
                 // Nothing more is promised by this life.
                 self.waiting.clear();
                 self.outputs.install = self.installing.clone();
-                return Ok(());
+                return;
             }
             let after_sync = self.raft.persisted(waiting.token);
             self.outputs.send.extend(after_sync.send);
         }
-        Ok(())
     }
 
     /// Entries that are proposed and not applied.

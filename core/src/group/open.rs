@@ -10,6 +10,8 @@
 //!                              (where the newer meta is damaged: that of the checkpoint before it; 0: another file follows)
 //!             configuration    an entry; who the members are at `applied` stands in the page file
 //!  the entries kept must follow `applied` without a gap: else stop
+//!  a log that ends before `applied` went back in time, unless another page file was put in front of it
+//!  ballot:    term and vote again; the later of the two counts
 //! ```
 
 use std::io;
@@ -35,7 +37,7 @@ use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalErro
 
 use super::membership::{announced, configuration_of, founders, read_members};
 use super::{CheckpointPace, GROUP, Group, Outputs, force, records};
-use crate::identity::Identity;
+use crate::identity::{Identity, IdentityError, ballot};
 use crate::lease;
 use crate::lease::lessor::Lessor;
 use crate::mvcc;
@@ -87,6 +89,23 @@ pub enum OpenError {
         /// What the log has.
         found: u64,
     },
+    /// Term and vote of the log and those of their copy can't be of one member.
+    #[error(
+        "the log says that this member voted for {log:x} in term {term}, its copy in {path} that it voted for {kept:x}: one of the two was put back or is another member's. Remove the member from the cluster, empty its folder and add it anew"
+    )]
+    Ballots {
+        /// The term.
+        term: u64,
+        /// The log's.
+        log: u64,
+        /// The copy's.
+        kept: u64,
+        /// The copy.
+        path: PathBuf,
+    },
+    /// The copy of term and vote.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A record of the log can't be what its kind says.
     #[error(
         "log record of kind {kind} at index {index} is malformed: restore the member from a snapshot, or replace it"
@@ -215,6 +234,10 @@ struct Replay {
     checkpoint_index: u64,
     /// The one before `checkpoint`, where the log still has it.
     checkpoint_before: u64,
+    /// The last checkpoint is that of another file, which took the place of the log's.
+    is_other_file: bool,
+    /// The last entry that the log has, applied or not; none: not one was read.
+    last: Option<u64>,
     entries: Vec<Entry>,
     fault: Option<OpenError>,
 }
@@ -231,11 +254,13 @@ impl Replay {
                 None => self.fault = malformed("hard state"),
             },
             Kind::Checkpoint => match records::read_checkpoint(record.payload) {
-                Some(generation) if generation != self.checkpoint => {
-                    self.checkpoint_before = if generation == 0 { 0 } else { self.checkpoint };
-                    (self.checkpoint, self.checkpoint_index) = (generation, record.index);
+                Some(generation) => {
+                    self.is_other_file = generation == 0;
+                    if generation != self.checkpoint {
+                        self.checkpoint_before = if generation == 0 { 0 } else { self.checkpoint };
+                        (self.checkpoint, self.checkpoint_index) = (generation, record.index);
+                    }
                 }
-                Some(_) => {}
                 None => self.fault = malformed("checkpoint"),
             },
             Kind::Truncate => self.truncate(record.index),
@@ -249,15 +274,18 @@ impl Replay {
     }
 
     fn truncate(&mut self, from: u64) {
+        self.last = self.last.map(|last| last.min(from.saturating_sub(1)));
         let keep = self.entries.partition_point(|entry| entry.index.0 < from);
         self.entries.truncate(keep);
     }
 
     fn entry(&mut self, record: &Record<'_>, kind: EntryKind) {
+        self.last = Some(record.index);
         if record.index <= self.applied {
             return;
         }
-        self.truncate(record.index);
+        let keep = self.entries.partition_point(|entry| entry.index.0 < record.index);
+        self.entries.truncate(keep);
         let expected = self.entries.last().map_or(self.applied, |entry| entry.index.0) + 1;
         if record.index != expected {
             self.fault = Some(OpenError::Mismatch {
@@ -293,13 +321,24 @@ pub fn open(
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).map_err(io_error(page_file))?);
     sigbus::name(&mapping, disk.file(), page_file).map(std::mem::forget).map_err(io_error(page_file))?;
     let _ = shared.evictor.set(Evictor::new(Arc::clone(&mapping)));
-    let mut log_options = log_options(&shared.identity);
-    log_options.segment_bytes = segment_bytes(shared.config.max_request_bytes);
+    let log_options = server_log_options(&shared);
     let founders = match shared.config.joins {
         true => Configuration::default(),
         false => configuration_of(&founders(&shared.config)).ok_or(OpenError::Founders)?,
     };
-    open_member(shared, Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options }, founders, random, now)
+    let storage = Storage { page_disk: &mut disk, pages: mapping, log_disk, log_options };
+    let (data_dir, identity) = (shared.config.data_dir.clone(), shared.identity);
+    let kept = ballot::read(&data_dir, &identity)?;
+    let (mut group, hard_state) = open_kept(shared, storage, founders, kept, random, now)?;
+    group.keep_ballots(ballot::settle(&data_dir, &identity, hard_state)?);
+    Ok(group)
+}
+
+/// The settings of the log of a server with these settings.
+#[must_use]
+pub fn server_log_options(shared: &Shared) -> Options {
+    let segment_bytes = segment_bytes(shared.config.max_request_bytes);
+    Options { segment_bytes, ..log_options(&shared.identity) }
 }
 
 /// [`open`] on any storage.
@@ -340,6 +379,18 @@ pub fn open_member(
     random: u64,
     now: Duration,
 ) -> Result<Group, OpenError> {
+    open_kept(shared, storage, founders, ballot::Found::Nothing, random, now).map(|(group, _)| group)
+}
+
+/// [`open_member`] with the copy of term and vote; returns those that count.
+fn open_kept(
+    shared: Arc<Shared>,
+    storage: Storage<'_>,
+    founders: Configuration,
+    kept: ballot::Found,
+    random: u64,
+    now: Duration,
+) -> Result<(Group, HardState), OpenError> {
     let identity = shared.identity;
     let specs = tree_specs();
     let (pager, meta) = Pager::open(storage.page_disk, storage.pages, &file_options(&identity, &specs), 0)?;
@@ -355,6 +406,8 @@ pub fn open_member(
         checkpoint: 0,
         checkpoint_index: 0,
         checkpoint_before: 0,
+        is_other_file: false,
+        last: None,
         entries: Vec::new(),
         fault: None,
     };
@@ -378,6 +431,23 @@ pub fn open_member(
             applied: state.applied_index,
             found: replay.checkpoint_index,
         });
+    }
+    let before_first = recovered.before_first.iter().find(|before| before.0 == GROUP).map_or(0, |before| before.2);
+    // Behind an image that came since, a checkpoint may be all that the log knows of it.
+    let last = replay.last.unwrap_or(before_first).max(replay.checkpoint_index);
+    if last < state.applied_index && !replay.is_other_file {
+        return Err(OpenError::Mismatch {
+            what: "the log ends before what the page file has applied: the log went back in time",
+            applied: state.applied_index,
+            found: last,
+        });
+    }
+    let hard_state = later_ballot(&shared, replay.hard_state, kept)?;
+    if hard_state != replay.hard_state {
+        // Until the log has it, too, the copy is the only one.
+        let (payload, term) = (records::hard_state(&hard_state), hard_state.term.0);
+        let record = Record { group: GROUP, kind: Kind::HardState, term, index: last, payload: &payload };
+        log.append(record)?;
     }
     tracing::info!(
         outcome = ?recovered.outcome,
@@ -408,7 +478,7 @@ pub fn open_member(
     let announced = announced(&replay.entries);
     let replayed_until = replay.entries.last().map_or(0, |entry| entry.index.0);
     let stable = Stable {
-        hard_state: replay.hard_state,
+        hard_state,
         snapshot: SnapshotMetadata { index: Index(state.applied_index), term: Term(state.applied_term), configuration },
         entries: replay.entries,
         applied: Index(state.applied_index),
@@ -465,10 +535,23 @@ pub fn open_member(
         removal: None,
         removal_frames: 0,
         sweep_began: None,
+        ballots: Default::default(),
+        divergence: Default::default(),
+        is_compared: false,
     };
     // Whoever asks before anything is published: etcdctl divides by the size.
     group.show_pages();
-    Ok(group)
+    Ok((group, hard_state))
+}
+
+/// Where a crash came between the two writes, either may be behind; a log that was put back is behind its copy.
+fn later_ballot(shared: &Shared, log: HardState, kept: ballot::Found) -> Result<HardState, OpenError> {
+    ballot::later(log, kept).ok_or_else(|| OpenError::Ballots {
+        term: log.term.0,
+        log: log.vote.map_or(0, |vote| vote.0),
+        kept: kept.vote().map_or(0, |vote| vote.0),
+        path: ballot::path(&shared.config.data_dir),
+    })
 }
 
 fn election_ticks(shared: &Shared) -> u32 {

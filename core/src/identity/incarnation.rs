@@ -9,11 +9,12 @@
 //!     16    4  CRC32 of the bytes before
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::replace::replace;
 use super::{IdentityError, io_error};
 
 const MAGIC: &[u8; 8] = b"RSTNINCR";
@@ -40,7 +41,7 @@ fn decode(bytes: &[u8]) -> Option<u64> {
 /// [`IdentityError::Io`]; the count may or may not be on disk.
 pub fn count_start(data_dir: &Path) -> Result<u64, IdentityError> {
     let folder = data_dir.join("member");
-    let (path, fresh) = (folder.join("incarnation"), folder.join("incarnation.tmp"));
+    let path = folder.join("incarnation");
     let before = match fs::read(&path) {
         Ok(bytes) => decode(&bytes).unwrap_or_else(|| {
             let count = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1 << 40, |since| since.as_secs());
@@ -51,10 +52,7 @@ pub fn count_start(data_dir: &Path) -> Result<u64, IdentityError> {
         Err(error) => return Err(io_error(&path)(error)),
     };
     let count = before + 1;
-    let mut file = File::create(&fresh).map_err(io_error(&fresh))?;
-    file.write_all(&encode(count)).and_then(|()| file.sync_all()).map_err(io_error(&fresh))?;
-    fs::rename(&fresh, &path).map_err(io_error(&path))?;
-    File::open(&folder).and_then(|folder| folder.sync_all()).map_err(io_error(&folder))?;
+    replace(&folder, "incarnation", &encode(count))?;
     Ok(count)
 }
 

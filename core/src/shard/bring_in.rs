@@ -64,13 +64,19 @@ impl PageReads {
 
     /// The client is told each time that its read meets the page; the log once.
     pub fn report(&self, damage: Damage) -> Error {
+        let (page, text) = (damage.page, Error::Damaged(damage.clone()).to_string());
+        let told = self.shared.met_damage(damage);
         let mut reported = self.reported.borrow_mut();
-        let page = damage.page;
-        let error = Error::Damaged(damage);
         if reported.len() < REPORTED_MAX && reported.insert(page) {
-            tracing::error!(error = %error, "a read met a damaged page: what needs it is refused, all else goes on");
+            match told {
+                Error::Damaged(_) => tracing::error!(
+                    error = text,
+                    "a read met a damaged page: what needs it is refused, all else goes on"
+                ),
+                _ => tracing::error!(error = text, "a read met a damaged page: the state is fetched from another member"),
+            }
         }
-        error
+        told
     }
 }
 

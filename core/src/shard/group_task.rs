@@ -34,6 +34,7 @@ use crate::command::{Bootstrap, Command};
 use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY, founders};
+use crate::identity::ballot::{self, Ballot};
 use crate::shard::bring_in::read_run;
 use crate::shard::images;
 use crate::shard::link::{Asked, FromGroup, Stamps, ToGroup, Told};
@@ -41,6 +42,7 @@ use crate::shard::notify::{Broadcast, Notify};
 use crate::shard::page_io::PageFile;
 use crate::shard::peers::{Caller, FromPeer};
 use crate::shard::{Shard, boottime, fds, random_bytes, wall_ms};
+use crate::shared::Shared;
 
 /// Least time between two requests of a checkpoint while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
@@ -59,6 +61,9 @@ const LINGER_CONNECTIONS_MAX: usize = 1;
 /// How long a member that was removed tells others of it, and answers who asked for it.
 const REMOVED_LINGER: Duration = Duration::from_millis(500);
 
+/// How long what hands leadership over is given to leave, before the process ends.
+const HAND_OVER_LINGER: Duration = Duration::from_millis(50);
+
 /// Pages that are read for the group at a time.
 const PAGE_READS_MAX: usize = 64;
 
@@ -72,6 +77,8 @@ pub struct Inbox {
     /// First pages of the runs that are being read.
     bringing_in: RefCell<AHashSet<u64>>,
     tick_due: Cell<bool>,
+    /// The ballot that was written last, or why it could not be.
+    ballot_written: RefCell<Option<(u64, std::io::Result<()>)>>,
     /// What other members said.
     heard: RefCell<VecDeque<FromPeer>>,
 }
@@ -179,6 +186,21 @@ impl Driver {
     /// # Errors
     /// [`GroupError`]: the process must end at once; nothing is acknowledged any more.
     pub async fn run(mut self) -> Result<(), GroupError> {
+        let ended = self.run_on().await;
+        if let Err(error) = &ended
+            && error.is_of_state()
+            && self.group.has_others()
+        {
+            // The others need not find out, and clients go where somebody leads.
+            self.hand_over();
+            sleep(HAND_OVER_LINGER).await;
+        }
+        ended?;
+        self.close().await
+    }
+
+    /// Until it is told to stop, and all is on disk but the closing block.
+    async fn run_on(&mut self) -> Result<(), GroupError> {
         self.watch_ring();
         images::clean(&self.local.shared.config.data_dir);
         self.open_links().await?;
@@ -212,7 +234,7 @@ impl Driver {
                 self.inbox.wake.wait().await;
             }
         }
-        self.close().await
+        Ok(())
     }
 
     /// True if something moved and the next step may find more.
@@ -253,6 +275,7 @@ impl Driver {
         self.arm_quiet(now);
         // The closing block may have become due.
         moved |= self.log_io()?;
+        moved |= self.ballot_io()?;
         Ok(moved)
     }
 
@@ -299,6 +322,27 @@ impl Driver {
         }
     }
 
+    /// Term and vote, beside the log: on their way at the same time as the log's batch.
+    fn ballot_io(&mut self) -> Result<bool, GroupError> {
+        let written = self.inbox.ballot_written.take();
+        let moved = written.is_some();
+        if let Some((count, result)) = written {
+            let path = ballot::path(&self.local.shared.config.data_dir);
+            result.map_err(|error| GroupError::Ballot { path, error })?;
+            self.group.ballot_kept(count);
+        }
+        if let Some(ballot) = self.group.poll_ballot() {
+            let (shared, inbox) = (self.local.shared.clone(), Rc::clone(&self.inbox));
+            glommio::spawn_local(async move {
+                let result = write_ballot(&shared, &ballot).await;
+                inbox.ballot_written.replace(Some((ballot.count, result)));
+                inbox.wake.notify();
+            })
+            .detach();
+        }
+        Ok(moved)
+    }
+
     fn note_log_io(&mut self, token: ringstone_wal::disk::Token, io: &ringstone_wal::disk::Io) {
         if let ringstone_wal::disk::Io::Write { buffer, sync: true, .. } = io {
             self.log_write = Some((token, boottime()));
@@ -321,6 +365,9 @@ impl Driver {
         if !shared.ready.load(Ordering::Relaxed) && !self.ready.is_complete() && self.group.is_ready() {
             shared.ready.store(true, Ordering::Relaxed);
             self.ready.complete();
+        }
+        if let Some(damage) = shared.take_damage() {
+            return Err(GroupError::Damaged(damage));
         }
         self.follow_members();
         self.note_transfers();
@@ -476,6 +523,7 @@ impl Driver {
             outputs.send.drain(..).for_each(|(to, message)| links.send(to, message));
         }
         self.forward(std::mem::take(&mut outputs.forward));
+        self.compare(std::mem::take(&mut outputs.sums), std::mem::take(&mut outputs.verdicts))?;
         self.send_images(std::mem::take(&mut outputs.images_wanted));
         if outputs.install.is_some() {
             images::install(&self.local.shared.config.data_dir).map_err(GroupError::PageFile)?;
@@ -516,6 +564,10 @@ impl Driver {
         }
         self.answer_strangers(strangers.into_iter().map(|kept| (kept.request_id, kept.outcome.ok())).collect());
         for ready in outputs.reads {
+            if ready.shard == STRANGER {
+                self.proved(ready.request_id, &ready.outcome);
+                continue;
+            }
             self.told(&mut local, ready.shard, ready.request_id, ready.outcome.map(|()| Told::Go));
         }
         for (shard, request_id, told) in std::mem::take(&mut self.others.early) {
@@ -578,6 +630,19 @@ impl Driver {
             glommio::executor().yield_now().await;
         }
     }
+}
+
+/// On disk when this returns: the ballot.
+async fn write_ballot(shared: &Shared, ballot: &Ballot) -> std::io::Result<()> {
+    let path = ballot::path(&shared.config.data_dir);
+    let file = glommio::io::OpenOptions::new().read(true).write(true).buffered_open(&path).await?;
+    let bytes = ballot.encode(&shared.identity);
+    let wanted = bytes.len();
+    if file.write_at(bytes, ballot.offset()).await? != wanted {
+        return Err(std::io::ErrorKind::WriteZero.into());
+    }
+    file.fdatasync().await?;
+    Ok(file.close().await?)
 }
 
 /// Randomness for raft's election timeout: spread over members, not secret, so one seed of the kernel's does.

@@ -31,6 +31,7 @@ use crate::error::{Error, ReadFault};
 use crate::group::{GROUP, Restore, RestoreError};
 use crate::identity::Identity;
 use crate::image::{ImageReader, ImageWriter, Piece, Step};
+use crate::shared::Shared;
 use crate::state::State;
 
 /// Bytes of the image's file that are read at once.
@@ -65,7 +66,7 @@ impl Place {
 
 /// Why an image did not reach a member, or was not taken.
 #[derive(Debug, thiserror::Error)]
-enum ImageFailure {
+pub(super) enum ImageFailure {
     #[error(transparent)]
     Peer(#[from] PeerError),
     #[error("{0}")]
@@ -101,13 +102,43 @@ async fn send_pinned(shard: &Shard, links: &Links, inbox: &Inbox, to: NodeId) ->
     inbox.hear(FromPeer::Image(ImageEvent::Pinned(to, state.applied_index, Rc::clone(&place))));
     place.is_told.wait().await;
     place.metadata.take().ok_or(ImageFailure::TooLate)?;
+    stream(shard, links, to, (&pin, &state), random_bytes()).await
+}
+
+/// Sends the published state to a member that has asked for it by this id, and has no part in raft meanwhile.
+pub async fn send_state(shard: Rc<Shard>, links: Rc<Links>, inbox: Rc<Inbox>, to: NodeId, id: [u8; 16]) {
+    let sent = async {
+        let pin = shard.pin();
+        let state = state_of(&pin);
+        stream(&shard, &links, to, (&pin, &state), id).await
+    };
+    match sent.await {
+        Ok(bytes) => tracing::info!(
+            to = format!("{:x}", to.0),
+            bytes,
+            "a member that had lost its state, or its log, was sent the state of this one"
+        ),
+        Err(error) => {
+            tracing::warn!(to = format!("{:x}", to.0), error = %error, "a member could not be sent the state")
+        }
+    }
+    inbox.hear(FromPeer::Mended(to));
+}
+
+async fn stream(
+    shard: &Shard,
+    links: &Links,
+    to: NodeId,
+    (pin, state): (&Pin<'_>, &State),
+    id: [u8; 16],
+) -> Result<u64, ImageFailure> {
     let image = ImageWriter::new(&shard.shared.identity);
-    let mut source = Source { shard, pin: &pin, state: &state, image, rest: Bytes::new(), bytes: 0 };
+    let mut source = Source { shard, pin, state, image, rest: Bytes::new(), bytes: 0 };
     // The first piece knows the length of all: its receiver answers the last byte once it has made something of them.
     let first = source.more().await?;
     let length = first.as_ref().map_or(0, |piece| piece.bytes.len() as u64 + piece.remaining_bytes);
     source.rest = first.map(|piece| piece.bytes).unwrap_or_default();
-    let offer = SnapshotOffer { group: u64::from(GROUP), id: random_bytes(), length: Some(length), offset_min: 0 };
+    let offer = SnapshotOffer { group: u64::from(GROUP), id, length: Some(length), offset_min: 0 };
     links.peers().send_snapshot(to.0, &offer, &mut source).await?;
     Ok(source.bytes)
 }
@@ -130,7 +161,7 @@ impl Source<'_> {
                 Ok(Step::Piece(piece)) => return Ok(Some(piece)),
                 Ok(Step::Done) => return Ok(None),
                 Err(ReadFault::Absent(run)) => self.shard.bring_in(run).await?,
-                Err(ReadFault::Refused(error)) => return Err(error),
+                Err(ReadFault::Refused(error)) => return Err(self.shard.refused(error)),
             }
         }
     }
@@ -175,7 +206,7 @@ pub async fn receive(shard: Rc<Shard>, inbox: Rc<Inbox>, from: u64, stream: Snap
         return;
     }
     inbox.hear(FromPeer::Image(ImageEvent::Comes));
-    match take(&shard, stream).await {
+    match take(&shard.shared, stream).await {
         Ok((index, term)) => {
             tracing::info!(from = format!("{from:x}"), index, "the whole state of a member has come");
             inbox.hear(FromPeer::Image(ImageEvent::Here(index, term)));
@@ -185,8 +216,12 @@ pub async fn receive(shard: Rc<Shard>, inbox: Rc<Inbox>, from: u64, stream: Snap
     is_busy.set(false);
 }
 
-async fn take(shard: &Shard, mut stream: SnapshotReceiver) -> Result<(u64, u64), ImageFailure> {
-    let (path, pages) = files(&shard.shared.config.data_dir);
+/// Takes an image and makes a page file of it, beside the one in use: index and term of what it has applied.
+///
+/// # Errors
+/// [`ImageFailure`]: nothing was changed.
+pub(super) async fn take(shared: &Shared, mut stream: SnapshotReceiver) -> Result<(u64, u64), ImageFailure> {
+    let (path, pages) = files(&shared.config.data_dir);
     let glommio_error = |error: glommio::GlommioError<()>| at(&path)(error.into());
     let file = BufferedFile::create(&path).await.map_err(glommio_error)?;
     stream.accept(0)?;
@@ -202,7 +237,7 @@ async fn take(shard: &Shard, mut stream: SnapshotReceiver) -> Result<(u64, u64),
         offset += length as u64;
     }
     file.close().await.map_err(glommio_error)?;
-    let identity = shard.shared.identity;
+    let identity = shared.identity;
     let place = glommio::executor().spawn_blocking(move || build(&path, &pages, &identity)).await?;
     // Its sender learns that it is here, and says what raft has to say of it.
     while stream.next().await?.is_some() {}

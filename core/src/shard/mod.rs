@@ -15,6 +15,8 @@ mod fds;
 pub mod group_task;
 mod images;
 pub mod link;
+mod mend_words;
+pub mod mending;
 mod notify;
 mod page_io;
 mod peers;
@@ -51,6 +53,7 @@ use notify::{Broadcast, Notify};
 use pending::Pending;
 use stages::Trace;
 
+pub use images::install as images_installed;
 pub use run::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, run};
 
 /// What one step of a read visits and copies before it lets go of its pin.
@@ -249,7 +252,7 @@ impl Shard {
                     drop(pin);
                     glommio::yield_if_needed().await;
                 }
-                Err(ReadFault::Refused(error)) => return Err(error),
+                Err(ReadFault::Refused(error)) => return Err(self.refused(error)),
                 Err(ReadFault::Absent(run)) => {
                     absent_in_a_row += 1;
                     if absent_in_a_row % eviction::ABSENT_IN_A_ROW == 0 {
@@ -267,6 +270,11 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// A step gave no answer: what its client is told. Damage is noted.
+    pub fn refused(&self, error: Error) -> Error {
+        if let Error::Damaged(damage) = error { self.pages.report(damage) } else { error }
     }
 
     /// Checks a run that the page cache holds, or that was just read. False: it has to be read.

@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use ringstone_net::HttpResponse;
 use ringstone_net::peer::close::CloseCode;
 use ringstone_net::peer::hello::{Features, Identity};
+use ringstone_net::peer::registry::Latest;
 use ringstone_net::peer::tls::PeerTls;
 use ringstone_net::peer::{
     LinkState, MemberSpec, Membership, PeerAddress, PeerConfig, PeerError, PeerEvent, PeerHttp, PeerLimits, PeerStatus,
@@ -28,12 +29,15 @@ use ringstone_raft::{Body, Message, NodeId, wire};
 
 use super::group_task::Inbox;
 use super::images::{self, ImageEvent};
+use super::mend_words::{MendRefusal, MendRequest};
 use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
 use crate::error::Error;
-use crate::group::{Forward, GROUP, MemberChange, features_of_kinds};
+use crate::group::{Forward, GROUP, GroupError, MemberChange, Sum, Verdict, features_of_kinds};
+use crate::identity::known::{self, Known};
 use crate::join::{CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
+use crate::shared::Shared;
 
 /// Raft's messages.
 const RAFT: u64 = 0;
@@ -53,6 +57,14 @@ const CLOCK: u64 = 6;
 const CLOCK_IS: u64 = 7;
 /// A proposal that was not taken: nothing will come of it.
 const NOT_TAKEN: u64 = 8;
+/// A member without a state asks for one.
+pub(super) const MEND: u64 = 9;
+/// It is not sent, and why.
+pub(super) const MEND_REFUSED: u64 = 10;
+/// What a member's state adds up to, for the leader.
+const SUM: u64 = 11;
+/// A member whose state differs.
+const VERDICT: u64 = 12;
 const CHANNEL_SHIFT: u32 = 56;
 
 /// Bytes of a [`Caller`].
@@ -111,11 +123,20 @@ pub enum FromPeer {
     Refused(String),
     /// What happens to images.
     Image(ImageEvent),
+    /// A member without a state asks for one.
+    Mend(NodeId, MendRequest),
+    /// It was sent its state, or it was not.
+    Mended(NodeId),
+    /// What another member's state adds up to.
+    Sum(NodeId, Sum),
+    /// What the leader says of a member's state.
+    Verdict(NodeId, Verdict),
 }
 
 /// The ways to the other members.
 pub struct Links {
     peers: Peers,
+    own_id: u64,
     scratch: RefCell<BytesMut>,
     /// Raft's messages about images: each goes once its image has gone.
     held: RefCell<AHashMap<NodeId, Message>>,
@@ -125,39 +146,28 @@ pub struct Links {
     removed: RefCell<Vec<u64>>,
     /// The newest kind of entries agreed on.
     kinds: Rc<Cell<u16>>,
+    /// What is remembered of the others.
+    known: RefCell<Known>,
+    /// It is not on disk yet. Only the task that receives writes it.
+    is_known_news: Cell<bool>,
 }
 
 impl Links {
     /// Opens the peer port and begins to dial `members`. What they say goes to `inbox`.
     ///
     /// # Errors
-    /// [`PeerError`]: the port, the certificates, or a URL can't be used.
+    /// [`GroupError::Peers`]: the port, the certificates, or a URL can't be used; [`GroupError::Identity`].
     pub async fn open(
         shard: &Rc<Shard>,
         incarnation: u64,
         members: Vec<Member>,
         kinds: u16,
         inbox: Rc<Inbox>,
-    ) -> Result<Rc<Links>, PeerError> {
+    ) -> Result<Rc<Links>, GroupError> {
         let shared = &shard.shared;
-        let config = &shared.config;
-        let tls = PeerTls::load(&config.peer_tls)?;
-        if let Some(warning) = tls.trust().warning() {
-            tracing::warn!("{warning}");
-        }
-        let listen = *config.listen_peer.first().expect("the flags name an address");
-        let identity = Identity {
-            cluster_id: shared.identity.cluster_id,
-            member_id: shared.identity.member_id,
-            incarnation,
-            process: random(),
-            features: features(kinds),
-            known_features: features(config.entry_kinds),
-        };
-        let limits = limits(config.max_request_bytes);
-        let membership = membership(&members)?;
-        let config = PeerConfig { identity, listen, tls, limits, random: Box::new(random) };
-        let peers = Peers::new(config, &membership).await?;
+        let mut known = Known::load(&shared.config.data_dir)?;
+        let peers = transport(shared, incarnation, &members, &known, kinds).await?;
+        let is_news = known.follow(shared.identity.member_id, &members, false);
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
         let members = Rc::new(RefCell::new(members));
         let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
@@ -172,11 +182,14 @@ impl Links {
         );
         let links = Rc::new(Links {
             peers,
+            own_id: shared.identity.member_id,
             scratch: RefCell::default(),
             held: RefCell::default(),
             members,
             removed: RefCell::default(),
             kinds,
+            known: RefCell::new(known),
+            is_known_news: Cell::new(is_news),
         });
         let wire_limits = wire_limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
@@ -192,7 +205,10 @@ impl Links {
         self.removed
             .borrow_mut()
             .extend(self.members.borrow().iter().filter(|known| !stays(known)).map(|known| known.id));
-        match membership(&members) {
+        if self.known.borrow_mut().follow(self.own_id, &members, true) {
+            self.is_known_news.set(true);
+        }
+        match membership(&members, &self.known.borrow()) {
             Ok(membership) => {
                 self.peers.set_members(&Membership { removed: self.removed.borrow().clone(), ..membership })
             }
@@ -297,6 +313,25 @@ impl Links {
         self.send_error(to, CHANGED, caller, outcome.as_ref().err());
     }
 
+    /// Tells the leader what this member's state adds up to.
+    pub fn sum(&self, leader: NodeId, sum: &Sum) {
+        let bytes = Bytes::copy_from_slice(&sum.encode());
+        note(leader, self.peers.send_control(leader.0, channel(SUM), bytes));
+    }
+
+    /// Tells all members which one differs.
+    pub fn verdict(&self, verdict: &Verdict) {
+        for member in self.members.borrow().iter().filter(|member| member.id != self.own_id) {
+            let bytes = Bytes::copy_from_slice(&verdict.encode());
+            note(NodeId(member.id), self.peers.send_control(member.id, channel(VERDICT), bytes));
+        }
+    }
+
+    /// Tells a member why it is not sent the state that it asked for.
+    pub fn refuse_mend(&self, to: NodeId, refusal: MendRefusal) {
+        note(to, self.peers.send_control(to.0, channel(MEND_REFUSED), refusal.encode()));
+    }
+
     fn send_error(&self, to: NodeId, kind: u64, caller: Caller, error: Option<&Error>) {
         let code = error.map_or(0, |error| {
             LEADER_ERRORS.iter().position(|known| known == error).map_or(u8::MAX, |at| at as u8 + 1)
@@ -335,8 +370,47 @@ const LEADER_ERRORS: [Error; 13] = [
     Error::NotCapable,
 ];
 
-fn channel(kind: u64) -> u64 {
+pub(super) fn channel(kind: u64) -> u64 {
     kind << CHANNEL_SHIFT | u64::from(GROUP)
+}
+
+/// Opens the peer port and begins to dial.
+///
+/// # Errors
+/// [`PeerError`].
+pub(super) async fn transport(
+    shared: &Shared,
+    incarnation: u64,
+    members: &[Member],
+    known: &Known,
+    kinds: u16,
+) -> Result<Peers, PeerError> {
+    let config = &shared.config;
+    let tls = PeerTls::load(&config.peer_tls)?;
+    if let Some(warning) = tls.trust().warning() {
+        tracing::warn!("{warning}");
+    }
+    let listen = *config.listen_peer.first().expect("the flags name an address");
+    let identity = Identity {
+        cluster_id: shared.identity.cluster_id,
+        member_id: shared.identity.member_id,
+        incarnation,
+        process: random(),
+        features: features(kinds),
+        known_features: features(config.entry_kinds),
+    };
+    let limits = limits(config.max_request_bytes);
+    let membership = membership(members, known)?;
+    Peers::new(PeerConfig { identity, listen, tls, limits, random: Box::new(random) }, &membership).await
+}
+
+/// On disk when this returns, or the log says why not: then a process of another member that went back in time is refused
+/// by those only that have heard the later one in this life.
+pub(super) async fn remember(known: &RefCell<Known>) {
+    let file = known.borrow().encode();
+    if let Err(error) = glommio::executor().spawn_blocking(move || known::save(&file)).await {
+        tracing::error!(error = %error, "the processes of other members can't be remembered");
+    }
 }
 
 fn caller_bytes(caller: Caller, more: usize) -> BytesMut {
@@ -382,10 +456,14 @@ fn wire_limits(max_request_bytes: usize) -> wire::Limits {
     wire::Limits::new(APPEND_BYTES_MAX, max_request_bytes + PROPOSAL_OVERHEAD_BYTES, 4096)
 }
 
-fn membership(members: &[Member]) -> Result<Membership, PeerError> {
+fn membership(members: &[Member], known: &Known) -> Result<Membership, PeerError> {
+    let latest = |id: u64| {
+        let known = known.members().get(&id).filter(|known| known.incarnation > 0)?;
+        Some(Latest { incarnation: known.incarnation, process: Some(known.process) })
+    };
     let spec = |member: &Member| {
         let addresses = member.peer_urls.iter().map(|url| PeerAddress::parse(url)).collect::<Result<Vec<_>, _>>()?;
-        Ok(MemberSpec { id: member.id, addresses, incarnation: None })
+        Ok(MemberSpec { id: member.id, addresses, latest: latest(member.id) })
     };
     Ok(Membership { members: members.iter().map(spec).collect::<Result<_, PeerError>>()?, removed: Vec::new() })
 }
@@ -427,9 +505,19 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                 glommio::spawn_local(images::receive(shard, inbox, member, stream, is_busy)).detach();
                 None
             }
+            PeerEvent::Connected { member, incarnation, process, .. } => {
+                if links.known.borrow_mut().heard(member, incarnation, process) {
+                    links.is_known_news.set(true);
+                }
+                None
+            }
             // The transport has said it in the log.
-            PeerEvent::Connected { .. } | PeerEvent::Finding { .. } => None,
+            PeerEvent::Finding { .. } => None,
         };
+        if links.is_known_news.take() {
+            // Before any frame of a process that has just connected is looked at.
+            remember(&links.known).await;
+        }
         let Some(said) = said else { continue };
         inbox.hear(said);
         while inbox.unheard() >= WAITING_MAX {
@@ -480,6 +568,20 @@ fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Optio
                 _ => FromPeer::ClockIs(items),
             });
         }
+        MEND => match MendRequest::decode(&bytes) {
+            Some(request) => return Some(FromPeer::Mend(from, request)),
+            None => return refuse(&"a request for the state that does not decode"),
+        },
+        SUM => match Sum::decode(&bytes) {
+            Some(sum) => return Some(FromPeer::Sum(from, sum)),
+            None => return refuse(&"a sum of its state that does not decode"),
+        },
+        VERDICT => match Verdict::decode(&bytes) {
+            Some(verdict) => return Some(FromPeer::Verdict(from, verdict)),
+            None => return refuse(&"what it says of a member's state does not decode"),
+        },
+        // To a request of a former process.
+        MEND_REFUSED => return None,
         _ => {}
     }
     if bytes.len() < CALLER_BYTES {

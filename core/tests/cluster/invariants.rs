@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use ringstone_core::event::{Event, EventKind};
+use ringstone_core::group::Sum;
 use ringstone_core::state::State;
 use ringstone_core::trees::{LIVE, MEMBER};
 use ringstone_pager::api::{Aggregate, ReadTrees as _};
@@ -30,6 +31,9 @@ pub struct Invariants {
     /// Term of each index that was published anywhere.
     terms: BTreeMap<u64, u64>,
     digests: BTreeMap<u64, (u64, Digest)>,
+    /// What members say of their own states, by index.
+    sums: BTreeMap<u64, (u64, Sum)>,
+    pub summed: u64,
     pub compared: u64,
     /// By revision; and when it was first seen.
     pub changes: BTreeMap<i64, Vec<Change>>,
@@ -81,6 +85,20 @@ impl Invariants {
             Some((other, theirs)) => {
                 self.compared += 1;
                 assert_eq!(&digest, theirs, "states of {id} and {other} at {} differ", state.applied_index);
+            }
+        }
+    }
+
+    /// So members find them in production: at the same entries, from the roots alone.
+    pub fn check_sums(&mut self, id: u64, sums: &[Sum]) {
+        for sum in sums {
+            let (other, theirs) = self.sums.entry(sum.index).or_insert((id, *sum));
+            self.summed += u64::from(*other != id);
+            let events = if sum.events == 0 || theirs.events == 0 { sum.events } else { theirs.events };
+            let expected = Sum { events, ..*theirs };
+            assert_eq!(*sum, expected, "sums of {id} and {other} at {} differ", sum.index);
+            if theirs.events == 0 {
+                theirs.events = sum.events;
             }
         }
     }

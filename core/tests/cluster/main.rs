@@ -90,6 +90,7 @@ fn run(seed: u64, members: u64, faults: Vec<Fault>) -> Covered {
     let revision = history.changes.keys().next_back().copied().unwrap_or(1);
     world.clients.watches.iter().for_each(|watch| watch.check(history, revision));
     let watches = &world.clients.watches;
+    assert!(world.invariants.summed > 0, "members have compared their sums");
     Covered {
         seconds: world.now as f64 / 1e6,
         calls: world.clients.calls(),

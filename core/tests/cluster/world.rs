@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringstone_core::group::{GroupError, Outputs};
+use ringstone_core::group::{GroupError, Outputs, Sum};
 use ringstone_raft::{Body, Message, NodeId, Role};
 
 use super::clients::Clients;
@@ -297,6 +297,8 @@ impl World {
         let (is_quiet, events) = (outputs.images_wanted.is_empty(), outputs.events);
         assert!(outputs.skipped_to.is_none(), "no change here has so many keys");
         self.invariants.check_events(id, &events, self.now);
+        self.invariants.check_sums(id, &outputs.sums);
+        assert!(outputs.verdicts.is_empty(), "nobody differs");
         if outputs.published {
             let revision = life.group.state().revision;
             let previous = std::mem::replace(&mut life.delivered, revision);
@@ -304,6 +306,7 @@ impl World {
             life.hub.deliver(previous, &events.into(), revision);
             self.invariants.check_published(id, life);
         }
+        self.tell_sums(id, &outputs.sums);
         for to in outputs.images_wanted {
             self.make_image(id, to);
         }
@@ -346,6 +349,16 @@ impl World {
             self.member_went_down(id);
         }
         is_quiet
+    }
+
+    /// To whoever leads, at once.
+    fn tell_sums(&mut self, id: u64, sums: &[Sum]) {
+        let now = self.time();
+        let leader = self.leader().filter(|leader| *leader != id && !self.cut.contains(&(id, *leader)));
+        let Some(node) = leader.and_then(|leader| self.nodes.get_mut(&leader)).filter(|node| node.is_up()) else { return };
+        let now = node.boottime(now);
+        let Some(life) = &mut node.life else { return };
+        sums.iter().for_each(|sum| life.group.hear_sum(now, NodeId(id), *sum));
     }
 
     fn make_image(&mut self, from: u64, to: NodeId) {

@@ -16,8 +16,11 @@ pub enum PeerEvent {
     Connected {
         /// Who.
         member: u64,
-        /// Its incarnation: remember it durably, and hand it to the next [`super::Peers`].
+        /// Its incarnation: remember it and its process durably, before any of its frames is taken, and hand them to the next
+        /// [`super::Peers`].
         incarnation: u64,
+        /// Its process.
+        process: u64,
         /// It and we understand each other's snapshots.
         snapshots: bool,
     },

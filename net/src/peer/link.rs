@@ -136,7 +136,8 @@ pub(super) fn install(
         "peer connected"
     );
     let id = member.id;
-    let connected = PeerEvent::Connected { member: id, incarnation: hello.incarnation, snapshots };
+    let Hello { incarnation, process, .. } = *hello;
+    let connected = PeerEvent::Connected { member: id, incarnation, process, snapshots };
     let lost = || PeerEvent::Disconnected { member: id, reason: Rc::new(PeerError::Closed(CloseCode::Superseded)) };
     let events = match replaced {
         None => vec![connected],

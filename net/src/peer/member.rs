@@ -106,7 +106,7 @@ pub struct PeerStatus {
 }
 
 impl Member {
-    pub(super) fn new(id: u64, limits: &PeerLimits, incarnation: Option<u64>) -> Rc<Member> {
+    pub(super) fn new(id: u64, limits: &PeerLimits, latest: Option<Latest>) -> Rc<Member> {
         Rc::new(Member {
             id,
             addresses: RefCell::default(),
@@ -114,7 +114,7 @@ impl Member {
             log: RefCell::new(LogQueue::new(limits.log_queue_frames_max, limits.log_queue_bytes_max)),
             changed: Signal::default(),
             link: RefCell::default(),
-            latest: Cell::new(incarnation.map(|incarnation| Latest { incarnation, process: None })),
+            latest: Cell::new(latest),
             gone: Cell::new(false),
             counters: Counters::default(),
             last_error: RefCell::default(),

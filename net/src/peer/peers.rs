@@ -7,6 +7,7 @@ use super::inbox::{Inbox, PeerEvent};
 use super::limits::PeerLimits;
 use super::member::{Member, PeerStatus, add};
 use super::pace::{Complaints, Throttle};
+use super::registry::Latest;
 use super::signal::Signal;
 use super::snapshot::{self, SnapshotOffer, SnapshotSource};
 use super::socket::{self, QuicRuntime, within};
@@ -53,8 +54,8 @@ pub struct MemberSpec {
     pub id: u64,
     /// Where it is, from its peer URLs; tried in turn. None: it is waited for.
     pub addresses: Vec<PeerAddress>,
-    /// The highest incarnation that was heard of, before this process started.
-    pub incarnation: Option<u64>,
+    /// Its latest process that was heard, before this one started.
+    pub latest: Option<Latest>,
 }
 
 /// What all tasks of the transport share.
@@ -179,7 +180,7 @@ impl Peers {
         }
         for spec in others() {
             let is_new = !members.contains_key(&spec.id);
-            let new = || Member::new(spec.id, &shared.limits, spec.incarnation);
+            let new = || Member::new(spec.id, &shared.limits, spec.latest);
             let member = members.entry(spec.id).or_insert_with(new);
             member.addresses.borrow_mut().clone_from(&spec.addresses);
             member.changed.notify();

@@ -4,7 +4,8 @@
 //! wrong one lets two processes vote as one member, or makes both sides close the connection that the other keeps.
 //!
 //! **Processes.** A member's incarnation grows at each start. Whoever is older than the latest one heard of is refused, and
-//! so is another process of the same incarnation: a cloned disk, or one that went back in time. A newer one replaces.
+//! so is another process of the same incarnation: a cloned disk, one that went back in time, or one that was emptied. A newer
+//! one replaces. What was heard before this process started counts as well: the caller keeps it.
 //!
 //! **Connections of the same two processes.** Each hello has a number, growing in its process. `L` is the live connection
 //! here, `N` the new one, `s(X)` the number of the other side's hello on X. Nobody sends a hello on a dial of his while he
@@ -26,7 +27,7 @@ use super::hello::{Hello, Refusal};
 pub struct Latest {
     /// Its incarnation.
     pub incarnation: u64,
-    /// None if only the incarnation was remembered, from before our start.
+    /// None if only the incarnation is known.
     pub process: Option<u64>,
 }
 
@@ -91,7 +92,8 @@ fn check_process(ours: u64, latest: Latest, hello: &Hello) -> Result<(), Refusal
     } else if incarnation == latest.incarnation && latest.process.is_some_and(|process| process != hello.process) {
         format!(
             "member {ours:x} hears another process of incarnation {incarnation} of member {who:x}: two processes run as \
-             member {who:x} on copies of one data folder; stop one of the two and add it as a member of its own"
+             member {who:x} on copies of one data folder, or its folder was emptied or put back from a copy; stop one of the \
+             two, or remove the member and add it anew with an empty data folder"
         )
     } else {
         return Ok(());

@@ -98,7 +98,7 @@ pub async fn member(id: u64) -> Peers {
 
 pub fn spec(id: u64, address: SocketAddr) -> MemberSpec {
     let address = PeerAddress { host: address.ip().to_string(), port: address.port() };
-    MemberSpec { id, addresses: vec![address], incarnation: None }
+    MemberSpec { id, addresses: vec![address], latest: None }
 }
 
 pub fn membership(members: &[(u64, SocketAddr)]) -> Membership {
@@ -127,7 +127,7 @@ pub async fn pair_with(limits: impl Fn() -> PeerLimits) -> (Peers, Peers) {
 
 /// The first one dials the second at this address, which waits for it.
 pub fn one_way(a: &Peers, b: &Peers, address: SocketAddr) {
-    let waits = MemberSpec { id: 1, addresses: vec![], incarnation: None };
+    let waits = MemberSpec { id: 1, addresses: vec![], latest: None };
     b.set_members(&Membership { members: vec![waits], removed: vec![] });
     a.set_members(&membership(&[(2, address)]));
 }

@@ -3,6 +3,7 @@
 use crate::common::*;
 use ringstone_net::peer::close::CloseCode;
 use ringstone_net::peer::hello::{Features, Identity};
+use ringstone_net::peer::registry::Latest;
 use ringstone_net::peer::*;
 use std::time::Duration;
 
@@ -143,16 +144,24 @@ fn a_later_process_replaces_the_one_before() {
     });
 }
 
+/// An older one, and another process of the same one: a folder that was put back, or emptied.
 #[test]
-fn an_incarnation_from_before_the_start_counts() {
+fn a_process_that_was_heard_before_the_start_counts() {
     run(|| async {
-        let (a, b) = (member(1).await, member(2).await);
-        let mut known = membership(&[(2, b.local_address())]);
-        known.members[0].incarnation = Some(5);
-        a.set_members(&known);
-        b.set_members(&membership(&[(1, a.local_address())]));
-        let refused = |event| matches!(event, PeerEvent::Refused { code: CloseCode::Incarnation, .. }).then_some(());
-        event(&b, "refused", refused).await;
+        for latest in [Latest { incarnation: 5, process: None }, Latest { incarnation: 1, process: Some(77) }] {
+            let (a, b) = (member(1).await, member(2).await);
+            let mut known = membership(&[(2, b.local_address())]);
+            known.members[0].latest = Some(latest);
+            a.set_members(&known);
+            b.set_members(&membership(&[(1, a.local_address())]));
+            let refused = |event| match event {
+                PeerEvent::Refused { code: CloseCode::Incarnation, text, .. } => Some(text),
+                PeerEvent::Connected { .. } => panic!("connected"),
+                _ => None,
+            };
+            let text = event(&b, "refused", refused).await;
+            assert!(text.contains("member 1") && text.contains("member 2") && text.contains("add it anew"), "{text}");
+        }
     });
 }
 

@@ -149,6 +149,9 @@ impl Raft {
         if matched > last {
             return Err(RaftError::Malformed { from, what: "acknowledges entries that were never sent" });
         }
+        if progress.is_forgotten {
+            return Ok(());
+        }
         progress.is_active = true;
         if progress.accepted(matched, base.next()) {
             self.maybe_commit();
@@ -205,6 +208,23 @@ impl Raft {
     pub fn report_snapshot_failed(&mut self, to: NodeId) {
         if let Some(progress) = self.waiting_for_image(to) {
             progress.become_paused_probe();
+        }
+    }
+
+    /// A member may have lost entries that it had acknowledged: none of its acknowledgements counts for a commit, those that
+    /// are on their way included, until [`Raft::trust`]. A leader that confirms itself after this, by a read of its index,
+    /// and gives the member a state of that index or later, gives it all that the lost entries have helped to commit: later
+    /// commits are made without them. False where this member does not lead, or knows no such member.
+    pub fn forget(&mut self, member: NodeId) -> bool {
+        let Some(progress) = self.progress.get_mut(&member) else { return false };
+        progress.forget();
+        true
+    }
+
+    /// What [`Raft::forget`] was said of is over: the member's log can be counted on again, from what it acknowledges now.
+    pub fn trust(&mut self, member: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&member) {
+            progress.is_forgotten = false;
         }
     }
 

@@ -75,6 +75,10 @@ purposes! {
     TornTailClear: "clearing a torn tail",
     /// Makes that durable.
     TornTailClearSync: "syncing a cleared tail",
+    /// A log that can't be read is given up, with all of its files.
+    LostRemove: "removing a file of a log that is given up",
+    /// Makes that durable.
+    LostRemoveSync: "syncing the directory, a log was given up",
     /// Recovery proves the last batch.
     RecoveryClosing: "a closing block of recovery",
 }

@@ -39,6 +39,16 @@ const SINGLES: &[Single] = &[
     gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", |look| {
         look.shared.config.quota_bytes.unwrap_or(0) as f64
     }),
+    counter(
+        "ringstone_state_sums_total",
+        "Times that the state was summed up, to be compared with that of the other members.",
+        |look| load(&look.shared.sums),
+    ),
+    counter(
+        "ringstone_state_diverged_total",
+        "Times that a member was named whose state differs from that of most members.",
+        |look| load(&look.shared.diverged),
+    ),
     counter("etcd_server_health_success", "The total number of successful health checks", |look| {
         load(&look.shared.health.answers[1])
     }),

@@ -10,11 +10,12 @@ use ringstone_raft::{Body, Message, NodeId, Role};
 use super::Driver;
 use crate::entry::caller_of;
 use crate::error::Error;
-use crate::group::{Forward, GroupError, founders};
+use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
 use crate::identity::incarnation;
 use crate::shard::boottime;
 use crate::shard::images::{self, ImageEvent};
 use crate::shard::link::{Asked, KeepAlive, Told};
+use crate::shard::mend_words::{MendRefusal, MendRequest};
 use crate::shard::peers::{Caller, FromPeer, Links};
 
 /// How long a change of the leader is waited for.
@@ -49,6 +50,8 @@ pub(super) struct Others {
     pub(super) transfers: Vec<(Asked, NodeId, Duration)>,
     /// When the words of `endpoint status` were made last.
     pub(super) complained_at: Duration,
+    /// Members that wait for this one to prove that it leads, before it sends them its state.
+    mending: AHashMap<u64, (NodeId, MendRequest)>,
 }
 
 impl Driver {
@@ -119,7 +122,22 @@ impl Driver {
                 FromPeer::Changed(caller, outcome) => {
                     self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
                 }
-                FromPeer::Lost(member) => self.group.report_unreachable(member),
+                FromPeer::Lost(member) => {
+                    self.group.report_unreachable(member);
+                    // Whatever it had acknowledged in that life has come, or never will.
+                    self.group.trust(member);
+                }
+                FromPeer::Mend(from, request) => self.mend(now, from, request),
+                FromPeer::Mended(member) => {
+                    self.others.sending.retain(|sending| *sending != member);
+                    self.group.trust(member);
+                }
+                FromPeer::Sum(from, sum) => self.group.hear_sum(now, from, sum),
+                FromPeer::Verdict(from, verdict) => {
+                    if self.group.leader_elsewhere() == Some(from) {
+                        self.group.hear_verdict(verdict)?;
+                    }
+                }
                 FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
                 FromPeer::Refused(text) => return Err(GroupError::Refused { text }),
             }
@@ -259,6 +277,70 @@ impl Driver {
             let (shard, inbox) = (Rc::clone(&self.local), Rc::clone(&self.inbox));
             glommio::spawn_local(images::send(shard, Rc::clone(links), inbox, to)).detach();
         }
+    }
+
+    /// A member that has no state asks for this one's. What it has acknowledged counts no longer, and a leader proves itself
+    /// after that, where its log is gone.
+    fn mend(&mut self, now: Duration, from: NodeId, request: MendRequest) {
+        let Some(links) = self.others.links.clone() else { return };
+        if self.others.sending.contains(&from) || self.others.mending.values().any(|(member, _)| *member == from) {
+            return;
+        }
+        let applied = self.group.state().applied_index;
+        match request.need {
+            LogNeed::From(index) if applied < index => links.refuse_mend(from, MendRefusal::Behind(applied)),
+            LogNeed::From(_) => self.send_state(from, request),
+            LogNeed::Confirmed if self.group.forget(from) => {
+                self.others.next_stranger += 1;
+                let number = self.others.next_stranger;
+                self.others.mending.insert(number, (from, request));
+                self.group.read_index(now, STRANGER, number);
+            }
+            LogNeed::Confirmed => {
+                let leader = self.local.shared.leader.load(Ordering::Relaxed);
+                links.refuse_mend(from, MendRefusal::NotLeader(leader));
+            }
+        }
+    }
+
+    fn send_state(&mut self, to: NodeId, request: MendRequest) {
+        let Some(links) = self.others.links.clone() else { return };
+        self.others.sending.push(to);
+        let (shard, inbox) = (Rc::clone(&self.local), Rc::clone(&self.inbox));
+        glommio::spawn_local(images::send_state(shard, links, inbox, to, request.id)).detach();
+    }
+
+    /// A quorum has confirmed that this member leads, after somebody asked for its state; or not.
+    pub(super) fn proved(&mut self, number: u64, outcome: &Result<(), Error>) {
+        let Some((to, request)) = self.others.mending.remove(&number) else { return };
+        if outcome.is_ok() && self.local.shared.is_leader() {
+            return self.send_state(to, request);
+        }
+        self.group.trust(to);
+        if let Some(links) = &self.others.links {
+            links.refuse_mend(to, MendRefusal::Unconfirmed);
+        }
+    }
+
+    /// This member can't go on with its state: whoever can takes over, where it led.
+    pub(super) fn hand_over(&mut self) {
+        let Some(links) = self.others.links.clone() else { return };
+        for (to, message) in self.group.hand_over() {
+            links.send(to, message);
+        }
+    }
+
+    /// Tells the leader what the state adds up to, and all of them whose differs.
+    pub(super) fn compare(&mut self, sums: Vec<Sum>, verdicts: Vec<Verdict>) -> Result<(), GroupError> {
+        if sums.is_empty() && verdicts.is_empty() {
+            return Ok(());
+        }
+        let Some(links) = self.others.links.clone() else { return Ok(()) };
+        if let Some(leader) = self.group.leader_elsewhere() {
+            sums.iter().for_each(|sum| links.sum(leader, sum));
+        }
+        verdicts.iter().for_each(|verdict| links.verdict(verdict));
+        verdicts.into_iter().try_for_each(|verdict| self.group.hear_verdict(verdict))
     }
 
     /// Hands leadership over; answered once the other one leads.
