@@ -15,7 +15,7 @@ use ringstone_core::error::Error;
 use ringstone_core::group::{self, Answer, ForwardError, Group, GroupError, OpenError, Proposal, Reply, Storage};
 use ringstone_core::identity::Identity;
 use ringstone_core::shared::Shared;
-use ringstone_pager::disk::{Disk as _, SimDisk as SimPages};
+use ringstone_pager::disk::SimDisk as SimPages;
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_raft::{Configuration, Message, NodeId, Role};
 use ringstone_wal::disk::Disk as _;

@@ -261,7 +261,8 @@ impl Group {
         let mut members = super::read_members(&self.pager)?;
         let in_force = self.raft.configuration().members();
         let is_known = |id: u64| members.iter().any(|member| member.id == id);
-        let ahead = self.announced.iter().filter(|member| in_force.contains(&NodeId(member.id)) && !is_known(member.id));
+        let ahead =
+            self.announced.iter().filter(|member| in_force.contains(&NodeId(member.id)) && !is_known(member.id));
         let ahead: Vec<_> = ahead.cloned().collect();
         members.extend(ahead);
         Ok(members)

@@ -37,9 +37,7 @@ pub(super) fn announced(entries: &[ringstone_raft::Entry]) -> Vec<Member> {
     let added = |entry: &ringstone_raft::Entry| {
         let (_, context) = Configuration::decode(&entry.payload)?;
         match Entry::read(&context).ok()?.command {
-            ArchivedCommand::MemberAdd { member } => {
-                rkyv::deserialize::<Member, rkyv::rancor::Error>(&**member).ok()
-            }
+            ArchivedCommand::MemberAdd { member } => rkyv::deserialize::<Member, rkyv::rancor::Error>(&**member).ok(),
             _ => None,
         }
     };

@@ -254,7 +254,11 @@ impl Driver {
         }
         for (Asked { shard, request_id }, change) in asked.changes {
             match (&self.others.links, self.group.leader_elsewhere()) {
-                (Some(links), Some(leader)) => links.change(leader, Caller { shard, request_id }, &change),
+                (Some(links), Some(leader)) => {
+                    if !links.change(leader, Caller { shard, request_id }, &change) {
+                        self.tell(shard, request_id, Err(Error::NoLeader));
+                    }
+                }
                 _ => self.group.change_members(now, &change, shard, request_id)?,
             }
         }

@@ -300,12 +300,12 @@ impl Links {
         self.send_items(to, CLOCK_IS, items);
     }
 
-    /// Asks the leader to change the members.
-    pub fn change(&self, leader: NodeId, caller: Caller, change: &MemberChange) {
+    /// Asks the leader to change the members. False: it did not go.
+    pub fn change(&self, leader: NodeId, caller: Caller, change: &MemberChange) -> bool {
         let change = change.encode();
         let mut bytes = caller_bytes(caller, change.len());
         bytes.put_slice(&change);
-        note(leader, self.peers.send_control(leader.0, channel(CHANGE), bytes.freeze()));
+        note(leader, self.peers.send_control(leader.0, channel(CHANGE), bytes.freeze()))
     }
 
     /// Answers a change of another member.
@@ -628,7 +628,7 @@ mod tests {
                 matches!(said(NOT_TAKEN, &bytes), Some(FromPeer::NotTaken(caller, told)) if (caller, &told) == (asked, &error))
             );
             assert!(
-                matches!(said(CHANGED, &bytes), Some(FromPeer::Changed(caller, Err(told))) if (caller, told) == (asked, error))
+                matches!(said(CHANGED, &bytes), Some(FromPeer::Changed(caller, Err(told))) if (caller, &told) == (asked, &error))
             );
         }
         assert!(said(NOT_TAKEN, &caller_bytes(asked, 0)).is_none() && said(99, &list).is_none());

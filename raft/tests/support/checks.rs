@@ -38,7 +38,7 @@ impl Cluster {
     }
 
     /// By the configuration at the entry, or by one behind it, even one that a crash has cut off since: an entry may be
-    /// counted by a later configuration than its own.
+    /// counted by a later configuration than its own. The one that makes two voters of one is counted by that one.
     fn check_quorum_of_disks(&self, id: NodeId, entry: &Entry) {
         let holds = |id: &NodeId| self.nodes[at(*id)].disk.holds(entry.index, entry.term);
         let is_majority = |voters: &[NodeId]| voters.iter().filter(|id| holds(id)).count() > voters.len() / 2;
@@ -48,7 +48,12 @@ impl Cluster {
         let raft = self.nodes[at(id)].raft.as_ref().expect("up");
         let own = raft.metadata_at(entry.index).expect("in the log").configuration;
         let later = self.configurations.iter().filter(|(index, _)| *index >= entry.index);
-        let is_agreed = agrees(&own) || later.into_iter().any(|(_, configuration)| agrees(configuration));
+        let before = raft.metadata_at(Index(entry.index.0 - 1)).map(|metadata| metadata.configuration);
+        let is_first_of_two = before.is_some_and(|alone| {
+            own.voters().len() == 2 && alone.voters().len() == 1 && own.is_voter(alone.voters()[0]) && agrees(&alone)
+        });
+        let is_agreed =
+            is_first_of_two || agrees(&own) || later.into_iter().any(|(_, configuration)| agrees(configuration));
         assert!(is_agreed, "committed at {} without a quorum of disks", entry.index);
     }
 
