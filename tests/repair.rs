@@ -2,12 +2,13 @@
 //! refused with the remedy, and clients of the other members notice nothing.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[allow(dead_code, reason = "its members are started once each")]
 mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringstone_core::command::{Command as StoreCommand, Put};
@@ -102,13 +103,18 @@ impl Seat {
     }
 }
 
-/// Three members; `rest` are the ones whose client is asked.
+/// One cluster at a time: their clocks are real.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Three members.
 struct Cluster {
     seats: [Seat; 3],
     _folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 fn cluster() -> Cluster {
+    let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = folder();
     let peers: [u16; 3] = std::array::from_fn(|_| free_port());
     let all: Vec<String> = (0..3).map(|number| format!("m{number}=http://127.0.0.1:{}", peers[number])).collect();
@@ -129,13 +135,14 @@ fn cluster() -> Cluster {
         ];
         Seat { name, folder: data, client, flags: flags.to_vec() }
     });
-    Cluster { seats, _folder: folder }
+    Cluster { seats, _folder: folder, _turn: turn }
 }
 
 /// What came of a `ctl`; a member that does not answer within ten seconds has not.
 fn ctl(seat: &Seat, words: &[&str]) -> (bool, String) {
     let endpoint = format!("--endpoints=127.0.0.1:{}", seat.client);
-    let done = Command::new(RINGSTONE).arg("ctl").arg(endpoint).arg("--command-timeout=10s").args(words).output().unwrap();
+    let done =
+        Command::new(RINGSTONE).arg("ctl").arg(endpoint).arg("--command-timeout=10s").args(words).output().unwrap();
     let text = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     (done.status.success(), text)
 }
@@ -221,7 +228,8 @@ fn is_value(page: &[u8]) -> bool {
 
 /// The first batch that is not in the first block of the newest segment with records.
 fn spoil_log(member: &Path) {
-    let mut segments: Vec<PathBuf> = fs::read_dir(member.join("wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut segments: Vec<PathBuf> =
+        fs::read_dir(member.join("wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
     segments.sort();
     let is_used = |path: &PathBuf| {
         let bytes = fs::read(path).unwrap();
@@ -275,7 +283,10 @@ fn a_leader_that_meets_a_damaged_page_hands_over_and_no_client_is_told_of_it() {
     lead(seats, victim);
     let (success, text) = ctl(seat, &["get", "key33", "--print-value-only"]);
     // Asked again by this client until its time is up, or until the member is back.
-    assert!(if success { text.starts_with("33 x") } else { !text.contains("DataLoss") && !text.contains("corrupt") }, "{text}");
+    assert!(
+        if success { text.starts_with("33 x") } else { !text.contains("DataLoss") && !text.contains("corrupt") },
+        "{text}"
+    );
     seat.wait_for("the member is whole again");
     assert!(reads(seat, "key33").starts_with("33 x"));
     assert_eq!(reads(seat, "after"), "the restart");
@@ -406,7 +417,11 @@ fn a_member_whose_state_differs_is_named_by_all_and_mends_itself() {
             seat.log()[lengths[victim]..].contains("the member is whole again").then_some(())
         });
         for (seat, length) in seats.iter().zip(lengths) {
-            assert!(seat.log()[length..].contains("differs from that of most members"), "{} has not said so", seat.name);
+            assert!(
+                seat.log()[length..].contains("differs from that of most members"),
+                "{} has not said so",
+                seat.name
+            );
         }
         assert!(reads(seat, "key11").starts_with("11 "));
         hashes_are_equal(seats);

@@ -18,8 +18,8 @@ use ringstone_wal::{RingError, WalError, choose_way};
 use crate::config::ServerConfig;
 use crate::eviction;
 use crate::group::{self, GroupError, OpenError};
-use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
 use crate::identity::mend::{Lost, Mend};
+use crate::identity::{FolderPaths, Identity, IdentityError, MemberFolder, cluster_id, member_id};
 use crate::join::{self, JoinError};
 use crate::mending::{self, MendError};
 use crate::shard::pulse::FEEL_INTERVAL;
@@ -409,12 +409,7 @@ fn unless_others_have(shared: &Shared, lost: Option<Lost>, error: ServerError) -
 }
 
 /// The process starts again once the member is whole.
-fn make_whole(
-    shared: &Arc<Shared>,
-    ring: &mut RingDisk,
-    mend: Mend,
-    signals: &Signals,
-) -> Result<(), ServerError> {
+fn make_whole(shared: &Arc<Shared>, ring: &mut RingDisk, mend: Mend, signals: &Signals) -> Result<(), ServerError> {
     if mending::run(shared, ring, mend, |at_most| signals.wait(at_most).is_some())? {
         return Err(ServerError::Mended);
     }

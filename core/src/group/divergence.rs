@@ -254,7 +254,9 @@ impl Group {
             return Ok(());
         }
         if !self.divergence.own.contains(&told) {
-            tracing::error!("this member has told nothing of the kind: the verdict is not of its state, and not followed");
+            tracing::error!(
+                "this member has told nothing of the kind: the verdict is not of its state, and not followed"
+            );
             return Ok(());
         }
         Err(GroupError::Diverged { index: told.index, term: told.term })
@@ -292,8 +294,10 @@ impl Group {
     }
 
     fn raise_corrupt(&mut self, told: &BTreeMap<NodeId, Sum>) {
-        let list: Vec<String> =
-            told.iter().map(|(member, sum)| format!("{:x}: {:016x}/{:016x}", member.0, sum.state, sum.events)).collect();
+        let list: Vec<String> = told
+            .iter()
+            .map(|(member, sum)| format!("{:x}: {:016x}/{:016x}", member.0, sum.state, sum.events))
+            .collect();
         tracing::error!(
             index = told.values().next().map_or(0, |sum| sum.index),
             told = list.join(", "),

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::replace::{checked_lines, read_checked, replace};
 use super::IdentityError;
+use super::replace::{checked_lines, read_checked, replace};
 use crate::command::Member;
 
 /// Another member, as it was heard last.

@@ -41,9 +41,11 @@ impl Mend {
     pub fn read(data_dir: &Path) -> Result<Option<Mend>, IdentityError> {
         let path = data_dir.join("member").join("mend");
         match fs::read(&path) {
-            Ok(bytes) => Ok(Some(read_checked(&bytes).and_then(|json| serde_json::from_str(json).ok()).unwrap_or_else(
-                || Mend { lost: Lost::Log, why: format!("{} can't be read", path.display()) },
-            ))),
+            Ok(bytes) => Ok(Some(
+                read_checked(&bytes)
+                    .and_then(|json| serde_json::from_str(json).ok())
+                    .unwrap_or_else(|| Mend { lost: Lost::Log, why: format!("{} can't be read", path.display()) }),
+            )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_error(&path)(error)),
         }

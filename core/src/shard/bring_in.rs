@@ -73,7 +73,9 @@ impl PageReads {
                     error = text,
                     "a read met a damaged page: what needs it is refused, all else goes on"
                 ),
-                _ => tracing::error!(error = text, "a read met a damaged page: the state is fetched from another member"),
+                _ => {
+                    tracing::error!(error = text, "a read met a damaged page: the state is fetched from another member")
+                }
             }
         }
         told

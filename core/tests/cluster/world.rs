@@ -355,7 +355,9 @@ impl World {
     fn tell_sums(&mut self, id: u64, sums: &[Sum]) {
         let now = self.time();
         let leader = self.leader().filter(|leader| *leader != id && !self.cut.contains(&(id, *leader)));
-        let Some(node) = leader.and_then(|leader| self.nodes.get_mut(&leader)).filter(|node| node.is_up()) else { return };
+        let Some(node) = leader.and_then(|leader| self.nodes.get_mut(&leader)).filter(|node| node.is_up()) else {
+            return;
+        };
         let now = node.boottime(now);
         let Some(life) = &mut node.life else { return };
         sums.iter().for_each(|sum| life.group.hear_sum(now, NodeId(id), *sum));
