@@ -19,6 +19,7 @@ mod change;
 mod checkpoint;
 mod cluster;
 mod install;
+mod landing;
 mod leases;
 mod membership;
 mod open;
@@ -27,7 +28,7 @@ mod records;
 mod restore;
 mod shrink;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -58,6 +59,7 @@ pub use apply::read_member;
 pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
 pub use cluster::{Forward, ForwardError};
+pub use landing::ImageCosts;
 pub use leases::KeptAlive;
 pub use membership::{configuration_of, founders, read_members};
 pub use open::{
@@ -238,8 +240,8 @@ pub struct Group {
     reads: reads::Reads,
     in_flight: cluster::InFlight,
     retained: cluster::Retained,
-    /// Images on their way, and what they cover.
-    images: BTreeMap<NodeId, u64>,
+    /// Images on their way, and the log behind them.
+    images: landing::Landings,
     /// The image that replaces this state.
     installing: Option<SnapshotMetadata>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
@@ -298,6 +300,7 @@ impl Group {
             self.lessor.clock(now);
         }
         self.expire_requests();
+        self.settle_landings();
         self.shared.is_sole.store(self.is_sole(), Ordering::Relaxed);
         let is_learner = self.raft.configuration().learners().contains(&self.raft.id());
         self.shared.is_learner.store(is_learner, Ordering::Relaxed);
