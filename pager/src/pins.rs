@@ -282,6 +282,12 @@ impl Pinner {
         (Pin { local: self.local.clone(), generation, place }, known.is_some())
     }
 
+    /// The slots that this one's is among.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.local.ticket.pins
+    }
+
     /// The oldest generation that this thread holds.
     #[must_use]
     pub fn oldest(&self) -> Option<u64> {

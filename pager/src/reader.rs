@@ -25,6 +25,12 @@ impl Reader {
         Reader { pinner: Pinner::new(pins.register()), shared }
     }
 
+    /// A reader of the same pager for one more thread.
+    #[must_use]
+    pub fn another(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared), self.pinner.pins())
+    }
+
     /// Pins the newest published state. No system call, no lock.
     #[must_use]
     pub fn pin(&self) -> Pin<'_> {

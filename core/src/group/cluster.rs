@@ -302,9 +302,10 @@ impl Group {
             self.raft.compact(ringstone_raft::Index(applied));
             return;
         }
+        self.images.applied(self.retained.unmarked);
         if let Some(to) = self.retained.publish(applied) {
             // Whoever gets an image needs what comes after it.
-            let to = self.images.values().copied().fold(to, u64::min);
+            let to = self.images.floor().map_or(to, |floor| to.min(floor));
             self.raft.compact(ringstone_raft::Index(to));
         }
     }

@@ -33,15 +33,15 @@ impl Group {
 
     /// The image for a member out of `Outputs::images_wanted` is made; raft's message for it is among the next ones to
     /// send, and may be stepped there once all of the image has arrived. Entries behind it are kept until
-    /// [`Group::report_image`].
+    /// the member has them (landing.rs), or [`Group::report_image`] says that it did not get it.
     pub fn send_image(&mut self, to: NodeId, metadata: SnapshotMetadata) {
-        self.images.insert(to, metadata.index.0);
+        self.images.begin(to, metadata.index.0);
         self.raft.send_snapshot(to, Snapshot { metadata, handle: bytes::Bytes::new() });
     }
 
     /// The image and its message have arrived, or they have not: then another one will be asked for.
     pub fn report_image(&mut self, to: NodeId, delivered: bool) {
-        self.images.remove(&to);
+        self.images.reported(to, delivered.then_some(self.now));
         if delivered {
             self.raft.report_snapshot_delivered(to);
         } else {

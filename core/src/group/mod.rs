@@ -23,6 +23,7 @@ mod divergence;
 mod force;
 mod install;
 mod kinds;
+mod landing;
 mod leases;
 mod membership;
 mod open;
@@ -32,7 +33,7 @@ mod repair;
 mod restore;
 mod shrink;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,6 +66,7 @@ pub use checkpoint::CheckpointPace;
 pub use cluster::{Forward, ForwardError};
 pub use divergence::{SUM_BYTES, Sum, VERDICT_BYTES, Verdict};
 pub use kinds::features_of_kinds;
+pub use landing::ImageCosts;
 pub use leases::KeptAlive;
 pub use membership::{configuration_of, founders, read_members};
 pub use open::{
@@ -280,8 +282,8 @@ pub struct Group {
     announced: Vec<crate::command::Member>,
     in_flight: cluster::InFlight,
     retained: cluster::Retained,
-    /// Images on their way, and what they cover.
-    images: BTreeMap<NodeId, u64>,
+    /// Images on their way, and the log behind them.
+    images: landing::Landings,
     /// The image that replaces this state.
     installing: Option<SnapshotMetadata>,
     /// A removal that goes on over several turns: its entry stands in front of `committed`, the trees hold half of it.
@@ -346,6 +348,7 @@ impl Group {
         self.agree_on_kinds();
         self.expire_requests();
         self.drive_divergence();
+        self.settle_landings();
         self.shared.is_sole.store(self.is_sole(), Ordering::Relaxed);
         let is_learner = self.raft.configuration().learners().contains(&self.raft.id());
         self.shared.is_learner.store(is_learner, Ordering::Relaxed);

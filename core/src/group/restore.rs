@@ -4,9 +4,13 @@
 //! Restore::create -> drain (as often as bytes come) -> finish: sums compared, membership and state replaced, checkpoint
 //! ```
 //!
-//! Only the caller's folder says when the member exists: what is written before that counts for nothing.
+//! Only the caller's folder says when the member exists: what is written before that counts for nothing. So no checkpoint but
+//! the last need be durable: the page file of a member that catches up is synced behind what is written (restore/behind.rs).
+
+mod behind;
 
 use std::io;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,9 +27,10 @@ use super::open::{OpenError, create_log, file_options, io_error, log_options, tr
 use crate::command::Member;
 use crate::error::ApplyFault;
 use crate::identity::Identity;
-use crate::image::{ImageError, ImageReader, ImageSummary};
+use crate::image::{ImageError, ImageReader, ImageSummary, OwnRecords, OwnRun};
 use crate::mvcc;
 use crate::trees::{ALARM, MEMBER};
+use behind::{LastSync, WriteBehind};
 
 /// Dirty frames that are written to the file before more are made.
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
@@ -76,6 +81,7 @@ pub struct Restore {
     identity: Identity,
     dirty_bytes_max: u64,
     is_member: bool,
+    last_sync: LastSync,
 }
 
 /// What is taken from the image. Who the members are, and what is wrong with them, is not what a snapshot is taken for; a
@@ -107,7 +113,22 @@ impl Restore {
         let specs = tree_specs();
         let options = file_options(identity, &specs);
         let pager = Pager::create(&mut *disk, pages, &options).map_err(OpenError::from)?;
-        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max: DIRTY_BYTES_MAX, is_member: false })
+        let (dirty_bytes_max, last_sync) = (DIRTY_BYTES_MAX, LastSync::default());
+        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max, is_member: false, last_sync })
+    }
+
+    /// Makes the empty page file of a member that catches up ([`Restore::of_member`]): durable once
+    /// [`Restore::finish_member`] has returned, and not before.
+    ///
+    /// # Errors
+    /// [`RestoreError::Open`].
+    pub fn create_member(page_file: &Path, identity: &Identity) -> Result<Restore, RestoreError> {
+        let disk = StdDisk::create(page_file).map_err(io_error(page_file))?;
+        let mapping = Arc::new(Mapping::new(disk.file(), 0).map_err(io_error(page_file))?);
+        let last_sync = LastSync::default();
+        let disk = WriteBehind::new(disk, last_sync.clone()).map_err(io_error(page_file))?;
+        let restore = Restore::create_with(Box::new(disk), mapping, identity)?;
+        Ok(Restore { last_sync, ..restore.of_member() })
     }
 
     /// The image is that of the leader of this member's own cluster: it is taken as it is. To be ended by
@@ -135,6 +156,56 @@ impl Restore {
             }
         }
         if self.pager.dirty_bytes() >= self.dirty_bytes_max { self.checkpoint() } else { Ok(()) }
+    }
+
+    /// [`Restore::drain`] of a partial image: `own` has what is left out of it.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn drain_beside(&mut self, reader: &mut ImageReader, own: &mut dyn OwnRecords) -> Result<(), RestoreError> {
+        self.drain(reader)?;
+        while let Some(run) = reader.own_run() {
+            if self.copy_own(reader, &run, own)? {
+                reader.end_own()?;
+                self.drain(reader)?;
+            }
+            if self.pager.dirty_bytes() >= self.dirty_bytes_max {
+                self.checkpoint()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the receiver's own records; false: a page of the new file had to be brought in, the rest comes with another call.
+    fn copy_own(
+        &mut self,
+        reader: &mut ImageReader,
+        run: &OwnRun,
+        own: &mut dyn OwnRecords,
+    ) -> Result<bool, RestoreError> {
+        let wanted = is_wanted(self.is_member);
+        let pager = &mut self.pager;
+        let mut stopped = None;
+        let after = run.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let until = Bound::Included(&run.last[..]);
+        own.visit(run.tree, (after, until), &mut |key, value| {
+            let taken = reader.take_own(key, value, &mut |tree, key, value| {
+                if wanted(tree) { pager.put(tree, key, &[value]) } else { Ok(()) }
+            });
+            match taken {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    stopped = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })
+        .map_err(ImageError::from)?;
+        match stopped {
+            None => Ok(true),
+            Some(ImageError::Trees(Fault::Absent(run))) => self.bring_in(run).map(|()| false),
+            Some(error) => Err(error.into()),
+        }
     }
 
     fn bring_in(&mut self, run: PageRun) -> Result<(), RestoreError> {
@@ -179,6 +250,7 @@ impl Restore {
     pub fn finish_member(mut self, summary: &ImageSummary) -> Result<(), RestoreError> {
         self.check_trees(summary)?;
         self.pager.set_attributes(&summary.state.to_attributes());
+        self.last_sync.begin();
         self.checkpoint()
     }
 

@@ -6,14 +6,21 @@
 //!
 //! docs/format-image.md has the bytes; a test ties it to this module. Both sides are sans I/O and hold one block and one
 //! record in memory at a time. Nothing here knows how pieces travel or which tree's page is where.
+//!
+//! Between members an image is *streamed*: nothing is counted before it begins, so that its lengths stand behind what they are
+//! of. Where its receiver has a store already, it is *partial*, too: runs of records that both have are left out (map.rs).
 
 mod check;
+mod map;
 mod reader;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-pub use reader::{ImageError, ImageReader, ImageSummary, TakeRecord};
+pub use map::{ImageMap, MAP_BYTES_MAX, MapBuilder, OwnRecords, RUNS_MAX, Wanted, run_bytes_for};
+pub use reader::{ImageError, ImageReader, ImageSummary, OwnRun, TakeRecord};
 pub use writer::{ImageWriter, Piece, Step};
 
 use ringstone_pager::api::{Aggregate, TreeId};
@@ -40,6 +47,15 @@ pub const RECORD_HEADER_BYTES: usize = 8;
 pub const RECORD_BYTES_MAX: usize = 16 << 20;
 
 const _: () = assert!(BLOCK_BYTES.is_multiple_of(HEADER_BYTES));
+
+/// A feature, unknown ones of whose class refuse: lengths and sums stand behind what they are of. Not in files.
+pub const FEATURE_STREAMED: u64 = 1;
+/// Another one: records that the receiver has already are left out, as it has asked for by a map.
+pub const FEATURE_PARTIAL: u64 = 1 << 1;
+/// Where a streamed image's header would have a length or count.
+const NOT_COUNTED: u64 = u64::MAX;
+/// The key length of what stands behind a section's last record: its totals. No record has such a key.
+const TRAILER_KEY_LENGTH: u32 = u32::MAX;
 
 /// The section of the root record's attributes stands in front of the trees, with one record of an empty key.
 const ATTRIBUTES: TreeId = TreeId(0);
@@ -105,6 +121,8 @@ pub struct Header {
     pub keys: u64,
     /// The raft group that it is of.
     pub group: u32,
+    /// [`FEATURE_STREAMED`], [`FEATURE_PARTIAL`].
+    pub features: u64,
 }
 
 mod at {
@@ -144,12 +162,14 @@ impl Header {
             slot.copy_from_slice(&field.to_le_bytes());
         }
         bytes[at::GROUP..at::END].copy_from_slice(&self.group.to_le_bytes());
+        bytes[at::FEATURES_REFUSE..at::CLUSTER_ID].copy_from_slice(&self.features.to_le_bytes());
         let crc = header_checksum(&bytes);
         bytes[at::CRC..at::FEATURES_IGNORE].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
-    fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Header, ImageError> {
+    /// `features_known` are those that this reader can do with.
+    fn decode(bytes: &[u8; HEADER_BYTES], features_known: u64) -> Result<Header, ImageError> {
         let damaged = |what| ImageError::Damaged { offset: 0, what };
         if bytes[at::MAGIC..8] != MAGIC[..] {
             return Err(ImageError::NotAnImage);
@@ -162,8 +182,9 @@ impl Header {
             return Err(damaged("the header's checksum is wrong"));
         }
         // An image is never written to, so that the middle class of features asks nothing of its reader.
-        if word_at(bytes, at::FEATURES_REFUSE) != 0 {
-            return Err(ImageError::Features(word_at(bytes, at::FEATURES_REFUSE)));
+        let features = word_at(bytes, at::FEATURES_REFUSE);
+        if features & !features_known != 0 {
+            return Err(ImageError::Features(features));
         }
         let header = Header {
             cluster_id: word_at(bytes, at::CLUSTER_ID),
@@ -175,11 +196,20 @@ impl Header {
             records: word_at(bytes, at::RECORDS),
             keys: word_at(bytes, at::KEYS),
             group: u32_at(bytes, at::GROUP),
+            features,
         };
-        if image_bytes(header.payload_bytes) != Some(header.total_bytes) {
-            return Err(damaged("its length does not fit its payload"));
-        }
-        Ok(header)
+        let lengths = [header.total_bytes, header.payload_bytes, header.records];
+        let fits = match header.is_streamed() {
+            true => lengths == [NOT_COUNTED; 3],
+            false => features == 0 && image_bytes(header.payload_bytes) == Some(header.total_bytes),
+        };
+        if fits { Ok(header) } else { Err(damaged("its length does not fit its payload")) }
+    }
+
+    /// Its lengths are not known before its end.
+    #[must_use]
+    pub fn is_streamed(&self) -> bool {
+        self.features & FEATURE_STREAMED != 0
     }
 }
 

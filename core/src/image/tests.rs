@@ -11,9 +11,9 @@ use crate::lease::state as lease;
 use crate::mvcc;
 use crate::state::State;
 
-const IDENTITY: Identity = Identity { cluster_id: 0xcdf8, member_id: 0x8e9e, file_id: [7; 16] };
+pub(super) const IDENTITY: Identity = Identity { cluster_id: 0xcdf8, member_id: 0x8e9e, file_id: [7; 16] };
 
-fn specs() -> Vec<TreeSpec> {
+pub(super) fn specs() -> Vec<TreeSpec> {
     let plain = |key: &[u8], value: &[u8]| Aggregate { count: 1, bytes: (key.len() + value.len()) as u64, hash: 0 };
     let mut specs = mvcc::record::SPECS.to_vec();
     specs.extend(lease::TREE_SPECS);
@@ -22,13 +22,13 @@ fn specs() -> Vec<TreeSpec> {
     specs
 }
 
-struct Store {
-    trees: ModelTrees,
-    state: State,
+pub(super) struct Store {
+    pub(super) trees: ModelTrees,
+    pub(super) state: State,
 }
 
 impl Store {
-    fn new() -> Store {
+    pub(super) fn new() -> Store {
         let state = State { hash_key: *b"sixteen key byte", cluster_id: 0xcdf8, ..State::default() };
         let mut store = Store { trees: ModelTrees::new(&specs()), state };
         let member = Member {
@@ -59,9 +59,25 @@ impl Store {
         self.publish();
     }
 
-    fn put(&mut self, key: &[u8], length: usize, lease: i64) {
+    pub(super) fn put(&mut self, key: &[u8], length: usize, lease: i64) {
         let put = Put { key: key.to_vec(), value: vec![b'v'; length], lease, ..Put::default() };
         self.apply(&Command::Put(put));
+    }
+
+    pub(super) fn play(&mut self, action: &Action) {
+        match action {
+            Action::Put(key, length, lease) => self.put(&[b'k', *key], *length, *lease),
+            Action::Delete(from, to) => self.apply(&Command::DeleteRange(DeleteRange {
+                key: vec![b'k', *from],
+                range_end: vec![b'k', *to],
+                prev_kv: false,
+            })),
+            Action::Compact(revision) => self.apply(&Command::Compact { revision: *revision }),
+            Action::Sweep(records) => {
+                mvcc::compact_slice(&mut self.trees, &mut self.state, *records).expect("the model has no faults");
+                self.publish();
+            }
+        }
     }
 
     fn image(&self) -> Vec<u8> {
@@ -114,7 +130,7 @@ fn read(image: &[u8], piece: usize) -> Result<(Store, ImageSummary), ImageError>
     Ok((Store { trees, state: summary.state.clone() }, summary))
 }
 
-fn assert_same(one: &Store, other: &Store) {
+pub(super) fn assert_same(one: &Store, other: &Store) {
     assert_eq!(one.state, other.state);
     for revision in 0..one.state.revision + 2 {
         let hashes = [one, other].map(|store| mvcc::hash::hash_kv(&store.trees, &store.state, revision));
@@ -126,14 +142,14 @@ fn assert_same(one: &Store, other: &Store) {
 }
 
 #[derive(Clone, Debug)]
-enum Action {
+pub(super) enum Action {
     Put(u8, usize, i64),
     Delete(u8, u8),
     Compact(i64),
     Sweep(usize),
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub(super) fn action() -> impl Strategy<Value = Action> {
     let length = prop_oneof![5 => 0..40usize, 2 => 1000..3000usize, 1 => 30_000..100_000usize];
     prop_oneof![
         8 => (0..12u8, length, prop_oneof![Just(0i64), Just(7)]).prop_map(|(key, length, lease)| Action::Put(key, length, lease)),
@@ -149,21 +165,7 @@ proptest! {
     #[test]
     fn any_store_comes_back_as_it_was(actions in proptest::collection::vec(action(), 0..60), piece in 1..70_000usize) {
         let mut store = Store::new();
-        for action in &actions {
-            match action {
-                Action::Put(key, length, lease) => store.put(&[b'k', *key], *length, *lease),
-                Action::Delete(from, to) => store.apply(&Command::DeleteRange(DeleteRange {
-                    key: vec![b'k', *from],
-                    range_end: vec![b'k', *to],
-                    prev_kv: false,
-                })),
-                Action::Compact(revision) => store.apply(&Command::Compact { revision: *revision }),
-                Action::Sweep(records) => {
-                    mvcc::compact_slice(&mut store.trees, &mut store.state, *records).expect("the model has no faults");
-                    store.publish();
-                }
-            }
-        }
+        actions.iter().for_each(|action| store.play(action));
         let (restored, summary) = read(&store.image(), piece.max(64)).expect("an image");
         assert_same(&store, &restored);
         prop_assert_eq!(summary.header.revision, store.state.revision);

@@ -376,6 +376,7 @@ impl Driver {
         self.follow_members();
         self.note_transfers();
         self.show_complaints(now);
+        self.note_images(now);
         if self.others.removed_at.is_some_and(|at| now.saturating_sub(at) > REMOVED_LINGER) {
             return Err(GroupError::Removed { by: "the cluster has agreed on it".to_owned() });
         }
@@ -540,6 +541,11 @@ impl Driver {
         let events: EventBatch = outputs.events.into();
         if moved {
             self.stamps.published = boottime();
+            if let Some(links) = &self.others.links
+                && !outputs.answers.is_empty()
+            {
+                links.note_write(self.stamps.published.saturating_sub(self.stamps.proposed));
+            }
         }
         let stamps = self.stamps;
         let mut local = FromGroup { answers: Vec::new(), previous, events: events.clone(), revision, stamps };

@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use ringstone_net::HttpResponse;
 use ringstone_net::peer::close::CloseCode;
 use ringstone_net::peer::hello::{Features, Identity};
+use ringstone_net::peer::pace::Governor;
 use ringstone_net::peer::registry::Latest;
 use ringstone_net::peer::tls::PeerTls;
 use ringstone_net::peer::{
@@ -28,7 +29,7 @@ use ringstone_net::peer::{
 use ringstone_raft::{Body, Message, NodeId, wire};
 
 use super::group_task::Inbox;
-use super::images::{self, ImageEvent};
+use super::images::{self, Arrivals, ImageEvent, Word};
 use super::mend_words::{MendRefusal, MendRequest};
 use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
@@ -65,6 +66,8 @@ pub(super) const MEND_REFUSED: u64 = 10;
 const SUM: u64 = 11;
 /// A member whose state differs.
 const VERDICT: u64 = 12;
+/// What a receiver of an image says.
+const IMAGE_WORD: u64 = 13;
 const CHANNEL_SHIFT: u32 = 56;
 
 /// Bytes of a [`Caller`].
@@ -140,6 +143,10 @@ pub struct Links {
     scratch: RefCell<BytesMut>,
     /// Raft's messages about images: each goes once its image has gone.
     held: RefCell<AHashMap<NodeId, Message>>,
+    /// What receivers of images have said last.
+    words: RefCell<AHashMap<NodeId, Word>>,
+    /// How fast images may go.
+    governor: RefCell<Governor>,
     /// As they were told last.
     members: Rc<RefCell<Vec<Member>>>,
     /// Members that there were since this process started: they are told so.
@@ -185,6 +192,8 @@ impl Links {
             own_id: shared.identity.member_id,
             scratch: RefCell::default(),
             held: RefCell::default(),
+            words: RefCell::default(),
+            governor: RefCell::default(),
             members,
             removed: RefCell::default(),
             kinds,
@@ -255,6 +264,31 @@ impl Links {
         if let Some(message) = held.filter(|_| delivered) {
             self.send_now(to, &message);
         }
+    }
+
+    /// Says something about an image to its sender.
+    pub fn send_word(&self, to: NodeId, word: &Word) {
+        note(to, self.peers.send_control(to.0, channel(IMAGE_WORD), word.encode()));
+    }
+
+    /// What the receiver of an image has said last, told once.
+    pub fn take_word(&self, of: NodeId) -> Option<Word> {
+        self.words.borrow_mut().remove(&of)
+    }
+
+    /// What it has said is not about what it will be sent.
+    pub fn forget_word(&self, of: NodeId) {
+        self.words.borrow_mut().remove(&of);
+    }
+
+    /// A batch of writes has waited so long from the log to its answers.
+    pub fn note_write(&self, wait: Duration) {
+        self.governor.borrow_mut().note(wait);
+    }
+
+    /// A tick's part: how fast images go, by what writes have to wait for beside them.
+    pub fn pace_images(&self, now: Duration, sends: bool) {
+        self.peers.set_snapshot_rate(self.governor.borrow_mut().turn(now, sends));
     }
 
     fn send_now(&self, to: NodeId, message: &Message) {
@@ -485,9 +519,19 @@ fn answer(cluster_id: u64, kinds: u16, members: &[Member], page: PeerHttp) -> Ht
 
 /// Hands what members say to the group.
 async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
-    let takes_image = Rc::new(Cell::new(false));
+    let arrivals = Rc::new(Arrivals::default());
     while let Some(event) = links.peers.next_event().await {
         let said = match event {
+            PeerEvent::Control { member, group, bytes } if group == channel(IMAGE_WORD) => {
+                match Word::decode(bytes) {
+                    Some(word) => drop(links.words.borrow_mut().insert(NodeId(member), word)),
+                    None => tracing::warn!(
+                        member = format!("{member:x}"),
+                        "what a member sent is dropped: a word about an image that does not decode"
+                    ),
+                }
+                None
+            }
             PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
                 decode(member, group, bytes, &limits)
             }
@@ -501,8 +545,9 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                 }
             }
             PeerEvent::Snapshot { member, stream } => {
-                let (shard, inbox, is_busy) = (Rc::clone(&shard), Rc::clone(&inbox), Rc::clone(&takes_image));
-                glommio::spawn_local(images::receive(shard, inbox, member, stream, is_busy)).detach();
+                let (shard, links, inbox) = (Rc::clone(&shard), Rc::clone(&links), Rc::clone(&inbox));
+                let arrivals = Rc::clone(&arrivals);
+                glommio::spawn_local(images::receive(shard, links, inbox, member, stream, arrivals)).detach();
                 None
             }
             PeerEvent::Connected { member, incarnation, process, .. } => {

@@ -178,6 +178,19 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// The connection has ended, or there is none: what it was about can be tried again by the next one.
+    #[must_use]
+    pub fn is_of_connection(&self) -> bool {
+        matches!(
+            self,
+            PeerError::NotConnected(_)
+                | PeerError::Connection(_)
+                | PeerError::RefusedByPeer { .. }
+                | PeerError::Closed(_)
+                | PeerError::Tie
+        )
+    }
+
     /// What a connection's end means.
     pub(super) fn of_connection(error: quinn::ConnectionError, address: SocketAddr) -> PeerError {
         use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed, TransportError};

@@ -33,7 +33,7 @@ impl Backoff {
     }
 }
 
-/// Bytes a second, with a tenth of a second's worth at once.
+/// Bytes a second, with ten milliseconds' worth at once: more would hold up what else the executor has to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Throttle {
     bytes_per_second: u64,
@@ -53,7 +53,7 @@ impl Throttle {
         if self.bytes_per_second == 0 {
             return Duration::ZERO;
         }
-        let burst = Duration::from_millis(100);
+        let burst = Duration::from_millis(10);
         let start = self.paid_at.max(now.saturating_sub(burst));
         self.paid_at = start + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         self.paid_at.saturating_sub(now)
@@ -101,9 +101,185 @@ impl Complaints {
     }
 }
 
+/// How fast may snapshots go beside writes? As fast as the writes' waits stay near what they were without.
+///
+/// The waits of each window are compared, by their 99th percentile, with those of the windows in which nothing was sent. Where
+/// few writes wait there is nobody to be held up, and the rate doubles until it is none.
+#[derive(Debug)]
+pub struct Governor {
+    waits: Vec<Duration>,
+    began: Duration,
+    /// Percentiles of the last windows without a snapshot.
+    calm: Recent<16>,
+    /// Of those with one.
+    busy: Recent<3>,
+    bytes_per_second: u64,
+}
+
+/// The last few values.
+#[derive(Debug)]
+struct Recent<const N: usize> {
+    values: [Duration; N],
+    next: usize,
+    count: usize,
+}
+
+impl<const N: usize> Recent<N> {
+    fn new() -> Self {
+        Recent { values: [Duration::ZERO; N], next: 0, count: 0 }
+    }
+
+    fn push(&mut self, value: Duration) {
+        self.values[self.next] = value;
+        self.next = (self.next + 1) % N;
+        self.count = (self.count + 1).min(N);
+    }
+
+    fn median(&self) -> Option<Duration> {
+        let mut values = self.values;
+        let values = &mut values[..self.count];
+        values.sort_unstable();
+        values.get(values.len() / 2).copied()
+    }
+}
+
+impl Governor {
+    /// A window is at least so long.
+    const WINDOW: Duration = Duration::from_millis(250);
+    /// And at most so long, where few waits fall into it.
+    const WINDOW_MAX: Duration = Duration::from_secs(1);
+    /// Waits whose percentile means something.
+    const WAITS_MIN: usize = 20;
+    const WAITS_MAX: usize = 4096;
+    /// Less would let the log behind a large image grow for ever: 5 GB take five minutes.
+    pub const RATE_MIN: u64 = 16 << 20;
+    /// With writes, until their waits have told.
+    pub const RATE_FIRST: u64 = 64 << 20;
+    /// From here on a bound means nothing.
+    pub const RATE_MAX: u64 = 2 << 30;
+
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let (calm, busy) = (Recent::new(), Recent::new());
+        Governor { waits: Vec::new(), began: Duration::ZERO, calm, busy, bytes_per_second: Self::RATE_FIRST }
+    }
+
+    /// A write has waited for so long.
+    pub fn note(&mut self, wait: Duration) {
+        if self.waits.len() < Self::WAITS_MAX {
+            self.waits.push(wait);
+        }
+    }
+
+    /// Bytes a second from now on, 0: no bound. `sends`: a snapshot is under way. To be called several times a second.
+    pub fn turn(&mut self, now: Duration, sends: bool) -> u64 {
+        let age = now.saturating_sub(self.began);
+        let is_full = age >= Self::WINDOW && self.waits.len() >= Self::WAITS_MIN;
+        if is_full || age >= Self::WINDOW_MAX {
+            let percentile = self.percentile().filter(|_| self.waits.len() >= Self::WAITS_MIN);
+            self.end_window(percentile, sends);
+            self.waits.clear();
+            self.began = now;
+        }
+        if self.bytes_per_second >= Self::RATE_MAX { 0 } else { self.bytes_per_second }
+    }
+
+    fn percentile(&mut self) -> Option<Duration> {
+        self.waits.sort_unstable();
+        self.waits.get(self.waits.len().saturating_sub(1) * 99 / 100).copied()
+    }
+
+    fn end_window(&mut self, percentile: Option<Duration>, sends: bool) {
+        let Some(percentile) = percentile else {
+            if sends {
+                self.set(self.bytes_per_second.saturating_mul(2));
+            }
+            return;
+        };
+        if !sends {
+            self.calm.push(percentile);
+            self.busy = Recent::new();
+            self.bytes_per_second = Self::RATE_FIRST;
+            return;
+        }
+        self.busy.push(percentile);
+        let busy = self.busy.median().expect("just pushed");
+        // A member that has led for less than a window knows no better.
+        let calm = *self.calm.median().get_or_insert(busy);
+        if self.calm.count == 0 {
+            self.calm.push(busy);
+        }
+        if busy > calm.mul_f64(1.6) || percentile > calm.mul_f64(2.5) {
+            // What follows is of the lower rate.
+            self.busy = Recent::new();
+            self.set(self.bytes_per_second / 10 * 7);
+        } else if busy.max(percentile) < calm.mul_f64(1.3) {
+            self.set(self.bytes_per_second / 10 * 12);
+        }
+    }
+
+    fn set(&mut self, bytes_per_second: u64) {
+        self.bytes_per_second = bytes_per_second.clamp(Self::RATE_MIN, Self::RATE_MAX);
+    }
+}
+
+impl Default for Governor {
+    fn default() -> Self {
+        Governor::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Waits as a machine gives that has so many bytes a second to spare.
+    fn run(governor: &mut Governor, now: &mut Duration, windows: usize, sends: bool, wait: impl Fn(u64) -> u64) -> u64 {
+        let mut rate = governor.turn(*now, sends);
+        for _ in 0..windows {
+            for _ in 0..100 {
+                let rate = if rate == 0 { Governor::RATE_MAX } else { rate };
+                governor.note(Duration::from_micros(if sends { wait(rate) } else { wait(0) }));
+            }
+            *now += Governor::WINDOW;
+            rate = governor.turn(*now, sends);
+        }
+        rate
+    }
+
+    #[test]
+    fn a_snapshot_goes_as_fast_as_writes_can_bear() {
+        let mut governor = Governor::new();
+        let mut now = Duration::from_secs(100);
+        // Up to 200 MB/s nothing is felt, beyond it waits grow with the rate.
+        let wait = |rate: u64| 400 + rate.saturating_sub(200_000_000) / 100_000;
+        assert_eq!(run(&mut governor, &mut now, 20, false, wait), Governor::RATE_FIRST);
+        let mut rates: Vec<u64> = (0..60).map(|_| run(&mut governor, &mut now, 1, true, wait)).collect();
+        rates.drain(..20);
+        let waits = rates.iter().map(|rate| wait(if *rate == 0 { Governor::RATE_MAX } else { *rate }));
+        assert!(waits.max().expect("some") < 2 * 400, "{rates:?}");
+        assert!(rates.iter().all(|rate| *rate > 150_000_000), "{rates:?}");
+        // A machine without anything to spare: it still goes on.
+        assert_eq!(run(&mut governor, &mut now, 60, true, |_| 5000), Governor::RATE_MIN);
+    }
+
+    #[test]
+    fn where_nobody_writes_there_is_no_bound() {
+        let mut governor = Governor::new();
+        let mut rate = 1;
+        for second in 1..10 {
+            governor.note(Duration::from_secs(1));
+            rate = governor.turn(Duration::from_secs(second), true);
+        }
+        assert_eq!(rate, 0);
+        // Writes begin in the middle of it, of which nothing is known: they are not held up for ever by what they met first.
+        let mut now = Duration::from_secs(10);
+        let wait = |rate: u64| if rate > 300_000_000 { 9000 } else { 300 };
+        run(&mut governor, &mut now, 20, false, wait);
+        let rate = run(&mut governor, &mut now, 40, true, wait);
+        assert!((100_000_000..400_000_000).contains(&rate), "{rate}");
+    }
 
     #[test]
     fn backoff_doubles_within_its_jitter_and_bound() {
@@ -143,10 +319,10 @@ mod tests {
         }
         let seconds = (now - Duration::from_secs(9)).as_secs_f64();
         let wanted = 100.0 * f64::from(64 << 10) / 1e6;
-        assert!((wanted - 0.1 - seconds).abs() < 0.001, "{seconds} s instead of {wanted}");
+        assert!((wanted - 0.01 - seconds).abs() < 0.001, "{seconds} s instead of {wanted}");
         // A pause is not saved up beyond the burst.
         now += Duration::from_secs(60);
-        assert!(throttle.take(now, 1_100_000) >= Duration::from_millis(999));
+        assert!(throttle.take(now, 1_010_000) >= Duration::from_millis(999));
         throttle.set(0);
         assert_eq!(throttle.take(now, u64::MAX), Duration::ZERO);
     }

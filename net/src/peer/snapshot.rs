@@ -6,7 +6,7 @@
 //!                                   <---     accept(offset): first grant, where to begin and how far to go
 //!   chunks ... as far as granted     --->    next(): checked, in order
 //!                                   <---     grants, as chunks are taken
-//!   empty chunk                      --->    next() = None
+//!   empty chunk                      --->    next() = None, or next_unconfirmed() = None, and later confirm()
 //!                                   <---     last grant: all is taken and checked
 //! ```
 //!
@@ -211,6 +211,7 @@ pub struct SnapshotReceiver {
     accepted: bool,
     granted: u64,
     ended: bool,
+    confirmed: bool,
 }
 
 impl SnapshotReceiver {
@@ -231,6 +232,7 @@ impl SnapshotReceiver {
             accepted: false,
             granted: 0,
             ended: false,
+            confirmed: false,
         }
     }
 
@@ -268,6 +270,19 @@ impl SnapshotReceiver {
     /// If the connection or the sender ends, or bytes are damaged. What was returned before stays good, and
     /// [`SnapshotReceiver::offset`] says where to go on.
     pub async fn next(&mut self) -> Result<Option<Bytes>, PeerError> {
+        let taken = self.next_unconfirmed().await;
+        if matches!(taken, Ok(None)) {
+            self.confirm();
+        }
+        taken
+    }
+
+    /// [`SnapshotReceiver::next`], but the sender does not learn that all has come before [`SnapshotReceiver::confirm`]: for who
+    /// has to make something of it first.
+    ///
+    /// # Errors
+    /// As for `next`.
+    pub async fn next_unconfirmed(&mut self) -> Result<Option<Bytes>, PeerError> {
         if self.ended {
             return Ok(None);
         }
@@ -277,6 +292,17 @@ impl SnapshotReceiver {
             self.receiving.end();
         }
         taken
+    }
+
+    /// All bytes were returned, and what they are for is done: the sender is told.
+    ///
+    /// # Panics
+    /// Before the end.
+    pub fn confirm(&mut self) {
+        assert!(self.ended, "only what has come can be confirmed");
+        if !std::mem::replace(&mut self.confirmed, true) {
+            self.grant(u64::MAX);
+        }
     }
 
     async fn take(&mut self) -> Result<Option<Bytes>, PeerError> {
@@ -298,7 +324,6 @@ impl SnapshotReceiver {
                 return Err(self.broken(WireError::SnapshotLength { found: self.offset, expected: self.head.length }));
             }
             self.ended = true;
-            self.grant(u64::MAX);
             return Ok(None);
         }
         self.offset += payload.len() as u64;

@@ -128,6 +128,37 @@ fn a_snapshot_goes_on_after_a_lost_connection() {
     });
 }
 
+/// The receiver makes something of what has come before its sender hears of it; a connection that breaks then costs nothing.
+#[test]
+fn a_sender_waits_until_its_receiver_is_done() {
+    run(|| async {
+        let (a, b) = pair().await;
+        let a = Rc::new(a);
+        let start = || {
+            let sender = Rc::clone(&a);
+            glommio::spawn_local(async move {
+                let offer = SnapshotOffer { length: None, ..offer(100_000) };
+                sender.send_snapshot(2, &offer, &mut Source::new(100_000)).await
+            })
+        };
+        let sent = start();
+        let mut stream = offered(&b).await;
+        while stream.next_unconfirmed().await.expect("a snapshot").is_some() {}
+        assert_eq!(stream.offset(), 100_000);
+        let late = Duration::from_millis(200);
+        assert!(glommio::timer::timeout(late, async { Ok::<_, glommio::GlommioError<()>>(sent.await) }).await.is_err());
+        // It was not told, and offers again: nothing is left to come.
+        drop(stream);
+        let sent = start();
+        let mut stream = offered(&b).await;
+        stream.accept(100_000).expect("its end");
+        assert_eq!(stream.next_unconfirmed().await.expect("the end"), None);
+        stream.confirm();
+        stream.confirm();
+        assert_eq!(sent.await.expect("sent"), 100_000);
+    });
+}
+
 #[test]
 fn either_side_may_give_a_snapshot_up() {
     run(|| async {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
 use crate::identity::incarnation;
 use crate::shard::boottime;
-use crate::shard::images::{self, ImageEvent};
+use crate::shard::images::{self, ImageEvent, Place};
 use crate::shard::link::{Asked, KeepAlive, Told};
 use crate::shard::mend_words::{MendRefusal, MendRequest};
 use crate::shard::peers::{Caller, FromPeer, Links};
@@ -33,6 +33,8 @@ pub(super) struct Others {
     pub(super) links: Option<Rc<Links>>,
     /// Members that are being sent the state.
     pub(super) sending: Vec<NodeId>,
+    /// Their senders are told what the pinned states cost.
+    pub(super) places: Vec<(NodeId, Rc<Place>)>,
     /// Index and term of the image that is here.
     pub(super) image: Option<(u64, u64)>,
     /// Raft's message about one that is not here yet.
@@ -246,13 +248,15 @@ impl Driver {
                 if let Some(metadata) = metadata.clone() {
                     self.group.send_image(to, metadata);
                 }
-                place.tell(metadata);
+                place.tell(metadata, self.group.image_costs(to));
+                self.others.places.push((to, place));
             }
             ImageEvent::Sent(to, delivered) => {
                 if let Some(links) = &self.others.links {
                     links.image_sent(to, delivered);
                 }
                 self.others.sending.retain(|member| *member != to);
+                self.others.places.retain(|(member, _)| *member != to);
                 self.group.report_image(to, delivered);
             }
             ImageEvent::Comes => self.others.image = None,
@@ -264,6 +268,16 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// A tick's part: what pinned states cost, and how fast they may go.
+    pub(super) fn note_images(&mut self, now: Duration) {
+        for (to, place) in &self.others.places {
+            place.note(self.group.image_costs(*to));
+        }
+        if let Some(links) = &self.others.links {
+            links.pace_images(now, !self.others.sending.is_empty());
+        }
     }
 
     /// Members that are too far behind get the state, one image each at a time.
