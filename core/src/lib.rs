@@ -20,6 +20,7 @@ mod join;
 pub mod lease;
 pub mod metrics;
 pub mod mvcc;
+pub mod said;
 #[cfg(feature = "glommio")]
 pub mod server;
 #[cfg(feature = "glommio")]

@@ -35,11 +35,12 @@ use crate::command::{Bootstrap, Command};
 use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY, founders};
+use crate::said::Caller;
 use crate::shard::bring_in::read_run;
 use crate::shard::images;
 use crate::shard::link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
-use crate::shard::peers::{Caller, FromPeer};
+use crate::shard::peers::FromPeer;
 use crate::shard::{Shard, boottime, fds, random_bytes, wall_ms};
 
 /// Least time between two requests of a checkpoint while the log is busy.
@@ -231,7 +232,7 @@ impl Driver {
         }
         for (Asked { shard, request_id }, change) in asked.changes {
             match (&self.others.links, self.group.leader_elsewhere()) {
-                (Some(links), Some(leader)) => links.change(leader, Caller { shard, request_id }, &change),
+                (Some(links), Some(leader)) => links.change(leader, Caller { shard, request_id }, change),
                 _ => self.group.change_members(now, &change, shard, request_id)?,
             }
         }
@@ -493,7 +494,7 @@ impl Driver {
             } else if let Some((from, caller)) = self.others.strangers.remove(&answer.request_id)
                 && let Some(links) = &self.others.links
             {
-                links.changed(from, caller, &answer.outcome.map(drop));
+                links.changed(from, caller, answer.outcome.map(drop));
             }
         }
         for kept in outputs.kept_alive {

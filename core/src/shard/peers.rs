@@ -5,15 +5,14 @@
 //!  inbox  <- receive()              <- net::peer     <- network          (decoded here: peers are not trusted)
 //! ```
 //!
-//! A frame's group number has the channel in its highest bits: raft's messages are the group's own, the others are requests
-//! of a member to the leader. All may be lost: raft says it again, and who waits for an answer has a time limit.
+//! All may be lost: raft says it again, and who waits for an answer has a time limit. `said.rs` has the bytes.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::AHashMap;
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use glommio::timer::sleep;
 use http::{HeaderName, HeaderValue};
 use ringstone_net::HttpResponse;
@@ -29,45 +28,16 @@ use super::group_task::Inbox;
 use super::images::{self, ImageEvent};
 use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
-use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
+use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::error::Error;
-use crate::group::{Forward, GROUP, MemberChange};
+use crate::group::{Forward, MemberChange};
 use crate::join::{CLUSTER_ID_HEADER, Listed};
-
-/// Raft's messages.
-const RAFT: u64 = 0;
-/// A sealed proposal, for the leader.
-const PROPOSAL: u64 = 1;
-/// A keep-alive, for the leader.
-const KEEP_ALIVE: u64 = 2;
-/// What came of it.
-const KEPT_ALIVE: u64 = 3;
-/// A change of the members, for the leader.
-const CHANGE: u64 = 4;
-/// What came of it.
-const CHANGED: u64 = 5;
-const CHANNEL_SHIFT: u32 = 56;
-
-/// Bytes of a [`Caller`].
-const CALLER_BYTES: usize = 12;
+use crate::said::{self, Caller, Lane, Said};
 
 /// What waits for the group at most: beyond it the streams are not read.
 const WAITING_MAX: usize = 4096;
 /// How long a full inbox is left alone.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// Bytes of a proposal beside its request.
-const PROPOSAL_OVERHEAD_BYTES: usize = REQUEST_OVERHEAD_BYTES + 4096;
-/// Bytes of appends, as raft's settings have it.
-const APPEND_BYTES_MAX: usize = 1 << 20;
-
-/// The way back of a request that another member asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The shard that waits, on the member that asked.
-    pub shard: u32,
-    /// Its request id there.
-    pub request_id: u64,
-}
 
 /// What other members said.
 pub enum FromPeer {
@@ -152,7 +122,7 @@ impl Links {
             members,
             removed: RefCell::default(),
         });
-        let wire_limits = wire_limits(shared.config.max_request_bytes);
+        let wire_limits = said::limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
         Ok(links)
     }
@@ -185,7 +155,7 @@ impl Links {
         if matches!(message.body, Body::Snapshot(_)) {
             self.held.borrow_mut().insert(to, message);
         } else {
-            self.send_now(to, &message);
+            self.say(to, &Said::Raft(message));
         }
     }
 
@@ -193,89 +163,44 @@ impl Links {
     pub fn image_sent(&self, to: NodeId, delivered: bool) {
         let held = self.held.borrow_mut().remove(&to);
         if let Some(message) = held.filter(|_| delivered) {
-            self.send_now(to, &message);
+            self.say(to, &Said::Raft(message));
         }
     }
 
-    fn send_now(&self, to: NodeId, message: &Message) {
-        let mut scratch = self.scratch.borrow_mut();
-        wire::encode(u64::from(GROUP), message, &mut scratch);
-        let bytes = scratch.split().freeze();
-        let channel = channel(RAFT);
-        let sent = match &message.body {
-            Body::Append { entries, .. } if !entries.is_empty() => self.peers.send_log(to.0, channel, bytes),
-            Body::Heartbeat { .. } => self.peers.send_heartbeat(to.0, channel, bytes),
-            _ => self.peers.send_control(to.0, channel, bytes),
+    fn say(&self, to: NodeId, said: &Said) {
+        let (group, bytes) = said.encode(&mut self.scratch.borrow_mut());
+        let sent = match said.lane() {
+            Lane::Log => self.peers.send_log(to.0, group, bytes),
+            Lane::Heartbeat => self.peers.send_heartbeat(to.0, group, bytes),
+            Lane::Control => self.peers.send_control(to.0, group, bytes),
         };
         note(to, sent);
     }
 
     /// Sends a proposal to the leader.
     pub fn forward(&self, forward: Forward) {
-        note(forward.leader, self.peers.send_log(forward.leader.0, channel(PROPOSAL), forward.payload));
+        self.say(forward.leader, &Said::Proposal(forward.payload));
     }
 
     /// Asks the leader to keep a lease alive.
     pub fn keep_alive(&self, leader: NodeId, caller: Caller, id: i64) {
-        self.send_caller(leader, KEEP_ALIVE, caller, id);
+        self.say(leader, &Said::KeepAlive(caller, id));
     }
 
     /// Answers a keep-alive of another member; None: this one can't tell.
     pub fn kept_alive(&self, to: NodeId, caller: Caller, ttl_s: Option<i64>) {
-        self.send_caller(to, KEPT_ALIVE, caller, ttl_s.unwrap_or(-1));
+        self.say(to, &Said::KeptAlive(caller, ttl_s));
     }
 
     /// Asks the leader to change the members.
-    pub fn change(&self, leader: NodeId, caller: Caller, change: &MemberChange) {
-        let change = change.encode();
-        let mut bytes = caller_bytes(caller, change.len());
-        bytes.put_slice(&change);
-        note(leader, self.peers.send_control(leader.0, channel(CHANGE), bytes.freeze()));
+    pub fn change(&self, leader: NodeId, caller: Caller, change: MemberChange) {
+        self.say(leader, &Said::Change(caller, change));
     }
 
     /// Answers a change of another member.
-    pub fn changed(&self, to: NodeId, caller: Caller, outcome: &Result<(), Error>) {
-        let code = match outcome {
-            Ok(()) => 0,
-            Err(error) => CHANGE_ERRORS.iter().position(|known| known == error).map_or(u8::MAX, |at| at as u8 + 1),
-        };
-        let mut bytes = caller_bytes(caller, 1);
-        bytes.put_u8(code);
-        note(to, self.peers.send_control(to.0, channel(CHANGED), bytes.freeze()));
+    pub fn changed(&self, to: NodeId, caller: Caller, outcome: Result<(), Error>) {
+        self.say(to, &Said::Changed(caller, outcome));
     }
-
-    fn send_caller(&self, to: NodeId, kind: u64, caller: Caller, number: i64) {
-        let mut bytes = caller_bytes(caller, 8);
-        bytes.put_i64_le(number);
-        note(to, self.peers.send_control(to.0, channel(kind), bytes.freeze()));
-    }
-}
-
-/// What a leader may answer to a change, by its number less one. The numbers are on the wire: new ones go to the end.
-const CHANGE_ERRORS: [Error; 12] = [
-    Error::MemberExists,
-    Error::PeerUrlsExist,
-    Error::MemberNotEnoughStarted,
-    Error::MemberBadUrls,
-    Error::MemberNotFound,
-    Error::MemberNotLearner,
-    Error::LearnerNotReady,
-    Error::TooManyLearners,
-    Error::Unhealthy,
-    Error::NotLeader,
-    Error::LeaderChanged,
-    Error::TooManyRequests,
-];
-
-fn channel(kind: u64) -> u64 {
-    kind << CHANNEL_SHIFT | u64::from(GROUP)
-}
-
-fn caller_bytes(caller: Caller, more: usize) -> BytesMut {
-    let mut bytes = BytesMut::with_capacity(CALLER_BYTES + more);
-    bytes.put_u32_le(caller.shard);
-    bytes.put_u64_le(caller.request_id);
-    bytes
 }
 
 fn note(to: NodeId, sent: Result<(), PeerError>) {
@@ -290,12 +215,8 @@ fn random() -> u64 {
 
 fn limits(max_request_bytes: usize) -> PeerLimits {
     let usual = PeerLimits::default();
-    let log = u32::try_from(wire_limits(max_request_bytes).message_bytes_max).unwrap_or(u32::MAX);
+    let log = u32::try_from(said::limits(max_request_bytes).message_bytes_max).unwrap_or(u32::MAX);
     PeerLimits { log_frame_bytes_max: usual.log_frame_bytes_max.max(log), ..usual }
-}
-
-fn wire_limits(max_request_bytes: usize) -> wire::Limits {
-    wire::Limits::new(APPEND_BYTES_MAX, max_request_bytes + PROPOSAL_OVERHEAD_BYTES, 4096)
 }
 
 fn membership(members: &[Member]) -> Result<Membership, PeerError> {
@@ -353,44 +274,19 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
     }
 }
 
-/// Bytes of a member are not trusted: what is no message of this group is dropped, and said.
+/// What is nothing that a member says is dropped, and said.
 fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Option<FromPeer> {
     let from = NodeId(member);
-    let refuse = |what: &dyn std::fmt::Display| {
-        tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {what}");
-        None
-    };
-    if group & !(0xff << CHANNEL_SHIFT) != u64::from(GROUP) {
-        return refuse(&"it is of a group that is not here");
-    }
-    let channel = group >> CHANNEL_SHIFT;
-    match channel {
-        RAFT => match wire::decode(&bytes, limits) {
-            Ok((_, message)) => return Some(FromPeer::Raft(from, message)),
-            Err(error) => return refuse(&error),
-        },
-        PROPOSAL => return Some(FromPeer::Proposal(bytes)),
-        _ => {}
-    }
-    if bytes.len() < CALLER_BYTES {
-        return refuse(&"it ends before it says whose request it is");
-    }
-    let mut rest = bytes;
-    let caller = Caller { shard: rest.get_u32_le(), request_id: rest.get_u64_le() };
-    match (channel, rest.len()) {
-        (KEEP_ALIVE, 8) => Some(FromPeer::KeepAlive(from, caller, rest.get_i64_le())),
-        (KEPT_ALIVE, 8) => Some(FromPeer::KeptAlive(caller, Some(rest.get_i64_le()).filter(|ttl_s| *ttl_s >= 0))),
-        (CHANGED, 1) => {
-            let outcome = match rest.get_u8() {
-                0 => Ok(()),
-                code => Err(CHANGE_ERRORS.get(usize::from(code) - 1).cloned().unwrap_or(Error::Unhealthy)),
-            };
-            Some(FromPeer::Changed(caller, outcome))
+    match Said::decode(group, bytes, limits) {
+        Ok(Said::Raft(message)) => Some(FromPeer::Raft(from, message)),
+        Ok(Said::Proposal(payload)) => Some(FromPeer::Proposal(payload)),
+        Ok(Said::KeepAlive(caller, id)) => Some(FromPeer::KeepAlive(from, caller, id)),
+        Ok(Said::KeptAlive(caller, ttl_s)) => Some(FromPeer::KeptAlive(caller, ttl_s)),
+        Ok(Said::Change(caller, change)) => Some(FromPeer::Change(from, caller, change)),
+        Ok(Said::Changed(caller, outcome)) => Some(FromPeer::Changed(caller, outcome)),
+        Err(error) => {
+            tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {error}");
+            None
         }
-        (CHANGE, _) => match MemberChange::decode(&rest) {
-            Some(change) => Some(FromPeer::Change(from, caller, change)),
-            None => refuse(&"a change of the members that does not decode"),
-        },
-        _ => refuse(&"a request of another form or kind than this version knows"),
     }
 }

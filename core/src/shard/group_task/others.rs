@@ -11,9 +11,10 @@ use super::Driver;
 use crate::error::Error;
 use crate::group::{GroupError, founders};
 use crate::identity::incarnation;
+use crate::said::Caller;
 use crate::shard::images::{self, ImageEvent};
 use crate::shard::link::{Asked, Told};
-use crate::shard::peers::{Caller, FromPeer, Links};
+use crate::shard::peers::{FromPeer, Links};
 
 /// The shard of what other members ask for.
 pub(super) const STRANGER: u32 = u32::MAX - 1;
