@@ -219,6 +219,8 @@ impl Node {
     pub fn damage(&mut self, harm: Harm, of_log: bool, random: &mut Random) -> bool {
         let is_done = if of_log { self.damage_log(harm, random) } else { self.damage_pages(harm, random) };
         self.is_damaged |= is_done;
+        // What memory has of the file is as it was written: somebody has to look at the disk.
+        self.pages.evict_all();
         is_done
     }
 

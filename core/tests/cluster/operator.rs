@@ -50,7 +50,11 @@ impl World {
 
     /// Of any member: the leader does it.
     fn ask_to_change(&mut self, change: MemberChange) {
-        let up: Vec<u64> = self.nodes.iter().filter(|(_, node)| node.is_up()).map(|(id, _)| *id).collect();
+        let mut up = self.configured();
+        up.retain(|id| self.nodes.get(id).is_some_and(|node| node.is_up()));
+        if up.is_empty() {
+            return;
+        }
         let asked = up[self.random.below(up.len() as u64) as usize];
         self.clients.next_call += 1;
         let call = ADMIN + 2 * self.clients.next_call + u64::from(matches!(change, MemberChange::Remove(_)));

@@ -131,22 +131,32 @@ impl World {
     /// A disk has other bytes than were written. Of one member at a time, or the last good copy may be gone: that is no
     /// longer a matter of the others.
     fn damage_disk(&mut self, id: u64, harm: Harm, of_log: bool) {
-        let configured = self.configured();
-        let all_well = self.nodes.values().all(|node| !node.is_damaged && !node.is_gone);
-        if !all_well || configured.len() < 3 || !configured.contains(&id) {
+        if !self.can_spare(id) {
             return;
         }
         let node = self.nodes.get_mut(&id).expect("a member");
         if node.damage(harm, of_log, &mut self.random) {
             self.trace(|| format!("the disk of {id} is damaged: {harm:?}, log: {of_log}"));
             self.tally.damages += 1;
+            // Somebody has to look at it.
+            if of_log && self.random.chance(700) {
+                let soon = self.random.below(1_500_000);
+                self.after(soon, Event::PowerFails(id, 50_000));
+            }
         }
+    }
+
+    /// All are well, and those that vote are a quorum without it.
+    fn can_spare(&self, id: u64) -> bool {
+        let voters = self.leader().and_then(|id| self.nodes[&id].life.as_ref());
+        let voters = voters.map(|life| life.group.raft().configuration().voters().to_vec()).unwrap_or_default();
+        let all_well = self.nodes.values().all(|node| !node.is_damaged && !node.is_gone);
+        all_well && voters.len() >= 3 && voters.iter().any(|voter| voter.0 == id)
     }
 
     /// Nothing of it is left. Whoever replaces it is another member.
     fn disk_is_gone(&mut self, id: u64) {
-        let all_well = self.nodes.values().all(|node| !node.is_damaged && !node.is_gone);
-        if all_well && self.configured().len() >= 3 && self.configured().contains(&id) {
+        if self.can_spare(id) {
             self.tally.replaced += 1;
             self.end_for_good(id);
         }
