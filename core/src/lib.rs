@@ -22,6 +22,7 @@ pub mod lease;
 pub mod mending;
 pub mod metrics;
 pub mod mvcc;
+pub mod said;
 #[cfg(feature = "glommio")]
 pub mod server;
 #[cfg(feature = "glommio")]

@@ -27,11 +27,27 @@ pub struct KeptAlive {
 }
 
 impl Group {
-    /// A client keeps its lease alive: answered in one of the next [`Group::take_outputs`].
+    /// A client keeps its lease alive: answered in one of the next [`Group::take_outputs`]. Where there are other members, once a
+    /// quorum has confirmed this leader after this call.
     ///
     /// # Errors
     /// [`GroupError::Damaged`].
     pub fn keep_alive(&mut self, now: Duration, shard: u32, request_id: u64, id: i64) -> Result<(), GroupError> {
+        if self.is_sole() || self.raft.role().role != Role::Leader {
+            return self.keep_alive_now(now, shard, request_id, id);
+        }
+        self.keep_alive_confirmed(now, shard, request_id, id);
+        Ok(())
+    }
+
+    /// By the published state.
+    pub(super) fn keep_alive_now(
+        &mut self,
+        now: Duration,
+        shard: u32,
+        request_id: u64,
+        id: i64,
+    ) -> Result<(), GroupError> {
         let token = self.next_keep_alive;
         let answer = self.lessor.keep_alive(&self.pager, now, KeepAliveToken(token), id);
         match self.present(answer)? {
@@ -50,7 +66,7 @@ impl Group {
     /// Looks again at keep-alives whose pages were absent.
     pub(super) fn retry_keep_alives(&mut self) -> Result<(), GroupError> {
         for (shard, request_id, id) in std::mem::take(&mut self.keep_alives_again) {
-            self.keep_alive(self.now, shard, request_id, id)?;
+            self.keep_alive_now(self.now, shard, request_id, id)?;
         }
         Ok(())
     }

@@ -412,9 +412,11 @@ impl Group {
         }
         self.apply_committed()?;
         self.publish_attributes()?;
+        // Before the lessor: a keep-alive may want a renewal.
+        self.deliver_reads()?;
         self.drive_lessor()?;
         self.take_actions();
-        self.deliver_reads();
+        self.deliver_reads()?;
         self.report_damage();
         self.fill_log()
     }

@@ -2,12 +2,15 @@
 //!
 //! One question is on its way at a time; whoever comes meanwhile waits for the next one. A question that a quorum has
 //! confirmed also proves leadership, at the time at which it was asked: that is what the lease clock runs on.
+//!
+//! A keep-alive in a cluster is such a read, too. Another member may have applied, and told, what the leader has not applied
+//! yet; or it leads already. A lease that was granted there is not to be gone here, nor one that ended there alive.
 
 use std::time::Duration;
 
 use ringstone_raft::{Index, ProposeError, ReadState, Role};
 
-use super::Group;
+use super::{Group, GroupError, KeptAlive};
 use crate::error::Error;
 
 /// What came of [`Group::read_index`].
@@ -21,20 +24,35 @@ pub struct ReadReady {
     pub outcome: Result<(), Error>,
 }
 
+/// Those that a question is for.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Shard and request id.
+    reads: Vec<(u32, u64)>,
+    /// The same, and the lease.
+    keep_alives: Vec<(u32, u64, i64)>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.reads.is_empty() && self.keep_alives.is_empty()
+    }
+}
+
 #[derive(Debug)]
 struct Asked {
     context: u64,
     at: Duration,
-    who: Vec<(u32, u64)>,
+    who: Waiting,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     next_context: u64,
-    waiting: Vec<(u32, u64)>,
+    waiting: Waiting,
     asked: Option<Asked>,
     /// Answered once so much is applied.
-    behind: Vec<(Index, Vec<(u32, u64)>)>,
+    behind: Vec<(Index, Waiting)>,
     /// A leader is to prove itself, whether anybody reads or not.
     wants_proof: bool,
 }
@@ -44,7 +62,13 @@ impl Group {
     /// committed when this was called.
     pub fn read_index(&mut self, now: Duration, shard: u32, request_id: u64) {
         self.now = now;
-        self.reads.waiting.push((shard, request_id));
+        self.reads.waiting.reads.push((shard, request_id));
+    }
+
+    /// A keep-alive for this leader of several members.
+    pub(super) fn keep_alive_confirmed(&mut self, now: Duration, shard: u32, request_id: u64, id: i64) {
+        self.now = now;
+        self.reads.waiting.keep_alives.push((shard, request_id, id));
     }
 
     /// A leader's tick.
@@ -67,7 +91,7 @@ impl Group {
                     ProposeError::NotLeader { .. } => Error::NoLeader,
                     _ => Error::TooManyRequests,
                 };
-                self.tell_readers(&who, &Err(error));
+                self.tell_waiting(&who, &error);
             }
         }
     }
@@ -84,21 +108,36 @@ impl Group {
 
     pub(super) fn read_aborted(&mut self, context: u64) {
         if let Some(asked) = self.reads.asked.take_if(|asked| asked.context == context) {
-            self.tell_readers(&asked.who, &Err(Error::LeaderChanged));
+            self.tell_waiting(&asked.who, &Error::LeaderChanged);
         }
     }
 
     /// Answers those whose entries are published.
-    pub(super) fn deliver_reads(&mut self) {
+    ///
+    /// # Errors
+    /// [`GroupError::Damaged`].
+    pub(super) fn deliver_reads(&mut self) -> Result<(), GroupError> {
         let published = self.raft.positions().applied.0;
         while let Some(position) = self.reads.behind.iter().position(|(index, _)| *index <= published) {
             let (_, who) = self.reads.behind.swap_remove(position);
-            self.tell_readers(&who, &Ok(()));
+            let ready = |(shard, request_id)| ReadReady { shard, request_id, outcome: Ok(()) };
+            self.outputs.reads.extend(who.reads.into_iter().map(ready));
+            for (shard, request_id, id) in who.keep_alives {
+                self.keep_alive_now(self.now, shard, request_id, id)?;
+            }
         }
+        Ok(())
     }
 
-    fn tell_readers(&mut self, who: &[(u32, u64)], outcome: &Result<(), Error>) {
-        let ready = |&(shard, request_id): &(u32, u64)| ReadReady { shard, request_id, outcome: outcome.clone() };
-        self.outputs.reads.extend(who.iter().map(ready));
+    fn tell_waiting(&mut self, who: &Waiting, error: &Error) {
+        let ready = |&(shard, request_id): &(u32, u64)| ReadReady { shard, request_id, outcome: Err(error.clone()) };
+        self.outputs.reads.extend(who.reads.iter().map(ready));
+        // Its caller asks again, whoever leads then.
+        let kept = |&(shard, request_id, _): &(u32, u64, i64)| KeptAlive {
+            shard,
+            request_id,
+            outcome: Err(Error::NotPrimaryLessor),
+        };
+        self.outputs.kept_alive.extend(who.keep_alives.iter().map(kept));
     }
 }

@@ -35,12 +35,13 @@ use crate::error::Error;
 use crate::event::EventBatch;
 use crate::group::{Group, GroupError, NOBODY, founders};
 use crate::identity::ballot::{self, Ballot};
+use crate::said::{Caller, Said};
 use crate::shard::bring_in::read_run;
 use crate::shard::images;
 use crate::shard::link::{Asked, FromGroup, Stamps, ToGroup, Told};
 use crate::shard::notify::{Broadcast, Notify};
 use crate::shard::page_io::PageFile;
-use crate::shard::peers::{Caller, FromPeer};
+use crate::shard::peers::FromPeer;
 use crate::shard::{Shard, boottime, fds, random_bytes, wall_ms};
 use crate::shared::Shared;
 
@@ -255,7 +256,7 @@ impl Driver {
         for (Asked { shard, request_id }, change) in asked.changes {
             match (&self.others.links, self.group.leader_elsewhere()) {
                 (Some(links), Some(leader)) => {
-                    if !links.change(leader, Caller { shard, request_id }, &change) {
+                    if !links.say(leader, &Said::Change(Caller { shard, request_id }, change)) {
                         self.tell(shard, request_id, Err(Error::NoLeader));
                     }
                 }
@@ -564,7 +565,7 @@ impl Driver {
             } else if let Some((from, caller)) = self.others.strangers.remove(&answer.request_id)
                 && let Some(links) = &self.others.links
             {
-                links.changed(from, caller, &answer.outcome.map(drop));
+                links.say(from, &Said::Changed(caller, answer.outcome.map(drop)));
             }
         }
         let (strangers, own): (Vec<_>, Vec<_>) =

@@ -12,18 +12,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use glommio::timer::sleep;
 use ringstone_net::peer::close::CloseCode;
 use ringstone_net::peer::{PeerEvent, Peers, SnapshotReceiver};
 
-use super::mend_words::{MendRefusal, MendRequest};
-use super::peers::{self, MEND, MEND_REFUSED, channel};
-use super::{images, random_bytes};
+use super::{images, peers, random_bytes};
 use crate::command::Member;
 use crate::entry::KIND_BASE;
 use crate::group::{GroupError, LogNeed};
 use crate::identity::incarnation;
 use crate::identity::known::Known;
+use crate::said::{self, MendRefusal, MendRequest, Said};
 use crate::shared::Shared;
 
 /// Between two requests at least.
@@ -66,6 +66,7 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
     let known = Known::load(&shared.config.data_dir)?;
     let peers = peers::transport(shared, count, &members, &known, KIND_BASE).await?;
     let known = RefCell::new(known);
+    let limits = said::limits(shared.config.max_request_bytes);
     let others = members.iter().map(|member| member.id).filter(|id| *id != shared.identity.member_id).collect();
     let fetching = Rc::new(Fetching {
         peers,
@@ -89,17 +90,17 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
                 fetching.connected.borrow_mut().remove(&member);
                 fetching.waits.set(Duration::ZERO);
             }
-            PeerEvent::Control { member, group, bytes } if group == channel(MEND_REFUSED) => {
-                if let Some(said) = fetching.connected.borrow_mut().get_mut(&member) {
-                    *said = MendRefusal::decode(&bytes);
+            PeerEvent::Control { member, group, bytes } => match Said::decode(group, bytes, &limits) {
+                Ok(Said::MendRefused(refusal)) => {
+                    if let Some(said) = fetching.connected.borrow_mut().get_mut(&member) {
+                        *said = Some(refusal);
+                    }
+                    fetching.waits.set(Duration::ZERO);
                 }
-                fetching.waits.set(Duration::ZERO);
-            }
-            PeerEvent::Control { member, group, .. } if group == channel(MEND) => {
-                let refusal = MendRefusal::Mending.encode();
-                // It asks again.
-                let _ = fetching.peers.send_control(member, channel(MEND_REFUSED), refusal);
-            }
+                Ok(Said::Mend(_)) => fetching.tell(member, &Said::MendRefused(MendRefusal::Mending)),
+                // Raft's: this member is not here.
+                _ => {}
+            },
             PeerEvent::Snapshot { member, stream } => {
                 if let Some(fetched) = take(shared, &fetching, member, stream).await {
                     fetching.peers.shutdown().await;
@@ -110,7 +111,6 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
                 return Err(GroupError::Removed { by: text });
             }
             PeerEvent::Refused { code: CloseCode::Incarnation, text, .. } => return Err(GroupError::Refused { text }),
-            // Raft's: this member is not here.
             _ => {}
         }
     }
@@ -172,12 +172,17 @@ async fn ask(fetching: Rc<Fetching>) {
         turn += 1;
         let request = MendRequest { id: fetching.id, need: fetching.need };
         fetching.waits.set(ASK_PATIENCE);
-        // Lost, it is said to the next one.
-        let _ = fetching.peers.send_control(*id, channel(MEND), request.encode());
+        fetching.tell(*id, &Said::Mend(request));
     }
 }
 
 impl Fetching {
+    /// Lost, it is asked for again, or said to the next one.
+    fn tell(&self, member: u64, said: &Said) {
+        let (group, bytes) = said.encode(&mut BytesMut::new());
+        let _ = self.peers.send_control(member, group, bytes);
+    }
+
     fn say(&self) {
         let connected = self.connected.borrow();
         let of = |id: &u64| match connected.get(id) {

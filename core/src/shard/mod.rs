@@ -15,7 +15,6 @@ mod fds;
 pub mod group_task;
 mod images;
 pub mod link;
-mod mend_words;
 pub mod mending;
 mod notify;
 mod page_io;

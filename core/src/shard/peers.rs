@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::AHashMap;
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use glommio::timer::sleep;
 use http::{HeaderName, HeaderValue};
 use ringstone_net::HttpResponse;
@@ -29,95 +29,24 @@ use ringstone_net::peer::{
 use ringstone_raft::{Body, Message, NodeId, wire};
 
 use super::group_task::Inbox;
-use super::images::{self, Arrivals, ImageEvent, Word};
-use super::mend_words::{MendRefusal, MendRequest};
+use super::images::{self, Arrivals, ImageEvent};
 use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
-use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
-use crate::error::Error;
-use crate::group::{Forward, GROUP, GroupError, MemberChange, Sum, Verdict, features_of_kinds};
+use crate::config::{API_VERSION, CLUSTER_VERSION};
+use crate::group::{GroupError, features_of_kinds};
 use crate::identity::known::{self, Known};
 use crate::join::{CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
+use crate::said::{self, Caller, ITEMS_MAX, Items, Lane, Said, Word};
 use crate::shared::Shared;
-
-/// Raft's messages.
-const RAFT: u64 = 0;
-/// A sealed proposal, for the leader.
-const PROPOSAL: u64 = 1;
-/// Keep-alives, for the leader.
-const KEEP_ALIVE: u64 = 2;
-/// What came of them.
-const KEPT_ALIVE: u64 = 3;
-/// A change of the members, for the leader.
-const CHANGE: u64 = 4;
-/// What came of it.
-const CHANGED: u64 = 5;
-/// What time is it on your lease clock?
-const CLOCK: u64 = 6;
-/// That time.
-const CLOCK_IS: u64 = 7;
-/// A proposal that was not taken: nothing will come of it.
-const NOT_TAKEN: u64 = 8;
-/// A member without a state asks for one.
-pub(super) const MEND: u64 = 9;
-/// It is not sent, and why.
-pub(super) const MEND_REFUSED: u64 = 10;
-/// What a member's state adds up to, for the leader.
-const SUM: u64 = 11;
-/// A member whose state differs.
-const VERDICT: u64 = 12;
-/// What a receiver of an image says.
-const IMAGE_WORD: u64 = 13;
-const CHANNEL_SHIFT: u32 = 56;
-
-/// Bytes of a [`Caller`].
-const CALLER_BYTES: usize = 12;
-/// Bytes of a caller with a number.
-const ITEM_BYTES: usize = CALLER_BYTES + 8;
-/// Of one frame: a frame of the control stream has 64 KiB.
-const ITEMS_MAX: usize = 3000;
 
 /// What waits for the group at most: beyond it the streams are not read.
 const WAITING_MAX: usize = 4096;
 /// How long a full inbox is left alone.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// Bytes of a proposal beside its request.
-const PROPOSAL_OVERHEAD_BYTES: usize = REQUEST_OVERHEAD_BYTES + 4096;
-/// Bytes of appends, as raft's settings have it.
-const APPEND_BYTES_MAX: usize = 1 << 20;
-
-/// The way back of a request that another member asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The shard that waits, on the member that asked.
-    pub shard: u32,
-    /// Its request id there.
-    pub request_id: u64,
-}
-
-/// Callers, each with a number.
-pub type Items = Vec<(Caller, i64)>;
-
-/// What other members said.
+/// What comes from other members, or is heard of them.
 pub enum FromPeer {
-    /// A message of raft.
-    Raft(NodeId, Message),
-    /// A proposal for the leader.
-    Proposal(NodeId, Bytes),
-    /// Keep-alives for the leader.
-    KeepAlives(NodeId, Items),
-    /// What the leader says to ours: the TTL in seconds, below 0 where it can't tell.
-    KeptAlive(Items),
-    /// Who asks for the leader's lease clock.
-    Clocks(NodeId, Items),
-    /// What the leader says to ours: milliseconds, below 0 where it does not lead.
-    ClockIs(Items),
-    /// A proposal of ours that was not taken.
-    NotTaken(Caller, Error),
-    /// A change of the members, for the leader.
-    Change(NodeId, Caller, MemberChange),
-    /// What the leader says to one of ours.
-    Changed(Caller, Result<(), Error>),
+    /// A member says something.
+    Said(NodeId, Said),
     /// The connection to a member was lost.
     Lost(NodeId),
     /// A member says that this one was removed.
@@ -126,14 +55,8 @@ pub enum FromPeer {
     Refused(String),
     /// What happens to images.
     Image(ImageEvent),
-    /// A member without a state asks for one.
-    Mend(NodeId, MendRequest),
     /// It was sent its state, or it was not.
     Mended(NodeId),
-    /// What another member's state adds up to.
-    Sum(NodeId, Sum),
-    /// What the leader says of a member's state.
-    Verdict(NodeId, Verdict),
 }
 
 /// The ways to the other members.
@@ -200,8 +123,8 @@ impl Links {
             known: RefCell::new(known),
             is_known_news: Cell::new(is_news),
         });
-        let wire_limits = wire_limits(shared.config.max_request_bytes);
-        glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
+        let limits = said::limits(shared.config.max_request_bytes);
+        glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), limits, inbox)).detach();
         Ok(links)
     }
 
@@ -254,7 +177,7 @@ impl Links {
         if matches!(message.body, Body::Snapshot(_)) {
             self.held.borrow_mut().insert(to, message);
         } else {
-            self.send_now(to, &message);
+            self.say(to, &Said::Raft(message));
         }
     }
 
@@ -262,13 +185,8 @@ impl Links {
     pub fn image_sent(&self, to: NodeId, delivered: bool) {
         let held = self.held.borrow_mut().remove(&to);
         if let Some(message) = held.filter(|_| delivered) {
-            self.send_now(to, &message);
+            self.say(to, &Said::Raft(message));
         }
-    }
-
-    /// Says something about an image to its sender.
-    pub fn send_word(&self, to: NodeId, word: &Word) {
-        note(to, self.peers.send_control(to.0, channel(IMAGE_WORD), word.encode()));
     }
 
     /// What the receiver of an image has said last, told once.
@@ -291,121 +209,31 @@ impl Links {
         self.peers.set_snapshot_rate(self.governor.borrow_mut().turn(now, sends));
     }
 
-    fn send_now(&self, to: NodeId, message: &Message) {
-        let mut scratch = self.scratch.borrow_mut();
-        wire::encode(u64::from(GROUP), message, &mut scratch);
-        let bytes = scratch.split().freeze();
-        let channel = channel(RAFT);
-        let sent = match &message.body {
-            Body::Append { entries, .. } if !entries.is_empty() => self.peers.send_log(to.0, channel, bytes),
-            Body::Heartbeat { .. } => self.peers.send_heartbeat(to.0, channel, bytes),
-            _ => self.peers.send_control(to.0, channel, bytes),
+    /// Says something to a member. False: it did not go, and nothing will come of it.
+    pub fn say(&self, to: NodeId, said: &Said) -> bool {
+        let (group, bytes) = said.encode(&mut self.scratch.borrow_mut());
+        let sent = match said.lane() {
+            Lane::Log => self.peers.send_log(to.0, group, bytes),
+            Lane::Heartbeat => self.peers.send_heartbeat(to.0, group, bytes),
+            Lane::Control => self.peers.send_control(to.0, group, bytes),
         };
-        note(to, sent);
+        if let Err(error) = &sent {
+            tracing::debug!(to = format!("{:x}", to.0), error = %error, "a message to a member was not sent");
+        }
+        sent.is_ok()
     }
 
-    /// Sends a proposal to the leader. False: it did not go, and nothing will come of it.
-    pub fn forward(&self, forward: Forward) -> bool {
-        note(forward.leader, self.peers.send_log(forward.leader.0, channel(PROPOSAL), forward.payload))
+    /// As [`Links::say`], in as many frames as it takes. False: not all of it went.
+    pub fn say_items(&self, to: NodeId, items: &[(Caller, i64)], of: fn(Items) -> Said) -> bool {
+        items.chunks(ITEMS_MAX).all(|items| self.say(to, &of(items.to_vec())))
     }
 
-    /// Tells a member that its proposal was not taken.
-    pub fn not_taken(&self, to: NodeId, caller: Caller, error: &Error) {
-        self.send_error(to, NOT_TAKEN, caller, Some(error));
-    }
-
-    /// Asks the leader to keep leases alive. False: not all of it went.
-    pub fn keep_alive(&self, leader: NodeId, items: &[(Caller, i64)]) -> bool {
-        self.send_items(leader, KEEP_ALIVE, items)
-    }
-
-    /// Answers keep-alives of another member; below 0: this one can't tell.
-    pub fn kept_alive(&self, to: NodeId, items: &[(Caller, i64)]) {
-        self.send_items(to, KEPT_ALIVE, items);
-    }
-
-    /// Asks for the leader's lease clock. False: not all of it went.
-    pub fn ask_clock(&self, leader: NodeId, items: &[(Caller, i64)]) -> bool {
-        self.send_items(leader, CLOCK, items)
-    }
-
-    /// Tells this leader's lease clock; below 0: it does not lead.
-    pub fn tell_clock(&self, to: NodeId, items: &[(Caller, i64)]) {
-        self.send_items(to, CLOCK_IS, items);
-    }
-
-    /// Asks the leader to change the members. False: it did not go.
-    pub fn change(&self, leader: NodeId, caller: Caller, change: &MemberChange) -> bool {
-        let change = change.encode();
-        let mut bytes = caller_bytes(caller, change.len());
-        bytes.put_slice(&change);
-        note(leader, self.peers.send_control(leader.0, channel(CHANGE), bytes.freeze()))
-    }
-
-    /// Answers a change of another member.
-    pub fn changed(&self, to: NodeId, caller: Caller, outcome: &Result<(), Error>) {
-        self.send_error(to, CHANGED, caller, outcome.as_ref().err());
-    }
-
-    /// Tells the leader what this member's state adds up to.
-    pub fn sum(&self, leader: NodeId, sum: &Sum) {
-        let bytes = Bytes::copy_from_slice(&sum.encode());
-        note(leader, self.peers.send_control(leader.0, channel(SUM), bytes));
-    }
-
-    /// Tells all members which one differs.
-    pub fn verdict(&self, verdict: &Verdict) {
+    /// Says something to all members.
+    pub fn say_to_all(&self, said: &Said) {
         for member in self.members.borrow().iter().filter(|member| member.id != self.own_id) {
-            let bytes = Bytes::copy_from_slice(&verdict.encode());
-            note(NodeId(member.id), self.peers.send_control(member.id, channel(VERDICT), bytes));
+            self.say(NodeId(member.id), said);
         }
     }
-
-    /// Tells a member why it is not sent the state that it asked for.
-    pub fn refuse_mend(&self, to: NodeId, refusal: MendRefusal) {
-        note(to, self.peers.send_control(to.0, channel(MEND_REFUSED), refusal.encode()));
-    }
-
-    fn send_error(&self, to: NodeId, kind: u64, caller: Caller, error: Option<&Error>) {
-        let code = error.map_or(0, |error| {
-            LEADER_ERRORS.iter().position(|known| known == error).map_or(u8::MAX, |at| at as u8 + 1)
-        });
-        let mut bytes = caller_bytes(caller, 1);
-        bytes.put_u8(code);
-        note(to, self.peers.send_control(to.0, channel(kind), bytes.freeze()));
-    }
-
-    fn send_items(&self, to: NodeId, kind: u64, items: &[(Caller, i64)]) -> bool {
-        items.chunks(ITEMS_MAX).all(|items| {
-            let mut bytes = BytesMut::with_capacity(items.len() * ITEM_BYTES);
-            for (caller, number) in items {
-                put_caller(&mut bytes, *caller);
-                bytes.put_i64_le(*number);
-            }
-            note(to, self.peers.send_control(to.0, channel(kind), bytes.freeze()))
-        })
-    }
-}
-
-/// What a leader may answer, by its number less one. The numbers are on the wire: new ones go to the end.
-const LEADER_ERRORS: [Error; 13] = [
-    Error::MemberExists,
-    Error::PeerUrlsExist,
-    Error::MemberNotEnoughStarted,
-    Error::MemberBadUrls,
-    Error::MemberNotFound,
-    Error::MemberNotLearner,
-    Error::LearnerNotReady,
-    Error::TooManyLearners,
-    Error::Unhealthy,
-    Error::NotLeader,
-    Error::LeaderChanged,
-    Error::TooManyRequests,
-    Error::NotCapable,
-];
-
-pub(super) fn channel(kind: u64) -> u64 {
-    kind << CHANNEL_SHIFT | u64::from(GROUP)
 }
 
 /// Opens the peer port and begins to dial.
@@ -447,30 +275,6 @@ pub(super) async fn remember(known: &RefCell<Known>) {
     }
 }
 
-fn caller_bytes(caller: Caller, more: usize) -> BytesMut {
-    let mut bytes = BytesMut::with_capacity(CALLER_BYTES + more);
-    put_caller(&mut bytes, caller);
-    bytes
-}
-
-fn put_caller(bytes: &mut BytesMut, caller: Caller) {
-    bytes.put_u32_le(caller.shard);
-    bytes.put_u64_le(caller.request_id);
-}
-
-fn caller(bytes: &mut Bytes) -> Caller {
-    Caller { shard: bytes.get_u32_le(), request_id: bytes.get_u64_le() }
-}
-
-/// True if it is on its way.
-fn note(to: NodeId, sent: Result<(), PeerError>) -> bool {
-    let is_sent = sent.is_ok();
-    if let Err(error) = sent {
-        tracing::debug!(to = format!("{:x}", to.0), error = %error, "a message to a member was not sent");
-    }
-    is_sent
-}
-
 /// What this member's hellos say of the entries in its log.
 fn features(kinds: u16) -> Features {
     Features { refuse: features_of_kinds(kinds), ..Features::default() }
@@ -482,12 +286,8 @@ fn random() -> u64 {
 
 fn limits(max_request_bytes: usize) -> PeerLimits {
     let usual = PeerLimits::default();
-    let log = u32::try_from(wire_limits(max_request_bytes).message_bytes_max).unwrap_or(u32::MAX);
+    let log = u32::try_from(said::limits(max_request_bytes).message_bytes_max).unwrap_or(u32::MAX);
     PeerLimits { log_frame_bytes_max: usual.log_frame_bytes_max.max(log), ..usual }
-}
-
-fn wire_limits(max_request_bytes: usize) -> wire::Limits {
-    wire::Limits::new(APPEND_BYTES_MAX, max_request_bytes + PROPOSAL_OVERHEAD_BYTES, 4096)
 }
 
 fn membership(members: &[Member], known: &Known) -> Result<Membership, PeerError> {
@@ -522,18 +322,15 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
     let arrivals = Rc::new(Arrivals::default());
     while let Some(event) = links.peers.next_event().await {
         let said = match event {
-            PeerEvent::Control { member, group, bytes } if group == channel(IMAGE_WORD) => {
-                match Word::decode(bytes) {
-                    Some(word) => drop(links.words.borrow_mut().insert(NodeId(member), word)),
-                    None => tracing::warn!(
-                        member = format!("{member:x}"),
-                        "what a member sent is dropped: a word about an image that does not decode"
-                    ),
-                }
-                None
-            }
             PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
-                decode(member, group, bytes, &limits)
+                match decode(member, group, bytes, &limits) {
+                    // To whoever sends the image.
+                    Some(Said::Image(word)) => {
+                        links.words.borrow_mut().insert(NodeId(member), word);
+                        None
+                    }
+                    said => said.map(|said| FromPeer::Said(NodeId(member), said)),
+                }
             }
             PeerEvent::Disconnected { member, .. } => Some(FromPeer::Lost(NodeId(member))),
             PeerEvent::Refused { member, code, text } => {
@@ -571,111 +368,9 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
     }
 }
 
-/// As many as a frame holds; none where one is cut short.
-fn items(mut bytes: Bytes) -> Option<Items> {
-    let mut items = Vec::with_capacity(bytes.len() / ITEM_BYTES);
-    while bytes.len() >= ITEM_BYTES {
-        items.push((caller(&mut bytes), bytes.get_i64_le()));
-    }
-    bytes.is_empty().then_some(items)
-}
-
-fn outcome(code: u8) -> Result<(), Error> {
-    match code {
-        0 => Ok(()),
-        code => Err(LEADER_ERRORS.get(usize::from(code) - 1).cloned().unwrap_or(Error::Unhealthy)),
-    }
-}
-
-/// Bytes of a member are not trusted: what is no message of this group is dropped, and said.
-fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Option<FromPeer> {
-    let from = NodeId(member);
-    let refuse = |what: &dyn std::fmt::Display| {
-        tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {what}");
-        None
-    };
-    if group & !(0xff << CHANNEL_SHIFT) != u64::from(GROUP) {
-        return refuse(&"it is of a group that is not here");
-    }
-    let channel = group >> CHANNEL_SHIFT;
-    match channel {
-        RAFT => match wire::decode(&bytes, limits) {
-            Ok((_, message)) => return Some(FromPeer::Raft(from, message)),
-            Err(error) => return refuse(&error),
-        },
-        PROPOSAL => return Some(FromPeer::Proposal(from, bytes)),
-        KEEP_ALIVE | KEPT_ALIVE | CLOCK | CLOCK_IS => {
-            let Some(items) = items(bytes) else { return refuse(&"a list of requests that is cut short") };
-            return Some(match channel {
-                KEEP_ALIVE => FromPeer::KeepAlives(from, items),
-                KEPT_ALIVE => FromPeer::KeptAlive(items),
-                CLOCK => FromPeer::Clocks(from, items),
-                _ => FromPeer::ClockIs(items),
-            });
-        }
-        MEND => match MendRequest::decode(&bytes) {
-            Some(request) => return Some(FromPeer::Mend(from, request)),
-            None => return refuse(&"a request for the state that does not decode"),
-        },
-        SUM => match Sum::decode(&bytes) {
-            Some(sum) => return Some(FromPeer::Sum(from, sum)),
-            None => return refuse(&"a sum of its state that does not decode"),
-        },
-        VERDICT => match Verdict::decode(&bytes) {
-            Some(verdict) => return Some(FromPeer::Verdict(from, verdict)),
-            None => return refuse(&"what it says of a member's state does not decode"),
-        },
-        // To a request of a former process.
-        MEND_REFUSED => return None,
-        _ => {}
-    }
-    if bytes.len() < CALLER_BYTES {
-        return refuse(&"it ends before it says whose request it is");
-    }
-    let mut rest = bytes;
-    let caller = caller(&mut rest);
-    match (channel, rest.len()) {
-        (CHANGED, 1) => Some(FromPeer::Changed(caller, outcome(rest.get_u8()))),
-        (NOT_TAKEN, 1) => match outcome(rest.get_u8()) {
-            Err(error) => Some(FromPeer::NotTaken(caller, error)),
-            Ok(()) => refuse(&"a refusal without a reason"),
-        },
-        (CHANGE, _) => match MemberChange::decode(&rest) {
-            Some(change) => Some(FromPeer::Change(from, caller, change)),
-            None => refuse(&"a change of the members that does not decode"),
-        },
-        _ => refuse(&"a request of another form or kind than this version knows"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_leader_says_reads_back() {
-        let limits = wire_limits(1 << 20);
-        let said = |kind, bytes: &[u8]| decode(7, channel(kind), Bytes::copy_from_slice(bytes), &limits);
-        let asked = Caller { shard: 3, request_id: 1 << 40 };
-        let mut list = BytesMut::new();
-        for number in [-1, 60] {
-            put_caller(&mut list, asked);
-            list.put_i64_le(number);
-        }
-        let wanted = vec![(asked, -1), (asked, 60)];
-        assert!(matches!(said(KEPT_ALIVE, &list), Some(FromPeer::KeptAlive(items)) if items == wanted));
-        assert!(matches!(said(CLOCK, &list), Some(FromPeer::Clocks(NodeId(7), items)) if items == wanted));
-        assert!(said(KEEP_ALIVE, &list[..ITEM_BYTES + 1]).is_none(), "cut short");
-        for (code, error) in (1..).zip(LEADER_ERRORS) {
-            let mut bytes = caller_bytes(asked, 1);
-            bytes.put_u8(code);
-            assert!(
-                matches!(said(NOT_TAKEN, &bytes), Some(FromPeer::NotTaken(caller, told)) if (caller, &told) == (asked, &error))
-            );
-            assert!(
-                matches!(said(CHANGED, &bytes), Some(FromPeer::Changed(caller, Err(told))) if (caller, &told) == (asked, &error))
-            );
-        }
-        assert!(said(NOT_TAKEN, &caller_bytes(asked, 0)).is_none() && said(99, &list).is_none());
-    }
+/// What is nothing that a member says is dropped, and said.
+fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Option<Said> {
+    let said = Said::decode(group, bytes, limits);
+    said.inspect_err(|error| tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {error}"))
+        .ok()
 }

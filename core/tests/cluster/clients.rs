@@ -1,63 +1,56 @@
 //! Clients: what they ask for, of whom, and what they make of the answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ringstone_core::command::{Command, Compare, DeleteRange, Op, Operand, Put, Range, Txn};
 use ringstone_core::entry::{Draft, Envelope};
 use ringstone_core::error::Error;
-use ringstone_core::group::{MemberChange, Proposal, Reply, read_members};
+use ringstone_core::group::{Proposal, Reply};
 use ringstone_core::mvcc::Answer;
 use ringstone_proto::etcdserverpb::response_op::Response;
 use ringstone_proto::mvccpb::KeyValue;
 
-use super::faults::Kind;
+use super::faults::{Plan, Theme};
 use super::history::{Call, History, Outcome, Request, Seen};
-use super::node::{self, Life};
+use super::leases::{LEASED, Lease};
+use super::operator::ADMIN;
 use super::random::Random;
 use super::watches::Watch;
 use super::world::{Event, World};
 
 const CLIENTS: usize = 12;
 const TIMEOUT_US: u64 = 2_000_000;
-/// What is never deleted but by its lease.
-const LEASED: &[u8] = b"lease/";
-/// Ids of requests that no client waits for.
-const ADMIN: u64 = 1 << 40;
+/// Asks much at once, and does nothing with the answers.
+const FLOODER: usize = usize::MAX;
 
-struct Pending {
-    client: usize,
-    member: u64,
-    called: u64,
-    request: Request,
+pub struct Pending {
+    pub client: usize,
+    pub member: u64,
+    pub called: u64,
+    pub request: Request,
     /// A keep-alive of this lease.
-    keeps: Option<i64>,
-}
-
-struct Lease {
-    ttl_us: u64,
-    /// When its holder last asked for what was then granted.
-    held_since: u64,
-    is_granted: bool,
-    may_be_revoked: bool,
-    keep_alives_left: u64,
+    pub keeps: Option<i64>,
 }
 
 pub struct Clients {
-    next_call: u64,
-    pending: BTreeMap<u64, Pending>,
-    at: Vec<u64>,
+    pub next_call: u64,
+    pub pending: BTreeMap<u64, Pending>,
+    pub at: Vec<u64>,
     seen: BTreeMap<Vec<u8>, i64>,
-    leases: BTreeMap<i64, Lease>,
+    pub leases: BTreeMap<i64, Lease>,
+    /// When clocks jumped ahead.
+    pub gaps: Vec<u64>,
     think_us: u64,
+    large_per_mille: u64,
+    more_revokes_per_mille: u64,
     pub history: History,
     pub watches: Vec<Watch>,
     pub kept_alive: u64,
     pub is_stopped: bool,
-    removes: BTreeSet<u64>,
 }
 
 impl Clients {
-    pub fn new(random: &mut Random) -> Clients {
+    pub fn new(random: &mut Random, plan: &Plan) -> Clients {
         let watch = |key: &[u8], range_end: &[u8]| Watch::new(key, range_end);
         Clients {
             next_call: 1,
@@ -65,12 +58,14 @@ impl Clients {
             at: (0..CLIENTS as u64).map(|client| 1 + client % 3).collect(),
             seen: BTreeMap::new(),
             leases: BTreeMap::new(),
+            gaps: Vec::new(),
+            large_per_mille: plan.large_per_mille,
+            more_revokes_per_mille: if plan.theme == Theme::Leases { 50 } else { 0 },
             think_us: random.between(80_000, 160_000),
             history: History::default(),
             watches: vec![watch(b"k", b"l"), watch(b"k3", b"k4"), watch(b"a", b"z"), watch(LEASED, b"lease0")],
             kept_alive: 0,
             is_stopped: false,
-            removes: BTreeSet::new(),
         }
     }
 
@@ -86,15 +81,17 @@ impl Clients {
         self.history.calls.iter().filter(|call| call.outcome.revision().is_some()).count()
     }
 
-    /// Leases whose holders are gone, and that have not ended.
-    pub fn leases_due(&self, now: u64) -> Vec<i64> {
-        let is_due = |lease: &Lease| lease.is_granted && lease.held_since + lease.ttl_us < now;
-        self.leases.iter().filter(|(_, lease)| is_due(lease)).map(|(id, _)| *id).collect()
-    }
-
     fn next_request(&mut self, random: &mut Random) -> Request {
         let key = format!("k{}", random.below(8)).into_bytes();
-        let value = format!("v{}", self.next_call).into_bytes();
+        let mut value = format!("v{}", self.next_call).into_bytes();
+        if random.chance(self.large_per_mille) {
+            value.resize(value.len() + random.between(2 << 10, 12 << 10) as usize, b'.');
+        }
+        if random.chance(self.more_revokes_per_mille)
+            && let Some(id) = self.any_lease(random)
+        {
+            return Request::Revoke { id };
+        }
         match random.below(100) {
             0..30 => Request::Put { key, value, lease: 0 },
             30..50 => Request::Range { key, range_end: vec![], serializable: false },
@@ -120,12 +117,6 @@ impl Clients {
                 None => Request::Put { key, value, lease: 0 },
             },
         }
-    }
-
-    fn any_lease(&self, random: &mut Random) -> Option<i64> {
-        let alive: Vec<i64> = self.leases.iter().filter(|(_, lease)| lease.is_granted).map(|(id, _)| *id).collect();
-        let recent = &alive[alive.len().saturating_sub(6)..];
-        (!recent.is_empty()).then(|| recent[random.below(recent.len() as u64) as usize])
     }
 
     fn command(request: &Request, ttl_s: i64) -> Option<Command> {
@@ -164,7 +155,7 @@ fn seen(kv: &KeyValue) -> Seen {
 }
 
 /// Errors that apply gives are answers; others say whether the request can still come about.
-fn outcome_of(answer: Result<Reply, Error>) -> Outcome {
+fn outcome_of(answer: Result<Reply, Error>, is_revoke: bool) -> Outcome {
     let revision = |header: &Option<ringstone_proto::etcdserverpb::ResponseHeader>| {
         header.as_ref().expect("an answer has a header").revision
     };
@@ -182,6 +173,8 @@ fn outcome_of(answer: Result<Reply, Error>) -> Outcome {
         }
         Ok(Reply::Store(Answer::Compact(compact))) => Outcome::Done { revision: revision(&compact.header) },
         Ok(Reply::Store(Answer::LeaseRevoke(revoke))) => Outcome::Done { revision: revision(&revoke.header) },
+        // It is gone, whoever has ended it.
+        Err(Error::LeaseNotFound) if is_revoke => Outcome::Gone,
         Ok(Reply::LeaseGrant(grant)) => Outcome::Done { revision: revision(&grant.header) },
         Ok(Reply::Alarm(_) | Reply::Done) => Outcome::Refused("an answer to something else".to_owned()),
         Err(Error::Timeout | Error::TimeoutLeaderFailure) => Outcome::Unknown,
@@ -196,8 +189,7 @@ impl World {
         }
         let member = self.clients.at[client];
         if self.nodes.get(&member).is_none_or(|node| node.life.is_none()) {
-            let ids: Vec<u64> = self.nodes.keys().copied().collect();
-            self.clients.at[client] = ids[self.random.below(ids.len() as u64) as usize];
+            self.go_elsewhere(client);
             return self.after(20_000, Event::Client(client));
         }
         let call = self.clients.next_call;
@@ -222,8 +214,7 @@ impl World {
             Request::Range { .. } => life.group.read_index(now, 0, call),
             Request::Grant { id } => {
                 let (ttl_us, held_since) = (ttl_s as u64 * 1_000_000, self.now);
-                let keep_alives_left = self.random.below(8);
-                let lease = Lease { ttl_us, held_since, is_granted: false, may_be_revoked: false, keep_alives_left };
+                let lease = Lease::new(ttl_us, held_since, self.random.below(25));
                 self.clients.leases.insert(*id, lease);
             }
             Request::Revoke { id } => {
@@ -246,8 +237,12 @@ impl World {
         else {
             return;
         };
-        let (revision, kvs) = life.range(key, range_end);
-        self.complete(call, Outcome::Range { revision, seen: kvs.iter().map(seen).collect() });
+        match life.range(key, range_end) {
+            Ok((revision, kvs)) => {
+                self.complete(call, Outcome::Range { revision, seen: kvs.iter().map(seen).collect() });
+            }
+            Err(damage) => self.refuse(member, &damage.to_string()),
+        }
     }
 
     pub fn read_ready(&mut self, member: u64, call: u64, outcome: Result<(), Error>) {
@@ -259,13 +254,32 @@ impl World {
 
     pub fn answered(&mut self, call: u64, answer: Result<Reply, Error>) {
         if call >= ADMIN {
-            self.trace(|| format!("membership: {answer:?}"));
-            if let (true, Ok(_)) = (self.clients.removes.remove(&call), answer) {
-                self.tally.removed += 1;
-            }
-            return;
+            return self.changed(call, &answer.map(drop));
         }
-        self.complete(call, outcome_of(answer));
+        let is_revoke = |call: &Pending| matches!(call.request, Request::Revoke { .. });
+        let is_revoke = self.clients.pending.get(&call).is_some_and(is_revoke);
+        self.complete(call, outcome_of(answer, is_revoke));
+    }
+
+    /// So many puts at once, of which it is not waited for the end.
+    pub fn flood(&mut self, member: u64, puts: u64) {
+        for _ in 0..puts {
+            let call = self.clients.next_call;
+            self.clients.next_call += 1;
+            let key = format!("k{}", self.random.below(8)).into_bytes();
+            let request = Request::Put { key, value: format!("v{}", self.clients.next_call).into_bytes(), lease: 0 };
+            let pending = Pending { client: FLOODER, member, called: self.now, request: request.clone(), keeps: None };
+            self.clients.pending.insert(call, pending);
+            self.after(TIMEOUT_US, Event::Timeout(call));
+            if self.nodes.get(&member).is_some_and(|node| node.is_up()) {
+                self.ask(call, member, &request);
+            }
+        }
+    }
+
+    fn go_elsewhere(&mut self, client: usize) {
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        self.clients.at[client] = ids[self.random.below(ids.len() as u64) as usize];
     }
 
     pub fn call_timed_out(&mut self, call: u64) {
@@ -279,9 +293,15 @@ impl World {
         if keeps.is_some() {
             return;
         }
-        if let (Request::Grant { id }, Outcome::Done { .. }) = (&request, &outcome) {
-            self.clients.leases.get_mut(id).expect("asked for").is_granted = true;
-            self.keep_alive(client, *id);
+        match (&request, &outcome) {
+            (Request::Grant { id }, Outcome::Done { .. }) => {
+                self.clients.leases.get_mut(id).expect("asked for").is_granted = true;
+                self.keep_alive(client, *id);
+            }
+            (Request::Revoke { id }, Outcome::Done { .. } | Outcome::Gone) => {
+                self.clients.leases.get_mut(id).into_iter().for_each(|lease| lease.is_gone(self.now));
+            }
+            _ => {}
         }
         match (&request, &outcome) {
             (Request::Put { key, .. }, Outcome::Put { revision })
@@ -294,76 +314,20 @@ impl World {
             _ => {}
         }
         let is_trouble = matches!(outcome, Outcome::Unknown | Outcome::Refused(_));
-        if is_trouble && self.random.chance(500) {
-            let ids: Vec<u64> = self.nodes.keys().copied().collect();
-            self.clients.at[client] = ids[self.random.below(ids.len() as u64) as usize];
-        }
         self.clients.history.calls.push(Call { called, returned: self.now, request, outcome });
+        if client == FLOODER {
+            return;
+        }
+        if is_trouble && self.random.chance(500) {
+            self.go_elsewhere(client);
+        }
         let think = self.random.below(2 * self.clients.think_us) + if is_trouble { 50_000 } else { 0 };
         self.after(think, Event::Client(client));
     }
 
-    /// A holder that keeps its lease for a while.
-    fn keep_alive(&mut self, client: usize, lease: i64) {
-        let state = self.clients.leases.get_mut(&lease).expect("granted");
-        if state.keep_alives_left == 0 {
-            return;
-        }
-        state.keep_alives_left -= 1;
-        let request = Request::Grant { id: lease };
-        let call = self.clients.next_call;
-        self.clients.next_call += 1;
-        // Only the leader answers these; the shard of a follower passes them on.
-        let Some(member) = self.leader().filter(|id| self.nodes[id].is_up()) else { return };
-        let pending = Pending { client, member, called: self.now, request, keeps: Some(lease) };
-        self.clients.pending.insert(call, pending);
-        let now = self.nodes[&member].boottime(self.time());
-        let life = self.nodes.get_mut(&member).and_then(|node| node.life.as_mut()).expect("it is up");
-        life.group.keep_alive(now, 0, call, lease).expect("nothing is damaged here");
-        self.pump(member);
-    }
-
-    pub fn kept_alive(&mut self, call: u64, outcome: Result<i64, Error>) {
-        let Some(Pending { client, called, keeps: Some(id), .. }) = self.clients.pending.remove(&call) else { return };
-        let lease = self.clients.leases.get_mut(&id).expect("granted");
-        match outcome {
-            Ok(0) => lease.is_granted = false,
-            Ok(_) => {
-                lease.held_since = lease.held_since.max(called);
-                self.clients.kept_alive += 1;
-                // The next one at once: what matters is whether the lease outlives its answer.
-                if self.random.chance(700) {
-                    self.keep_alive(client, id);
-                }
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Nothing that its lease holds goes before the lease may end.
-    pub fn check_leases(&self) {
-        for (revision, changes) in &self.invariants.changes {
-            for change in changes.iter().filter(|change| change.value.is_none() && change.key.starts_with(LEASED)) {
-                let id: i64 = String::from_utf8_lossy(&change.key[LEASED.len()..]).parse().expect("its id");
-                let lease = &self.clients.leases[&id];
-                let ended = self.invariants.first_seen[revision];
-                let least = lease.held_since + lease.ttl_us;
-                assert!(
-                    lease.may_be_revoked || ended >= least,
-                    "lease {id} was held until {least} us and ended at {ended} us, revision {revision}"
-                );
-            }
-        }
-    }
-
-    pub fn leases_alive(&self, member: u64) -> Vec<i64> {
-        let life: &Life = self.nodes[&member].life.as_ref().expect("it is up");
-        let is_alive = |id: &i64| life.read(|pin, _| ringstone_core::lease::state::exists(pin, *id));
-        self.clients.leases.keys().copied().filter(is_alive).collect()
-    }
-
     /// The process that clients talked to is gone.
     pub fn member_went_down(&mut self, id: u64) {
+        self.close_host(id);
         let lost: Vec<u64> =
             self.clients.pending.iter().filter(|(_, call)| call.member == id).map(|(call, _)| *call).collect();
         lost.into_iter().for_each(|call| self.complete(call, Outcome::Unknown));
@@ -398,39 +362,9 @@ impl World {
     pub fn serve_watches(&mut self, id: u64, life_number: u64) {
         let Some(life) = self.nodes.get_mut(&id).and_then(|node| node.life.as_mut()) else { return };
         for watch in self.clients.watches.iter_mut().filter(|watch| watch.at == Some((id, life_number))) {
-            watch.take(life);
-        }
-    }
-
-    pub fn change_members(&mut self, kind: Kind) {
-        let Some(leader) = self.leader().filter(|id| self.nodes[id].is_up()) else { return };
-        let members = self.nodes[&leader].life.as_ref().expect("it is up").read(|pin, _| read_members(pin));
-        let change = match kind {
-            Kind::Add if members.len() < 5 && members.iter().all(|member| !member.is_learner) => {
-                let id = self.new_member();
-                MemberChange::Add(ringstone_core::command::Member {
-                    name: String::new(),
-                    client_urls: vec![],
-                    is_learner: true,
-                    ..node::member(id)
-                })
+            if let Err(damage) = watch.take(life) {
+                return self.refuse(id, &damage.to_string());
             }
-            Kind::Promote => match members.iter().find(|member| member.is_learner) {
-                Some(member) => MemberChange::Promote(member.id),
-                None => return,
-            },
-            Kind::Remove(nth) if members.len() > 3 => MemberChange::Remove(members[nth as usize % members.len()].id),
-            _ => return,
-        };
-        let Some(node) = self.nodes.get_mut(&leader) else { return };
-        let now = node.boottime(std::time::Duration::from_micros(self.now));
-        let Some(life) = node.life.as_mut() else { return };
-        self.clients.next_call += 1;
-        let call = ADMIN + self.clients.next_call;
-        if matches!(change, MemberChange::Remove(_)) {
-            self.clients.removes.insert(call);
         }
-        life.group.change_members(now, &change, 0, call).expect("nothing is damaged here");
-        self.pump(leader);
     }
 }

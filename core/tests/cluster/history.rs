@@ -81,6 +81,8 @@ pub enum Outcome {
     Done {
         revision: i64,
     },
+    /// A lease that was to be revoked is not there.
+    Gone,
     /// Not done, for certain.
     Refused(String),
     /// Done, or not, or not yet.
@@ -95,7 +97,7 @@ impl Outcome {
             | Outcome::Txn { revision, .. }
             | Outcome::Range { revision, .. }
             | Outcome::Done { revision } => Some(*revision),
-            Outcome::Refused(_) | Outcome::Unknown => None,
+            Outcome::Gone | Outcome::Refused(_) | Outcome::Unknown => None,
         }
     }
 }

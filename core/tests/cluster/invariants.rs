@@ -11,6 +11,7 @@ use ringstone_pager::api::{Aggregate, ReadTrees as _};
 use ringstone_raft::{Index, Role};
 
 use super::history::Change;
+use super::leases::lease_of;
 use super::node::Life;
 
 /// What of a state is equal on all members, sweeps aside.
@@ -103,8 +104,9 @@ impl Invariants {
         }
     }
 
-    /// What each member tells its watchers of a revision is the same.
-    pub fn check_events(&mut self, id: u64, events: &[Event], now: u64) {
+    /// What each member tells its watchers of a revision is the same. Leases whose keys were seen to go for the first time.
+    pub fn check_events(&mut self, id: u64, events: &[Event], now: u64) -> Vec<i64> {
+        let mut ended = Vec::new();
         let mut by_revision: BTreeMap<i64, Vec<Change>> = BTreeMap::new();
         for event in events {
             let kv = &event.kv;
@@ -120,11 +122,14 @@ impl Invariants {
         for (revision, changes) in by_revision {
             match self.changes.get(&revision) {
                 None => {
+                    let gone = changes.iter().filter(|change| change.value.is_none());
+                    ended.extend(gone.filter_map(|change| lease_of(&change.key)));
                     self.changes.insert(revision, changes);
                     self.first_seen.insert(revision, now);
                 }
                 Some(known) => assert_eq!(known, &changes, "revision {revision} at {id}"),
             }
         }
+        ended
     }
 }

@@ -1,7 +1,8 @@
 //! Whole clusters: the shipping group, log, page file and watch hub of each member on simulated disks, a simulated network
 //! and clock; one seed is one history, replayable. docs/simulation.md has what is checked and what is not.
 //!
-//! `RINGSTONE_SIM_SEEDS=n`: so many seeds instead of the gate's sample; `RINGSTONE_SIM_FIRST=s`: from this one on.
+//! `RINGSTONE_SIM_SEEDS=n`: so many seeds instead of the gate's sample; `RINGSTONE_SIM_FIRST=s`: from this one on;
+//! `RINGSTONE_SIM_THEME=elections` (or another one of `faults::Theme`): what they lean to, instead of their own;
 //! `RINGSTONE_SIM_TRACE=1`: what happens, on stderr.
 
 mod checker;
@@ -9,10 +10,16 @@ mod clients;
 mod faults;
 mod history;
 mod invariants;
+mod leases;
+mod network;
 mod node;
+mod operator;
+mod quic;
 mod random;
+mod restore;
 #[path = "../group_support/settings.rs"]
 mod settings;
+mod trouble;
 mod watches;
 mod world;
 
@@ -20,10 +27,10 @@ use std::fmt::{Display, Formatter};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use faults::Fault;
-use random::Random;
+use faults::{Plan, Theme};
+use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::mvcc::hash::hash_kv;
-use ringstone_pager::api::Fault as PageFault;
+use ringstone_pager::api::{Damage, Fault as PageFault};
 use world::World;
 
 /// What a history must have seen to count.
@@ -55,22 +62,28 @@ impl Display for Covered {
             "{seconds:.1} s, {calls} calls ({answered} answered), {kept_alive} keep-alives, {watched} events "
         )?;
         write!(out, "to watches ({resumed} times connected), {terms} leaders, {compared} states compared; ")?;
-        let world::Tally { faults, crashes, partitions, images, joined, removed, disk_errors, messages } = tally;
-        write!(out, "{messages} messages; {faults} faults: {crashes} ends of members, {partitions} partitions, ")?;
-        write!(out, "{disk_errors} disk errors; {images} images, {joined} joined, {removed} removed")
+        let world::Tally { faults, crashes, partitions, images, joined, removed, disk_errors, messages, .. } = tally;
+        write!(
+            out,
+            "{messages} messages in {} datagrams, {} of both damaged; ",
+            tally.datagrams, tally.damaged_messages
+        )?;
+        write!(out, "{faults} faults: ")?;
+        write!(out, "{crashes} ends of members, {} of them at a moment, {partitions} partitions, ", tally.moments)?;
+        write!(
+            out,
+            "{disk_errors} disks that fail, {} clocks that jump, {} damages, ",
+            tally.clock_gaps, tally.damages
+        )?;
+        write!(out, "{} refusals, {} disks gone; ", tally.refusals, tally.replaced)?;
+        write!(out, "{images} images, {joined} joined, {removed} removed")
     }
 }
 
-fn plan(seed: u64) -> (u64, Vec<Fault>) {
-    let mut random = Random::new(seed ^ 0xfa17);
-    let members = if seed.is_multiple_of(4) { 5 } else { 3 };
-    (members, faults::draw(&mut random, FAULTS_UNTIL))
-}
-
 /// One history. Panics where anything is wrong.
-fn run(seed: u64, members: u64, faults: Vec<Fault>) -> Covered {
-    let last = faults.iter().map(|fault| fault.at + fault.lasts).max().unwrap_or(0);
-    let mut world = World::new(seed, members, faults);
+fn run(seed: u64, plan: Plan) -> Covered {
+    let last = plan.faults.iter().map(|fault| fault.at + fault.lasts).max().unwrap_or(0);
+    let mut world = World::new(seed, plan);
     world.run_until(last + 1_000_000);
     while world.invariants.terms_led() < LEADERS_LEAST && world.now < CALLS_UNTIL {
         world.depose();
@@ -82,6 +95,10 @@ fn run(seed: u64, members: u64, faults: Vec<Fault>) -> Covered {
     }
     world.clients.is_stopped = true;
     check_recovers(&mut world);
+    world.check_leases();
+    if seed % 4 == 1 {
+        restore::check(&world, seed);
+    }
     world.clients.history.changes = std::mem::take(&mut world.invariants.changes);
     let history = &world.clients.history;
     if let Err(what) = checker::check(history) {
@@ -111,19 +128,22 @@ fn check_recovers(world: &mut World) {
         assert!(world.now < until, "no rest {RECOVERS_WITHIN} us after the last fault: {}", outline(world));
         world.run_until(world.now + 200_000);
     }
-    world.check_leases();
-    let leader = world.leader().expect("at rest");
     let state = |id: u64| {
         let life = world.nodes[&id].life.as_ref().expect("at rest");
-        life.read(|pin, state| match hash_kv(pin, state, 0) {
+        let state = life.read(|pin, state| match hash_kv(pin, state, 0) {
             Ok(hash) => Ok((hash, ringstone_core::group::read_members(pin)?)),
-            Err(ringstone_core::error::ReadFault::Absent(run)) => Err(PageFault::Absent(run)),
+            Err(ReadFault::Absent(run)) => Err(PageFault::Absent(run)),
+            Err(ReadFault::Refused(Error::Damaged(damage))) => Err(PageFault::Damaged(damage)),
             Err(fault) => panic!("{fault}"),
-        })
+        });
+        // A damage that nobody has met before is told now.
+        let is_told = |damage: &Damage| assert!(world.nodes[&id].is_damaged, "nothing of {id} is damaged: {damage}");
+        state.inspect_err(is_told).ok()
     };
-    let expected = state(leader);
-    for id in world.configured() {
-        assert_eq!(state(id), expected, "{id} and {leader} differ at the end");
+    let states: Vec<_> = world.configured().into_iter().filter_map(|id| Some((id, state(id)?))).collect();
+    let (first, expected) = states.first().expect("one member at a time is damaged");
+    for (id, state) in &states {
+        assert_eq!(state, expected, "{id} and {first} differ at the end");
     }
 }
 
@@ -136,6 +156,7 @@ fn is_at_rest(world: &World) -> bool {
     };
     let expected = applied(leader);
     expected.is_some()
+        && !world.operator_is_due
         && world.configured().into_iter().all(|id| applied(id) == expected)
         && world.leases_alive(leader).is_empty()
         && world.clients.watches.iter().all(|watch| watch.at.is_some_and(|(id, _)| world.configured().contains(&id)))
@@ -155,18 +176,18 @@ fn outline(world: &World) -> String {
 }
 
 /// Leaves out one fault after the other while it still fails.
-fn shrink(seed: u64, members: u64, mut faults: Vec<Fault>) -> Vec<Fault> {
+fn shrink(seed: u64, mut plan: Plan) -> Plan {
     let until = Instant::now() + std::time::Duration::from_secs(60);
     let mut at = 0;
-    while at < faults.len() && Instant::now() < until {
-        let mut fewer = faults.clone();
-        fewer.remove(at);
-        match catch_unwind(AssertUnwindSafe(|| run(seed, members, fewer.clone()))) {
-            Err(_) => faults = fewer,
+    while at < plan.faults.len() && Instant::now() < until {
+        let mut fewer = plan.clone();
+        fewer.faults.remove(at);
+        match catch_unwind(AssertUnwindSafe(|| run(seed, fewer.clone()))) {
+            Err(_) => plan = fewer,
             Ok(_) => at += 1,
         }
     }
-    faults
+    plan
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -177,13 +198,22 @@ fn number(name: &str) -> Option<u64> {
 fn clusters_keep_their_promises_whatever_fails() {
     let (first, seeds) = (number("RINGSTONE_SIM_FIRST").unwrap_or(0), number("RINGSTONE_SIM_SEEDS").unwrap_or(8));
     let mut failed = Vec::new();
+    let theme: Option<Theme> = std::env::var("RINGSTONE_SIM_THEME")
+        .ok()
+        .map(|name| faults::theme(&name).unwrap_or_else(|| panic!("there is no theme {name}")));
+    let (mut simulated, mut took) = (0.0, 0.0);
     for seed in first..first + seeds {
-        let (members, faults) = plan(seed);
+        let plan = Plan::of(seed, FAULTS_UNTIL, theme);
         let began = cpu_seconds();
-        match catch_unwind(AssertUnwindSafe(|| run(seed, members, faults.clone()))) {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, plan.clone()))) {
             Ok(covered) => {
-                let took = cpu_seconds() - began;
-                println!("seed {seed}: {:.0} times real time, {covered}", covered.seconds / took);
+                let seconds = cpu_seconds() - began;
+                (simulated, took) = (simulated + covered.seconds, took + seconds);
+                let speed = covered.seconds / seconds;
+                println!(
+                    "seed {seed}, {:?}, {} members: {speed:.0} times real time, {covered}",
+                    plan.theme, plan.members
+                );
                 assert!(
                     covered.calls >= CALLS_LEAST && covered.tally.faults >= FAULTS_LEAST,
                     "seed {seed}: too little"
@@ -193,7 +223,7 @@ fn clusters_keep_their_promises_whatever_fails() {
             Err(_) => {
                 println!("seed {seed} failed; with RINGSTONE_SIM_FIRST={seed} RINGSTONE_SIM_SEEDS=1 it does again");
                 if number("RINGSTONE_SIM_SHRINK") != Some(0) {
-                    for fault in shrink(seed, members, faults) {
+                    for fault in shrink(seed, plan).faults {
                         println!("  needs {fault:?}");
                     }
                 }
@@ -201,6 +231,10 @@ fn clusters_keep_their_promises_whatever_fails() {
             }
         }
     }
+    println!(
+        "{seeds} seeds, {simulated:.0} s simulated in {took:.0} s of CPU: {:.0} times real time",
+        simulated / took
+    );
     assert!(failed.is_empty(), "seeds {failed:?} of commit {}", commit());
 }
 

@@ -1,37 +1,45 @@
 //! One member: the shipping group, its watch hub, its two simulated disks. The synchronous twin of the shard's task.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ringstone_core::command::{Bootstrap, Command, Member};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::error::{Error, ReadFault};
-use ringstone_core::group::{self, Group, GroupError, OpenError, Restore, RestoreError, Storage};
+use ringstone_core::group::{self, Group, GroupError, OpenError, Restore, RestoreError, RestoreOptions, Storage};
 use ringstone_core::identity::Identity;
 use ringstone_core::image::{ImageReader, ImageWriter, Step};
 use ringstone_core::mvcc::{Budget, Progress, RangeScan};
+use ringstone_core::said::Caller;
 use ringstone_core::shared::Shared;
 use ringstone_core::state::State;
 use ringstone_core::watch::{Hub, HubLimits, LogHistory, MemberIdentity};
 use ringstone_pager::Reader;
-use ringstone_pager::api::{Fault, PageRun, ReadTrees as _};
-use ringstone_pager::disk::{Completion, Crash, Disk as _, Io, IoPurpose, SimDisk as SimPages, Token};
+use ringstone_pager::api::{Access, Damage, Fault, PageRun, ReadTrees as _};
+use ringstone_pager::disk::{Completion, Crash, Disk as _, Io, IoPurpose, SimDamage, SimDisk as SimPages, Token};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_proto::etcdserverpb::RangeRequest;
 use ringstone_proto::mvccpb::KeyValue;
 use ringstone_raft::{Configuration, NodeId};
-use ringstone_wal::disk::Disk as _;
 use ringstone_wal::disk::sim::{Keep, SimDisk as SimLog};
+use ringstone_wal::disk::{Disk as _, FileName};
 
 pub use super::settings::TICK;
 
+use super::faults::{Harm, Plan};
 use super::random::Random;
 use super::settings::settings;
 
 pub const CLUSTER: u64 = 0xc1;
+/// The one that a snapshot becomes.
+const RESTORED_CLUSTER: u64 = 0xc2;
 /// A checkpoint begins at either: a history of half a minute sees dozens.
 const DIRTY_BYTES_MAX: u64 = 96 << 10;
 const LOG_BYTES_MAX: u64 = 128 << 10;
+/// The shard of what other members ask for.
+pub const STRANGER: u32 = u32::MAX - 1;
+const BLOCK_BYTES: usize = 4096;
 /// Of a read that brings a page in.
 const BRING_IN: Token = Token(u64::MAX - 7);
 
@@ -40,20 +48,20 @@ pub fn member(id: u64) -> Member {
     Member { id, name: format!("m{id}"), peer_urls: urls(2380), client_urls: urls(2379), is_learner: false }
 }
 
-fn identity(id: u64) -> Identity {
+fn identity(cluster_id: u64, id: u64) -> Identity {
     let mut file_id = [7; 16];
     file_id[..8].copy_from_slice(&id.to_be_bytes());
-    Identity { cluster_id: CLUSTER, member_id: id, file_id }
+    Identity { cluster_id, member_id: id, file_id }
 }
 
-fn shared(id: u64) -> Arc<Shared> {
+fn shared(cluster: u64, id: u64) -> Arc<Shared> {
     let Member { name, peer_urls, client_urls, .. } = member(id);
     let config = ServerConfig { advertise_client_urls: client_urls, advertise_peer_urls: peer_urls, ..settings(name) };
-    Arc::new(Shared::new(config, identity(id)))
+    Arc::new(Shared::new(config, identity(cluster, id)))
 }
 
-fn log_options(id: u64) -> ringstone_wal::Options {
-    let mut options = group::log_options(&identity(id));
+fn log_options(cluster: u64, id: u64) -> ringstone_wal::Options {
+    let mut options = group::log_options(&identity(cluster, id));
     options.segment_bytes = 64 << 10;
     (options.fill_slice_bytes, options.batch_bytes_max) = (32 << 10, 24 << 10);
     options.spare_segments = 1;
@@ -66,6 +74,9 @@ pub struct Life {
     pub reader: Reader,
     pub hub: Hub,
     pub delivered: i64,
+    /// What other members have asked for, by the request id that the group has them under.
+    pub strangers: BTreeMap<u64, (u64, Caller)>,
+    next_stranger: u64,
     pages_under_way: bool,
     bringing_in: Option<PageRun>,
 }
@@ -73,6 +84,7 @@ pub struct Life {
 /// A member and what lasts of it.
 pub struct Node {
     pub id: u64,
+    cluster: u64,
     pub pages: SimPages,
     pub log: SimLog,
     pub life: Option<Life>,
@@ -81,8 +93,19 @@ pub struct Node {
     pub is_paused: bool,
     /// Latency of its disks, times ten.
     pub slowness: u64,
-    /// CLOCK_BOOTTIME less the simulated time.
+    /// CLOCK_BOOTTIME when the history began.
     clock: Duration,
+    /// Microseconds of its clock in a second of time.
+    drift_ppm: u64,
+    /// Its disks hold other bytes than were written.
+    pub is_damaged: bool,
+    /// When its log last let go of entries that it had acknowledged, for an image that it then did not take: a member that
+    /// ended then hears nothing that was said to it before, for its connections end with it.
+    pub forgot_at: u64,
+    /// It never starts again.
+    pub is_gone: bool,
+    is_full: bool,
+    is_unreadable: bool,
     /// A page file beside the one in use, made from an image that covers this index.
     pub image: Option<(u64, SimPages)>,
 }
@@ -95,21 +118,151 @@ pub struct Submitted {
 }
 
 impl Node {
-    pub fn new(id: u64, random: &mut Random) -> Node {
+    pub fn new(id: u64, random: &mut Random, plan: &Plan) -> Node {
         let (pages, mut log) = (SimPages::new(), SimLog::new(random.next()));
         let storage = Storage {
             page_disk: &mut pages.clone(),
             pages: Arc::new(pages.clone()),
             log_disk: &mut log,
-            log_options: log_options(id),
+            log_options: log_options(CLUSTER, id),
         };
-        group::create_files_with(storage, &identity(id)).expect("the disks work");
+        group::create_files_with(storage, &identity(CLUSTER, id)).expect("the disks work");
+        Node::with_disks(CLUSTER, id, pages, log, random, plan)
+    }
+
+    /// A member of the cluster that a snapshot becomes.
+    pub fn restored(id: u64, image: &[u8], options: &RestoreOptions, random: &mut Random, plan: &Plan) -> Node {
+        let (pages, mut log) = (SimPages::new(), SimLog::new(random.next()));
+        let identity = identity(RESTORED_CLUSTER, id);
+        let restored = (|| {
+            let mut restore = Restore::create_with(Box::new(pages.clone()), Arc::new(pages.clone()), &identity)?;
+            let mut reader = ImageReader::new();
+            reader.push(image)?;
+            restore.drain(&mut reader)?;
+            restore.finish_with(&reader.finish()?, options, &mut log, log_options(RESTORED_CLUSTER, id))
+        })();
+        restored.unwrap_or_else(|error: RestoreError| panic!("the snapshot can't be restored: {error}"));
+        Node::with_disks(RESTORED_CLUSTER, id, pages, log, random, plan)
+    }
+
+    fn with_disks(cluster: u64, id: u64, pages: SimPages, log: SimLog, random: &mut Random, plan: &Plan) -> Node {
         let clock = Duration::from_secs(random.between(100, 1_000_000));
-        Node { id, pages, log, life: None, lives: 0, is_paused: false, slowness: 10, clock, image: None }
+        let most = plan.drift_percent * 10_000;
+        let drift_ppm = 1_000_000 - most + random.below(2 * most + 1);
+        Node {
+            id,
+            cluster,
+            pages,
+            log,
+            life: None,
+            lives: 0,
+            is_paused: false,
+            slowness: 10,
+            clock,
+            drift_ppm,
+            is_damaged: false,
+            forgot_at: 0,
+            is_gone: false,
+            is_full: false,
+            is_unreadable: false,
+            image: None,
+        }
     }
 
     pub fn boottime(&self, now: Duration) -> Duration {
-        self.clock + now
+        self.clock + Duration::from_micros(now.as_micros() as u64 * self.drift_ppm / 1_000_000)
+    }
+
+    /// How long a while of its clock takes, in simulated microseconds.
+    pub fn interval_us(&self, of_clock: Duration) -> u64 {
+        of_clock.as_micros() as u64 * 1_000_000 / self.drift_ppm
+    }
+
+    /// Its clock goes on, and nothing else does.
+    pub fn skip(&mut self, milliseconds: u64) {
+        self.clock += Duration::from_millis(milliseconds);
+    }
+
+    /// No new segment of the log, no growth of the page file.
+    pub fn set_full(&mut self, is_full: bool) {
+        self.is_full = is_full;
+        self.tell_disks();
+    }
+
+    /// Reads fail.
+    pub fn set_unreadable(&mut self, is_unreadable: bool) {
+        self.is_unreadable = is_unreadable;
+        self.tell_disks();
+    }
+
+    /// Its disks refuse requests, for a while.
+    pub fn is_in_trouble(&self) -> bool {
+        self.is_full || self.is_unreadable
+    }
+
+    fn tell_disks(&mut self) {
+        self.log.set_space_bytes(if self.is_full { 0 } else { u64::MAX });
+        self.log.set_unreadable(self.is_unreadable);
+        self.pages.set_full(self.is_full);
+        self.pages.set_unreadable(self.is_unreadable);
+    }
+
+    pub fn failed_to_start(&mut self) {
+        self.lives += 1;
+        self.pages = self.pages.fork();
+        self.log = self.log.after_kill();
+        self.tell_disks();
+    }
+
+    /// False: there is nothing to damage. Of the log not its last batches: what nothing comes behind can't be told from a
+    /// write that a power cut has torn (docs/format-wal.md), and then its acknowledgement is worth nothing.
+    pub fn damage(&mut self, harm: Harm, of_log: bool, random: &mut Random) -> bool {
+        let is_done = if of_log { self.damage_log(harm, random) } else { self.damage_pages(harm, random) };
+        self.is_damaged |= is_done;
+        // What memory has of the file is as it was written: somebody has to look at the disk.
+        self.pages.evict_all();
+        is_done
+    }
+
+    fn damage_pages(&self, harm: Harm, random: &mut Random) -> bool {
+        let pages = self.pages.length().expect("it is in memory") / PAGE_BYTES as u64;
+        // Some are not in use, or were never written.
+        (0..20).any(|_| {
+            let page = random.below(pages);
+            let damage = match harm {
+                Harm::Rot => SimDamage::Rot(random.below(PAGE_BYTES as u64) as usize, 1 << random.below(8)),
+                Harm::Misdirected => SimDamage::Misdirected(random.below(pages)),
+                Harm::Lost => SimDamage::Lost,
+            };
+            self.pages.damage(page, damage)
+        })
+    }
+
+    /// In the first half of a segment that is full: what follows proves that it was written.
+    fn damage_log(&mut self, harm: Harm, random: &mut Random) -> bool {
+        let mut segments: Vec<FileName> = self.log.names();
+        segments.retain(|name| matches!(name, FileName::Segment(_)));
+        segments.sort_unstable();
+        segments.pop();
+        if segments.is_empty() {
+            return false;
+        }
+        let name = segments[random.below(segments.len() as u64) as usize];
+        let offset = random.below(8) as usize * BLOCK_BYTES;
+        let block = |disk: &SimLog, at: usize| {
+            disk.bytes(name).and_then(|bytes| Some(bytes.get(at..at + BLOCK_BYTES)?.to_vec()))
+        };
+        let Some(before) = block(&self.log, offset) else { return false };
+        let mut after = before.clone();
+        match harm {
+            Harm::Rot => after[random.below(BLOCK_BYTES as u64) as usize] ^= 1 << random.below(8),
+            Harm::Misdirected => match block(&self.log, random.below(8) as usize * BLOCK_BYTES) {
+                Some(other) => after = other,
+                None => return false,
+            },
+            Harm::Lost => after.fill(0),
+        }
+        after != before && self.log.damage(name, offset, &after)
     }
 
     pub fn is_up(&self) -> bool {
@@ -117,23 +270,29 @@ impl Node {
     }
 
     /// Opens what the disks hold.
-    pub fn start(&mut self, founders: &[u64], random: &mut Random, now: Duration) -> Result<(), OpenError> {
+    pub fn start(
+        &mut self,
+        founders: &[u64],
+        retained_bytes: u64,
+        random: &mut Random,
+        now: Duration,
+    ) -> Result<(), OpenError> {
         let configuration = Configuration::new(founders.iter().map(|id| NodeId(*id)), []).unwrap_or_default();
         let now = self.boottime(now);
         let storage = Storage {
             page_disk: &mut self.pages.clone(),
             pages: Arc::new(self.pages.clone()),
             log_disk: &mut self.log,
-            log_options: log_options(self.id),
+            log_options: log_options(self.cluster, self.id),
         };
-        let mut group = group::open_member(shared(self.id), storage, configuration, random.next(), now)?;
+        let mut group = group::open_member(shared(self.cluster, self.id), storage, configuration, random.next(), now)?;
         group.set_checkpoint_bounds(DIRTY_BYTES_MAX, LOG_BYTES_MAX);
         group.set_shrink_least(u64::MAX);
-        group.set_retained_bytes(64 << 10);
+        group.set_retained_bytes(retained_bytes);
         let mut hash_key = [0; 16];
         hash_key[..8].copy_from_slice(&random.next().to_le_bytes());
         let members = founders.iter().map(|id| Member { name: String::new(), client_urls: vec![], ..member(*id) });
-        let bootstrap = Bootstrap { cluster_id: CLUSTER, hash_key, members: members.collect() };
+        let bootstrap = Bootstrap { cluster_id: self.cluster, hash_key, members: members.collect() };
         let me = member(self.id);
         let attributes = Command::MemberAttributes { member_id: me.id, name: me.name, client_urls: me.client_urls };
         group.say_first(Command::Bootstrap(bootstrap), attributes);
@@ -141,7 +300,16 @@ impl Node {
         let delivered = group.state().revision;
         let limits = HubLimits { queue_bytes: 2 << 10, recent_bytes: 4 << 10, ..HubLimits::default() };
         let hub = Hub::new(limits, MemberIdentity::default(), delivered);
-        self.life = Some(Life { group, reader, hub, delivered, pages_under_way: false, bringing_in: None });
+        self.life = Some(Life {
+            group,
+            reader,
+            hub,
+            delivered,
+            strangers: BTreeMap::new(),
+            next_stranger: 0,
+            pages_under_way: false,
+            bringing_in: None,
+        });
         self.lives += 1;
         Ok(())
     }
@@ -155,7 +323,7 @@ impl Node {
         if !power {
             self.pages = self.pages.fork();
             self.log = self.log.after_kill();
-            return;
+            return self.tell_disks();
         }
         let seed = random.next();
         let (crash, keep) = match random.below(6) {
@@ -168,6 +336,7 @@ impl Node {
         };
         self.pages.crash(crash);
         self.log = self.log.after_crash(keep);
+        self.tell_disks();
     }
 
     /// The image takes the place of the page file; the process goes on with a new group.
@@ -178,6 +347,7 @@ impl Node {
         self.lives += 1;
         self.pages = pages;
         self.log = self.log.after_kill();
+        self.tell_disks();
     }
 
     /// Hands what the group wants to the disks.
@@ -228,21 +398,28 @@ impl Life {
         self.pages_under_way || self.bringing_in.is_some()
     }
 
+    /// A number for what another member asks for.
+    pub fn stranger(&mut self, from: u64, caller: Caller) -> u64 {
+        self.next_stranger += 1;
+        self.strangers.insert(self.next_stranger, (from, caller));
+        self.next_stranger
+    }
+
     /// What a shard would read. Pages come in at once.
-    pub fn read<R>(&self, mut read: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Result<R, Fault>) -> R {
+    pub fn read<R>(&self, mut read: impl FnMut(&ringstone_pager::Pin<'_>, &State) -> Access<R>) -> Result<R, Damage> {
         loop {
             let pin = self.reader.pin();
             let state = State::from_attributes(pin.attributes()).expect("a state of this version");
             match read(&pin, &state) {
-                Ok(done) => return done,
-                Err(Fault::Absent(run)) => self.reader.bring_in_done(run).expect("nothing is damaged here"),
-                Err(Fault::Damaged(damage)) => panic!("{damage}"),
+                Ok(done) => return Ok(done),
+                Err(Fault::Absent(run)) => self.reader.bring_in_done(run)?,
+                Err(Fault::Damaged(damage)) => return Err(damage),
             }
         }
     }
 
     /// All keys of a range now, and the revision that they are of.
-    pub fn range(&self, key: &[u8], range_end: &[u8]) -> (i64, Vec<KeyValue>) {
+    pub fn range(&self, key: &[u8], range_end: &[u8]) -> Result<(i64, Vec<KeyValue>), Damage> {
         self.read(|pin, state| {
             let (key, range_end) = (key.to_vec().into(), range_end.to_vec().into());
             let mut scan = RangeScan::new(&RangeRequest { key, range_end, ..Default::default() });
@@ -251,6 +428,7 @@ impl Life {
                     Ok(Progress::Done) => return Ok((state.revision, scan.finish().kvs)),
                     Ok(Progress::More) => {}
                     Err(ReadFault::Absent(run)) => return Err(Fault::Absent(run)),
+                    Err(ReadFault::Refused(Error::Damaged(damage))) => return Err(Fault::Damaged(damage)),
                     Err(fault) => panic!("range: {fault}"),
                 }
             }
@@ -258,31 +436,33 @@ impl Life {
     }
 
     /// Lets watchers that are behind read the log.
-    pub fn catch_up_watches(&mut self) {
+    pub fn catch_up_watches(&mut self) -> Result<(), Damage> {
         while self.hub.needs_catch_up() {
             let pin = self.reader.pin();
             let state = State::from_attributes(pin.attributes()).expect("a state of this version");
             let history = LogHistory::new(&pin, (&state).into());
             match self.hub.catch_up(&history, 64) {
                 Ok(()) => {}
-                Err(Fault::Absent(run)) => self.reader.bring_in_done(run).expect("nothing is damaged here"),
-                Err(Fault::Damaged(damage)) => panic!("{damage}"),
+                Err(Fault::Absent(run)) => self.reader.bring_in_done(run)?,
+                Err(Fault::Damaged(damage)) => return Err(damage),
             }
         }
+        Ok(())
     }
 
     /// The whole published state as an image, with the index that it covers.
-    pub fn image(&self, id: u64) -> (u64, Vec<u8>) {
-        let (mut writer, mut image) = (ImageWriter::new(&identity(id)), Vec::new());
+    pub fn image(&self, id: u64) -> Result<(u64, Vec<u8>), Damage> {
+        let (mut writer, mut image) = (ImageWriter::new(&identity(CLUSTER, id)), Vec::new());
         loop {
             let pin = self.reader.pin();
             let state = State::from_attributes(pin.attributes()).expect("a state of this version");
             match writer.step(&pin, &state) {
                 Ok(Step::Counting) => {}
                 Ok(Step::Piece(piece)) => image.extend_from_slice(&piece.bytes),
-                Ok(Step::Done) => return (state.applied_index, image),
-                Err(ReadFault::Absent(run)) => self.reader.bring_in_done(run).expect("nothing is damaged here"),
-                Err(ReadFault::Refused(Error::SnapshotMoved)) => writer = ImageWriter::new(&identity(id)),
+                Ok(Step::Done) => return Ok((state.applied_index, image)),
+                Err(ReadFault::Absent(run)) => self.reader.bring_in_done(run)?,
+                Err(ReadFault::Refused(Error::Damaged(damage))) => return Err(damage),
+                Err(ReadFault::Refused(Error::SnapshotMoved)) => writer = ImageWriter::new(&identity(CLUSTER, id)),
                 Err(fault) => panic!("{fault}"),
             }
         }
@@ -293,7 +473,7 @@ impl Life {
 pub fn restore(id: u64, image: &[u8]) -> Result<SimPages, RestoreError> {
     let pages = SimPages::new();
     let mut restore =
-        Restore::create_with(Box::new(pages.clone()), Arc::new(pages.clone()), &identity(id))?.of_member();
+        Restore::create_with(Box::new(pages.clone()), Arc::new(pages.clone()), &identity(CLUSTER, id))?.of_member();
     restore.set_dirty_bytes_max(64 << 10);
     let mut reader = ImageReader::new();
     for bytes in image.chunks(4096) {

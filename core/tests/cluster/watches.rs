@@ -3,6 +3,7 @@
 
 use prost::Message as _;
 use ringstone_core::watch::StreamId;
+use ringstone_pager::api::Damage;
 use ringstone_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 
 use super::history::History;
@@ -49,16 +50,16 @@ impl Watch {
         self.resumed += 1;
     }
 
-    /// Takes what there is. False: it was cancelled, and connects again.
-    pub fn take(&mut self, life: &mut Life) -> bool {
-        let Some(stream) = self.stream else { return false };
+    /// Takes what there is. One that is cancelled connects again.
+    pub fn take(&mut self, life: &mut Life) -> Result<(), Damage> {
+        let Some(stream) = self.stream else { return Ok(()) };
         loop {
-            life.catch_up_watches();
+            life.catch_up_watches()?;
             let Some(output) = life.hub.poll_output(stream, 4096) else {
                 if life.hub.needs_catch_up() {
                     continue;
                 }
-                return true;
+                return Ok(());
             };
             let bytes: Vec<u8> = output.pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
             let mut rest = &bytes[..];
@@ -69,7 +70,7 @@ impl Watch {
                 if !self.told(&response) {
                     life.hub.close_stream(stream);
                     (self.at, self.stream) = (None, None);
-                    return false;
+                    return Ok(());
                 }
             }
         }

@@ -1,40 +1,57 @@
-//! Time, the network, and whatever happens to members: one queue of events, in the order of their time.
+//! Time, and whatever happens to members: one queue of events, in the order of their time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ringstone_core::group::{GroupError, Outputs, Sum};
-use ringstone_raft::{Body, Message, NodeId, Role};
+use ringstone_core::group::{GroupError, Outputs};
+use ringstone_core::said::Said;
+use ringstone_raft::{NodeId, Role};
 
 use super::clients::Clients;
-use super::faults::{Fault, Kind, Whom};
+use super::faults::{Plan, Whom};
 use super::invariants::Invariants;
-use super::node::{self, Life, Node, Submitted, TICK};
+use super::network::{Network, Packet, moment_of};
+use super::node::{Life, Node, STRANGER, Submitted, TICK};
+use super::quic::Quic;
 use super::random::Random;
+use super::trouble::Armed;
 
 /// The index that it covers, and its bytes.
 type Image = (u64, Rc<Vec<u8>>);
-
-pub enum Packet {
-    Raft(Message),
-    Forward(bytes::Bytes),
-    /// Raft's message and the image that it is about.
-    Image(Message, u64, Rc<Vec<u8>>),
-}
 
 pub enum Event {
     Tick(u64, u64),
     LogDone(u64, u64),
     PagesDone(u64, u64),
-    Deliver { from: u64, to: u64, packet: Packet },
-    ImageReport { from: u64, life: u64, to: u64, delivered: bool },
+    Deliver {
+        from: u64,
+        to: u64,
+        packet: Packet,
+    },
+    ImageReport {
+        from: u64,
+        life: u64,
+        to: u64,
+        delivered: bool,
+    },
     Start(u64),
     Client(usize),
+    /// The holder of a lease asks to keep it.
+    Keep(usize, i64),
     Timeout(u64),
     Fault(usize),
     FaultEnd(usize),
     PowerFails(u64, u64),
+    /// Somebody sees to members that are gone.
+    Operator,
+    Datagram {
+        from: u64,
+        to: u64,
+        bytes: Vec<u8>,
+    },
+    QuicTimer(u64, u64),
+    Dial(u64, u64),
 }
 
 impl Event {
@@ -42,21 +59,13 @@ impl Event {
     fn member(&self) -> Option<u64> {
         match self {
             Event::Tick(id, _) | Event::LogDone(id, _) | Event::PagesDone(id, _) => Some(*id),
-            Event::Deliver { to, .. } => Some(*to),
+            Event::QuicTimer(id, _) | Event::Dial(id, _) => Some(*id),
+            Event::Deliver { to, .. } | Event::Datagram { to, .. } => Some(*to),
             Event::ImageReport { from, .. } => Some(*from),
             _ => None,
         }
     }
 }
-
-#[derive(Clone, Copy)]
-struct Weather {
-    lost: u64,
-    doubled: u64,
-    delay_us: u64,
-}
-
-const FAIR: Weather = Weather { lost: 0, doubled: 0, delay_us: 1500 };
 
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
@@ -66,8 +75,18 @@ pub struct Tally {
     pub images: u64,
     pub joined: u64,
     pub removed: u64,
+    /// Requests of disks that failed, for good or for a while.
     pub disk_errors: u64,
     pub messages: u64,
+    pub damaged_messages: u64,
+    /// Places where a disk has other bytes than were written.
+    pub damages: u64,
+    /// Members that found such a place, and stopped.
+    pub refusals: u64,
+    pub replaced: u64,
+    pub clock_gaps: u64,
+    pub moments: u64,
+    pub datagrams: u64,
 }
 
 pub struct World {
@@ -77,13 +96,15 @@ pub struct World {
     sequence: u64,
     pub nodes: BTreeMap<u64, Node>,
     held: BTreeMap<u64, Vec<Event>>,
-    cut: BTreeSet<(u64, u64)>,
-    weather: Weather,
-    faults: Vec<Fault>,
+    pub network: Network,
+    /// What messages go over, in place of the network's own ways.
+    pub quic: Option<Quic>,
+    pub plan: Plan,
     /// Members that a fault has to give back.
-    hit: BTreeMap<usize, u64>,
+    pub hit: BTreeMap<usize, u64>,
+    pub armed: Vec<Armed>,
     /// From, to.
-    images: BTreeMap<(u64, u64), Image>,
+    pub images: BTreeMap<(u64, u64), Image>,
     founders: Vec<u64>,
     next_id: u64,
     pub invariants: Invariants,
@@ -91,13 +112,21 @@ pub struct World {
     pub tally: Tally,
     is_traced: bool,
     pub is_healed: bool,
+    pub operator_is_due: bool,
 }
 
 impl World {
-    pub fn new(seed: u64, members: u64, faults: Vec<Fault>) -> World {
+    pub fn new(seed: u64, plan: Plan) -> World {
         let mut random = Random::new(seed);
-        let founders: Vec<u64> = (1..=members).collect();
-        let clients = Clients::new(&mut random);
+        let nodes = (1..=plan.members).map(|id| Node::new(id, &mut random, &plan)).collect();
+        World::of(random, plan, nodes)
+    }
+
+    /// With members whose disks may hold something already.
+    pub fn of(mut random: Random, plan: Plan, nodes: Vec<Node>) -> World {
+        let founders: Vec<u64> = nodes.iter().map(|node| node.id).collect();
+        let clients = Clients::new(&mut random, &plan);
+        let quic = plan.is_quic.then(|| Quic::new(&mut random));
         let mut world = World {
             random,
             now: 0,
@@ -105,26 +134,27 @@ impl World {
             sequence: 0,
             nodes: BTreeMap::new(),
             held: BTreeMap::new(),
-            cut: BTreeSet::new(),
-            weather: FAIR,
-            faults,
+            network: Network::new(),
+            quic,
+            next_id: plan.members + 1,
+            plan,
             hit: BTreeMap::new(),
+            armed: Vec::new(),
             images: BTreeMap::new(),
-            next_id: members + 1,
             founders: founders.clone(),
             invariants: Invariants::default(),
             clients,
             tally: Tally::default(),
             is_healed: false,
+            operator_is_due: false,
             is_traced: std::env::var("RINGSTONE_SIM_TRACE").is_ok(),
         };
-        for id in founders {
-            let node = Node::new(id, &mut world.random);
-            world.nodes.insert(id, node);
-            world.start(id);
+        for node in nodes {
+            world.nodes.insert(node.id, node);
         }
-        for number in 0..world.faults.len() {
-            let at = world.faults[number].at;
+        founders.into_iter().for_each(|id| world.start(id));
+        for number in 0..world.plan.faults.len() {
+            let at = world.plan.faults[number].at;
             world.at(at, Event::Fault(number));
         }
         for client in 0..world.clients.count() {
@@ -179,10 +209,15 @@ impl World {
             }),
             Event::Start(id) => self.start(id),
             Event::Client(client) => self.client_acts(client),
+            Event::Keep(client, lease) => self.keep_alive(client, lease),
             Event::Timeout(call) => self.call_timed_out(call),
             Event::Fault(number) => self.fault(number),
             Event::FaultEnd(number) => self.fault_ends(number),
             Event::PowerFails(id, down) => self.power_fails(id, down),
+            Event::Operator => self.operate(),
+            Event::Datagram { from, to, bytes } => self.datagram(from, to, &bytes),
+            Event::QuicTimer(id, life) => self.quic_timer(id, life),
+            Event::Dial(id, life) => self.dial(id, life),
         }
     }
 
@@ -199,10 +234,11 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| node.lives == life) else { return };
         let now = node.boottime(Duration::from_micros(self.now));
         let random = self.random.next();
+        let interval = node.interval_us(TICK);
         let Some(up) = &mut node.life else { return };
         up.group.tick(now, 0, random);
         up.hub.tick(self.now / 1000);
-        self.after(TICK.as_micros() as u64, Event::Tick(id, life));
+        self.after(interval, Event::Tick(id, life));
         self.pump(id);
         self.connect_watches();
     }
@@ -210,30 +246,39 @@ impl World {
     pub fn start(&mut self, id: u64) {
         let founders = if self.founders.contains(&id) { self.founders.clone() } else { vec![] };
         let now = self.time();
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.life.is_none()) else { return };
-        if let Err(error) = node.start(&founders, &mut self.random, now) {
-            panic!("{id} does not open: {error}");
+        let is_startable = |node: &&mut Node| node.life.is_none() && !node.is_gone;
+        let Some(node) = self.nodes.get_mut(&id).filter(is_startable) else { return };
+        if let Err(error) = node.start(&founders, self.plan.retained_bytes, &mut self.random, now) {
+            let in_trouble = node.is_in_trouble();
+            node.failed_to_start();
+            if in_trouble {
+                self.trace(|| format!("{id} does not open for now: {error}"));
+                return self.after(300_000, Event::Start(id));
+            }
+            return self.refuse(id, &error.to_string());
         }
         let life = node.lives;
         self.trace(|| format!("{id} starts"));
+        self.open_host(id, life);
         let phase = self.random.below(TICK.as_micros() as u64);
         self.after(phase, Event::Tick(id, life));
         self.pump(id);
     }
 
-    /// The process ends by itself: its disk failed.
-    fn failed(&mut self, id: u64, error: &GroupError) {
+    /// The process ends by itself: its disk failed, or has other bytes than were written.
+    pub fn failed(&mut self, id: u64, error: &GroupError) {
         self.trace(|| format!("{id} ends: {error}"));
-        assert!(
-            matches!(error, GroupError::Log(_) | GroupError::PageFile(_) | GroupError::Checkpoint(_))
-                && self.tally.disk_errors > 0,
-            "{id} ends: {error}"
-        );
-        self.crash(id, false);
-        self.after(300_000, Event::Start(id));
+        let of_disks = matches!(error, GroupError::Log(_) | GroupError::PageFile(_) | GroupError::Checkpoint(_));
+        let Some(node) = self.nodes.get(&id) else { return };
+        if of_disks && (node.is_in_trouble() || self.tally.disk_errors > 0) && !node.is_damaged {
+            self.crash(id, false);
+            return self.after(300_000, Event::Start(id));
+        }
+        assert!(of_disks || matches!(error, GroupError::Damaged(_) | GroupError::Attributes(_)), "{id} ends: {error}");
+        self.refuse(id, &error.to_string());
     }
 
-    fn crash(&mut self, id: u64, power: bool) {
+    pub fn crash(&mut self, id: u64, power: bool) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.crash(power, &mut self.random);
         self.held.remove(&id);
@@ -296,7 +341,7 @@ impl World {
         self.invariants.check_role(id, life);
         let (is_quiet, events) = (outputs.images_wanted.is_empty(), outputs.events);
         assert!(outputs.skipped_to.is_none(), "no change here has so many keys");
-        self.invariants.check_events(id, &events, self.now);
+        let ended = self.invariants.check_events(id, &events, self.now);
         self.invariants.check_sums(id, &outputs.sums);
         assert!(outputs.verdicts.is_empty(), "nobody differs");
         if outputs.published {
@@ -306,136 +351,91 @@ impl World {
             life.hub.deliver(previous, &events.into(), revision);
             self.invariants.check_published(id, life);
         }
-        self.tell_sums(id, &outputs.sums);
+        if let Some(leader) = outputs.sums.first().and_then(|_| self.leader()).filter(|leader| *leader != id) {
+            outputs.sums.iter().for_each(|sum| self.say(id, leader, &Said::Sum(*sum)));
+        }
+        ended.into_iter().for_each(|lease| self.note_ended(lease));
         for to in outputs.images_wanted {
             self.make_image(id, to);
         }
+        let mut moments = Vec::new();
         for (to, message) in outputs.send {
+            moments.extend(moment_of(&message));
             self.send_raft(id, life_number, to.0, message);
         }
         for forward in outputs.forward {
-            self.send(id, forward.leader.0, Packet::Forward(forward.payload));
+            self.say(id, forward.leader.0, &Said::Proposal(forward.payload));
         }
         for answer in outputs.answers {
-            self.answered(answer.request_id, answer.outcome);
+            if answer.shard == STRANGER {
+                self.answer_stranger(id, answer.request_id, |caller| Said::Changed(caller, answer.outcome.map(drop)));
+            } else {
+                self.answered(answer.request_id, answer.outcome);
+            }
         }
         for read in outputs.reads {
             self.read_ready(id, read.request_id, read.outcome);
         }
         for kept in outputs.kept_alive {
-            self.kept_alive(kept.request_id, kept.outcome);
+            if kept.shard == STRANGER {
+                self.answer_stranger(id, kept.request_id, |caller| {
+                    Said::KeptAlive(vec![(caller, kept.outcome.unwrap_or(-1))])
+                });
+            } else {
+                self.kept_alive(kept.request_id, kept.outcome);
+            }
         }
         self.serve_watches(id, life_number);
         if let Some(metadata) = outputs.install {
-            self.trace(|| format!("{id} goes on with the image up to {}", metadata.index));
-            self.tally.images += 1;
-            // The log has said that the old state is void; the power may fail before the new file has its name, or at once
-            // after it has.
-            let fails = self.random.below(6);
-            if fails == 0 {
-                self.crash(id, true);
-            } else {
-                self.nodes.get_mut(&id).expect("it is up").switch(metadata.index.0);
-                self.member_went_down(id);
-                if fails == 1 {
-                    self.crash(id, true);
-                }
-            }
-            self.start(id);
+            self.install(id, life_number, metadata.index.0);
         }
         if outputs.removed {
             self.trace(|| format!("{id} was removed"));
             self.nodes.remove(&id);
             self.member_went_down(id);
         }
+        self.strike(id, &moments);
         is_quiet
     }
 
-    /// To whoever leads, at once.
-    fn tell_sums(&mut self, id: u64, sums: &[Sum]) {
-        let now = self.time();
-        let leader = self.leader().filter(|leader| *leader != id && !self.cut.contains(&(id, *leader)));
-        let Some(node) = leader.and_then(|leader| self.nodes.get_mut(&leader)).filter(|node| node.is_up()) else {
+    /// The member goes on with an image in place of its page file.
+    fn install(&mut self, id: u64, life: u64, index: u64) {
+        if self.nodes.get(&id).is_none_or(|node| node.lives != life) {
             return;
-        };
-        let now = node.boottime(now);
-        let Some(life) = &mut node.life else { return };
-        sums.iter().for_each(|sum| life.group.hear_sum(now, NodeId(id), *sum));
+        }
+        self.trace(|| format!("{id} goes on with the image up to {index}"));
+        self.tally.images += 1;
+        // The log has said that the old state is void; the power may fail before the new file has its name, or at once
+        // after it has.
+        let fails = self.random.below(6);
+        if fails == 0 {
+            self.crash(id, true);
+            let now = self.now;
+            self.nodes.get_mut(&id).into_iter().for_each(|node| node.forgot_at = now);
+        } else {
+            self.nodes.get_mut(&id).expect("it is up").switch(index);
+            self.member_went_down(id);
+            if fails == 1 {
+                self.crash(id, true);
+            }
+        }
+        self.start(id);
     }
 
     fn make_image(&mut self, from: u64, to: NodeId) {
         let Some(life) = self.nodes.get_mut(&from).and_then(|node| node.life.as_mut()) else { return };
-        let (index, image) = life.image(from);
+        let (index, image) = match life.image(from) {
+            Ok(image) => image,
+            Err(damage) => {
+                life.group.report_image(to, false);
+                return self.refuse(from, &damage.to_string());
+            }
+        };
         match life.group.image_metadata(index) {
             Some(metadata) => life.group.send_image(to, metadata),
             None => life.group.report_image(to, false),
         }
         self.images.insert((from, to.0), (index, Rc::new(image)));
-    }
-
-    fn send_raft(&mut self, from: u64, life: u64, to: u64, message: Message) {
-        let Body::Snapshot(snapshot) = &message.body else { return self.send(from, to, Packet::Raft(message)) };
-        let covers = snapshot.metadata.index.0;
-        let Some((index, image)) = self.images.remove(&(from, to)).filter(|(index, _)| *index == covers) else {
-            return;
-        };
-        let is_lost = self.cut.contains(&(from, to)) || self.random.chance(self.weather.lost);
-        let transfer = 20_000 + image.len() as u64 / 50;
-        if is_lost {
-            self.after(transfer, Event::ImageReport { from, life, to, delivered: false });
-        } else {
-            self.after(transfer, Event::Deliver { from, to, packet: Packet::Image(message, index, image) });
-        }
-    }
-
-    fn send(&mut self, from: u64, to: u64, packet: Packet) {
-        self.tally.messages += 1;
-        let Weather { lost, doubled, delay_us } = self.weather;
-        if self.cut.contains(&(from, to)) || self.random.chance(lost) {
-            return;
-        }
-        if self.random.chance(doubled) {
-            let again = match &packet {
-                Packet::Raft(message) => Some(Packet::Raft(message.clone())),
-                // Requests are not repeated: a put would be done twice.
-                Packet::Forward(_) | Packet::Image(..) => None,
-            };
-            if let Some(packet) = again {
-                let delay = 100 + self.random.below(delay_us);
-                self.after(delay, Event::Deliver { from, to, packet });
-            }
-        }
-        let delay = 100 + self.random.below(delay_us);
-        self.after(delay, Event::Deliver { from, to, packet });
-    }
-
-    fn deliver(&mut self, from: u64, to: u64, packet: Packet) {
-        let sender_life = self.nodes.get(&from).map_or(0, |node| node.lives);
-        let now = self.time();
-        let node = self.nodes.get_mut(&to).filter(|node| node.life.is_some());
-        if let Packet::Image(..) = &packet {
-            let delivered = node.is_some();
-            self.after(500, Event::ImageReport { from, life: sender_life, to, delivered });
-        }
-        let Some(node) = self.nodes.get_mut(&to).filter(|node| node.life.is_some()) else { return };
-        let now = node.boottime(now);
-        let result = match packet {
-            Packet::Raft(message) => node.life.as_mut().expect("it is up").group.step(now, NodeId(from), message),
-            Packet::Forward(payload) => {
-                // Refused: nobody is told, and the caller waits in vain.
-                let _ = node.life.as_mut().expect("it is up").group.propose_forwarded(now, &payload);
-                Ok(())
-            }
-            Packet::Image(message, index, image) => {
-                let pages = node::restore(to, &image).expect("the image is whole");
-                node.image = Some((index, pages));
-                node.life.as_mut().expect("it is up").group.step(now, NodeId(from), message)
-            }
-        };
-        match result {
-            Ok(()) => self.pump(to),
-            Err(error) => panic!("{to} ends by a message of {from}: {error}"),
-        }
     }
 
     /// Members of the leader's configuration.
@@ -465,7 +465,7 @@ impl World {
         terms.max().map(|(_, id)| id)
     }
 
-    fn resolve(&self, whom: Whom) -> u64 {
+    pub fn resolve(&self, whom: Whom) -> u64 {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         match whom {
             Whom::Leader => self.leader().unwrap_or(ids[0]),
@@ -473,141 +473,7 @@ impl World {
         }
     }
 
-    fn cut_between(&mut self, ones: &[u64], others: &[u64], both_ways: bool) {
-        for one in ones {
-            for other in others.iter().filter(|other| *other != one) {
-                self.cut.insert((*one, *other));
-                if both_ways {
-                    self.cut.insert((*other, *one));
-                }
-            }
-        }
-        self.tally.partitions += 1;
-    }
-
-    fn fault(&mut self, number: usize) {
-        let Fault { lasts, kind, .. } = self.faults[number];
-        self.trace(|| format!("fault {number}: {kind:?} for {lasts} us"));
-        self.tally.faults += 1;
-        let ids: Vec<u64> = self.nodes.keys().copied().collect();
-        match kind {
-            Kind::Kill(whom) => {
-                let id = self.resolve(whom);
-                self.crash(id, false);
-                self.after(lasts, Event::Start(id));
-            }
-            Kind::PowerCut(whom) => {
-                let id = self.resolve(whom);
-                self.power_fails_soon(&[id], lasts);
-            }
-            Kind::PowerCutOfAll => self.power_fails_soon(&ids, lasts.min(500_000)),
-            Kind::Pause(whom) => {
-                let id = self.resolve(whom);
-                if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.is_up()) {
-                    node.is_paused = true;
-                    self.hit.insert(number, id);
-                }
-            }
-            Kind::SlowDisk(whom, times) => {
-                let id = self.resolve(whom);
-                if let Some(node) = self.nodes.get_mut(&id) {
-                    node.slowness = 10 * times;
-                    self.hit.insert(number, id);
-                }
-            }
-            Kind::DiskError(whom, of_log) => {
-                let id = self.resolve(whom);
-                let node = self.nodes.get_mut(&id).expect("a member");
-                if node.life.is_some() {
-                    self.tally.disk_errors += 1;
-                    if of_log {
-                        node.log.inject(0, ringstone_wal::disk::sim::Fault::Failed(libc::EIO));
-                    } else {
-                        node.pages.inject(0, ringstone_pager::disk::Fault::Failed);
-                    }
-                }
-            }
-            Kind::Isolate(whom) => self.cut_between(&[self.resolve(whom)], &ids, true),
-            Kind::Mute(whom) => self.cut_between(&[self.resolve(whom)], &ids, false),
-            Kind::Deaf(whom) => self.cut_between(&ids, &[self.resolve(whom)], false),
-            Kind::Bridge(nth) => {
-                let mut ids = ids;
-                let nth = nth as usize % ids.len();
-                ids.rotate_left(nth);
-                let (ones, others) = ids[1..].split_at(ids.len() / 2);
-                self.cut_between(ones, others, true);
-            }
-            Kind::Split(nth) => {
-                let mut ids = ids;
-                let nth = nth as usize % ids.len();
-                ids.rotate_left(nth);
-                let (ones, others) = ids.split_at(ids.len() / 2);
-                self.cut_between(ones, others, true);
-            }
-            Kind::OneWay(nth) => {
-                let (one, other) = (nth as usize % ids.len(), nth as usize / 64 % ids.len());
-                self.cut_between(&[ids[one]], &[ids[other]], false);
-            }
-            Kind::Weather { lost, doubled, delay_ms } => {
-                self.weather = Weather { lost, doubled, delay_us: delay_ms * 1000 };
-            }
-            Kind::Transfer(nth) => {
-                let to = ids[nth as usize % ids.len()];
-                if let Some(life) = self.leader().and_then(|id| self.nodes.get_mut(&id)?.life.as_mut()) {
-                    let _refused_or_not = life.group.transfer_leadership(NodeId(to));
-                }
-            }
-            Kind::Add | Kind::Promote | Kind::Remove(_) => self.change_members(kind),
-            Kind::Evict(whom) => {
-                let id = self.resolve(whom);
-                self.nodes[&id].pages.evict_all();
-            }
-        }
-        self.after(lasts, Event::FaultEnd(number));
-    }
-
-    /// Half the time the disks are slow before it: much is on its way to them then, and what was said about it too early
-    /// is lost.
-    fn power_fails_soon(&mut self, ids: &[u64], down: u64) {
-        let slow = if self.random.chance(500) { self.random.between(20_000, 400_000) } else { 0 };
-        let times = self.random.between(20, 400);
-        for id in ids {
-            if let Some(node) = self.nodes.get_mut(id).filter(|_| slow > 0) {
-                node.slowness = 10 * times;
-            }
-            let down = down + self.random.below(200_000);
-            self.after(slow, Event::PowerFails(*id, down));
-        }
-    }
-
-    fn power_fails(&mut self, id: u64, down: u64) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.slowness = 10;
-        }
-        self.crash(id, true);
-        self.after(down, Event::Start(id));
-    }
-
-    fn fault_ends(&mut self, number: usize) {
-        match self.faults[number].kind {
-            Kind::Pause(_) => {
-                if let Some(id) = self.hit.remove(&number) {
-                    self.resume(id);
-                }
-            }
-            Kind::SlowDisk(..) => {
-                let node = self.hit.remove(&number).and_then(|id| self.nodes.get_mut(&id));
-                node.into_iter().for_each(|node| node.slowness = 10);
-            }
-            Kind::Weather { .. } => self.weather = FAIR,
-            Kind::Isolate(_) | Kind::Mute(_) | Kind::Deaf(_) | Kind::Bridge(_) | Kind::Split(_) | Kind::OneWay(_) => {
-                self.cut.clear();
-            }
-            _ => {}
-        }
-    }
-
-    fn resume(&mut self, id: u64) {
+    pub fn resume(&mut self, id: u64) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.is_paused = false;
         }
@@ -616,33 +482,16 @@ impl World {
         }
     }
 
-    /// One more fault: whoever leads is gone until another one does.
-    pub fn depose(&mut self) {
-        if let Some(leader) = self.leader() {
-            self.tally.faults += 1;
-            self.crash(leader, true);
-            self.after(2_500_000, Event::Start(leader));
-        }
-    }
-
-    /// From now on nothing goes wrong any more.
-    pub fn heal(&mut self) {
-        self.trace(|| "all is well from now on".to_owned());
-        self.is_healed = true;
-        self.cut.clear();
-        self.weather = FAIR;
-        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            self.resume(id);
-            self.nodes.get_mut(&id).expect("a member").slowness = 10;
-            self.after(1, Event::Start(id));
-        }
+    /// The process that held these is gone.
+    pub fn forget_held(&mut self, id: u64) {
+        self.held.remove(&id);
     }
 
     /// A member that joins is started when it is added.
     pub fn new_member(&mut self) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        let node = Node::new(id, &mut self.random);
+        let node = Node::new(id, &mut self.random, &self.plan);
         self.nodes.insert(id, node);
         self.tally.joined += 1;
         self.start(id);

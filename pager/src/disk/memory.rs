@@ -22,6 +22,8 @@ const LENGTH: u64 = u64::MAX;
 pub(super) struct Medium {
     /// By page; shared with forks until either changes.
     durable: HashMap<u64, Arc<Vec<u8>>>,
+    /// What the last sync that changed a page has replaced.
+    replaced: HashMap<u64, Arc<Vec<u8>>>,
     durable_length: u64,
     unsynced: BTreeMap<u64, Vec<(u64, Sector)>>,
     lengths: Vec<(u64, u64)>,
@@ -107,11 +109,29 @@ impl Medium {
         page[start..start + SECTOR_BYTES].copy_from_slice(content);
     }
 
+    /// The durable bytes of a page, to be damaged.
+    pub fn durable_page(&mut self, page: u64) -> Option<&mut Vec<u8>> {
+        self.durable.get_mut(&page).map(Arc::make_mut)
+    }
+
+    /// The last write of a page is as good as never done.
+    pub fn forget_write(&mut self, page: u64) -> bool {
+        let Some(replaced) = self.replaced.remove(&page) else { return false };
+        self.durable.insert(page, replaced);
+        true
+    }
+
     /// Makes the changes below `covered` durable.
     pub fn sync(&mut self, covered: u64) {
+        let mut last_page = None;
         for (sector, mut versions) in core::mem::take(&mut self.unsynced) {
             if let Some(newest) = versions.iter().rposition(|(change, _)| *change < covered) {
                 let content = versions[newest].1;
+                let page = sector / SECTORS_PER_PAGE;
+                if last_page.replace(page) != Some(page) {
+                    let before = self.durable.get(&page).cloned();
+                    self.replaced.insert(page, before.unwrap_or_else(|| Arc::new(vec![0; PAGE_BYTES])));
+                }
                 self.store(sector, &content);
                 versions.drain(..=newest);
             }

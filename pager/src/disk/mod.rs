@@ -12,7 +12,7 @@ mod std_disk;
 use std::sync::Arc;
 
 pub use purpose::IoPurpose;
-pub use sim::{Crash, Fault, IoCounts, SimDisk};
+pub use sim::{Crash, Damage as SimDamage, Fault, IoCounts, SimDisk};
 pub use std_disk::StdDisk;
 
 /// Ties a completion to its submission. The submitter chooses it.

@@ -3,8 +3,8 @@
 //! Requests are executed when they are polled (in order, or shuffled by a seed), so a sync that was submitted too early
 //! covers too little, as on a real disk. Writes are kept by 512-byte sector until a sync covers them; a crash keeps any
 //! of the versions of each, or tears write by write. It reads like the mapping does ([`PageSource`]), with every page
-//! absent until it was brought in. It does *not* model: a sector torn within, devices that lie about a sync, and
-//! directory entries.
+//! absent until it was brought in. Pages rot, and writes turn out to be lost or elsewhere, when a test says so
+//! ([`SimDisk::damage`]). It does *not* model: a sector torn within, and directory entries.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -39,6 +39,17 @@ pub enum Fault {
     Full,
     /// Half of a write is done, a read ends early; others fail.
     Short,
+}
+
+/// What a disk has done to a page whose write it acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// These bits of its bytes are other ones: byte and mask.
+    Rot(usize, u8),
+    /// It holds what was written to this page.
+    Misdirected(u64),
+    /// It holds what it held before its last write.
+    Lost,
 }
 
 /// How many requests were submitted.
@@ -86,6 +97,9 @@ struct State {
     changing_max: Option<u64>,
     stopped_at: Option<IoPurpose>,
     faults: HashMap<u64, Fault>,
+    /// The file can't grow.
+    is_full: bool,
+    is_unreadable: bool,
     shuffle: Option<u64>,
     resident: HashSet<u64>,
     /// Where the bytes of a resident page stand among the snapshots.
@@ -224,6 +238,42 @@ impl SimDisk {
         forget(&mut state, offset, bytes.len());
     }
 
+    /// Damages a durable page, which leaves memory: until then readers would see what was written. False: there is no such
+    /// page, or nothing of it changes.
+    pub fn damage(&self, page: u64, damage: Damage) -> bool {
+        let mut state = self.state();
+        let is_done = match damage {
+            Damage::Rot(byte, mask) => {
+                let bytes = state.medium.durable_page(page);
+                bytes.map(|bytes| bytes[byte % PAGE_BYTES] ^= mask).is_some() && mask != 0
+            }
+            Damage::Misdirected(from) => {
+                let content = state.medium.durable_page(from).map(|bytes| bytes.clone());
+                match (content, state.medium.durable_page(page)) {
+                    (Some(content), Some(bytes)) if *bytes != content => {
+                        *bytes = content;
+                        true
+                    }
+                    _ => false,
+                }
+            }
+            Damage::Lost => state.medium.forget_write(page),
+        };
+        forget(&mut state, page * PAGE_BYTES as u64, PAGE_BYTES);
+        state.resident.remove(&page);
+        is_done
+    }
+
+    /// From now on the file can't grow, or it can again. Not kept by [`SimDisk::fork`].
+    pub fn set_full(&self, is_full: bool) {
+        self.state().is_full = is_full;
+    }
+
+    /// From now on reads fail, or no longer. Not kept by [`SimDisk::fork`].
+    pub fn set_unreadable(&self, is_unreadable: bool) {
+        self.state().is_unreadable = is_unreadable;
+    }
+
     /// Cuts the file durably, behind everybody's back.
     pub fn truncate(&self, length: u64) {
         self.state().medium.truncate(length);
@@ -325,7 +375,11 @@ impl Disk for SimDisk {
     fn submit(&mut self, token: Token, io: Io) {
         let mut state = self.state();
         let submitted = state.counts.changing() + state.counts.reads;
-        let fault = state.faults.remove(&submitted);
+        let fault = state.faults.remove(&submitted).or(match &io {
+            Io::SetLength { .. } if state.is_full => Some(Fault::Full),
+            Io::Read { .. } if state.is_unreadable => Some(Fault::Failed),
+            _ => None,
+        });
         match &io {
             Io::Write { buffers, .. } => {
                 state.counts.writes += 1;

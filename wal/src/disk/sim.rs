@@ -260,6 +260,7 @@ pub struct SimDisk {
     submissions: u64,
     faults: BTreeMap<u64, Fault>,
     space_bytes: u64,
+    is_unreadable: bool,
     writes: u64,
     /// Writes and changes of the directory: the order of [`SimDisk::unsynced`].
     changes: u64,
@@ -281,6 +282,7 @@ impl SimDisk {
             submissions: 0,
             faults: BTreeMap::new(),
             space_bytes: u64::MAX,
+            is_unreadable: false,
             writes: 0,
             changes: 0,
         }
@@ -317,6 +319,11 @@ impl SimDisk {
     /// Bounds the total size of all files; beyond it creations fail with ENOSPC.
     pub fn set_space_bytes(&mut self, bytes: u64) {
         self.space_bytes = bytes;
+    }
+
+    /// From now on reads fail with EIO, or no longer. A disk that is made from this one can be read.
+    pub fn set_unreadable(&mut self, is_unreadable: bool) {
+        self.is_unreadable = is_unreadable;
     }
 
     /// The disk after a power cut now.
@@ -403,6 +410,23 @@ impl SimDisk {
         change(&mut file.current);
         file.durable.clone_from(&file.current);
         file.unsynced.clear();
+    }
+
+    /// Changes durable bytes behind the log's back; what is not synced stays as it is. False: there is no such file, or it
+    /// is shorter.
+    pub fn damage(&mut self, name: FileName, offset: usize, bytes: &[u8]) -> bool {
+        let Some(&file) = self.directory.get(&name) else { return false };
+        let file = Arc::make_mut(&mut self.files[file]);
+        let end = offset + bytes.len();
+        if file.durable.len() < end {
+            return false;
+        }
+        store(&mut file.durable, offset, bytes);
+        store(&mut file.current, offset, bytes);
+        for sector in &file.unsynced {
+            store(&mut file.current, sector.offset, &sector.bytes);
+        }
+        true
     }
 
     /// Removes a file behind the log's back, durably.
@@ -571,6 +595,9 @@ impl Disk for SimDisk {
 
     fn read(&mut self, file: FileName, offset: u64, buffer: &mut AlignedBuffer) -> Result<usize, DiskError> {
         self.flush()?;
+        if self.is_unreadable {
+            return Err(DiskError::plain("read", Some(file), libc::EIO));
+        }
         let content = &self.file(file, "read")?.current;
         let start = content.len().min(offset as usize);
         let bytes = buffer.len().min(content.len() - start);

@@ -12,11 +12,11 @@ use crate::entry::caller_of;
 use crate::error::Error;
 use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
 use crate::identity::incarnation;
+use crate::said::{Caller, MendRefusal, MendRequest, Said};
 use crate::shard::boottime;
 use crate::shard::images::{self, ImageEvent, Place};
 use crate::shard::link::{Asked, KeepAlive, Told};
-use crate::shard::mend_words::{MendRefusal, MendRequest};
-use crate::shard::peers::{Caller, FromPeer, Links};
+use crate::shard::peers::{FromPeer, Links};
 
 /// How long a change of the leader is waited for.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(5);
@@ -84,44 +84,44 @@ impl Driver {
         let any = !heard.is_empty();
         for said in heard {
             match said {
-                FromPeer::Raft(from, message) => self.hear_raft(now, from, message)?,
+                FromPeer::Said(from, Said::Raft(message)) => self.hear_raft(now, from, message)?,
                 FromPeer::Image(event) => self.note_image(now, event)?,
-                FromPeer::Proposal(from, payload) => self.hear_proposal(now, from, &payload),
-                FromPeer::NotTaken(caller, error) => {
+                FromPeer::Said(from, Said::Proposal(payload)) => self.hear_proposal(now, from, &payload),
+                FromPeer::Said(_, Said::NotTaken(caller, error)) => {
                     self.group.forward_refused((caller.shard, caller.request_id), error);
                 }
-                FromPeer::KeepAlives(from, items) => {
+                FromPeer::Said(from, Said::KeepAlives(items)) => {
                     for (caller, id) in items {
                         self.others.next_stranger += 1;
                         self.others.strangers.insert(self.others.next_stranger, (from, caller));
                         self.group.keep_alive(now, STRANGER, self.others.next_stranger, id)?;
                     }
                 }
-                FromPeer::KeptAlive(items) => {
+                FromPeer::Said(_, Said::KeptAlive(items)) => {
                     for (caller, ttl_s) in items {
                         let told = if ttl_s < 0 { Err(Error::NotPrimaryLessor) } else { Ok(Told::KeptAlive(ttl_s)) };
                         self.tell(caller.shard, caller.request_id, told);
                     }
                 }
-                FromPeer::Clocks(from, items) => {
+                FromPeer::Said(from, Said::Clocks(items)) => {
                     let clock = self.lease_clock().map_or(-1, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
                     let told: Vec<_> = items.into_iter().map(|(caller, _)| (caller, clock)).collect();
                     if let Some(links) = &self.others.links {
-                        links.tell_clock(from, &told);
+                        links.say_items(from, &told, Said::ClockIs);
                     }
                 }
-                FromPeer::ClockIs(items) => {
+                FromPeer::Said(_, Said::ClockIs(items)) => {
                     for (caller, ms) in items {
                         let told = u64::try_from(ms).map(Told::Clock).map_err(|_| Error::LeaderChanged);
                         self.tell(caller.shard, caller.request_id, told);
                     }
                 }
-                FromPeer::Change(from, caller, change) => {
+                FromPeer::Said(from, Said::Change(caller, change)) => {
                     self.others.next_stranger += 1;
                     self.others.strangers.insert(self.others.next_stranger, (from, caller));
                     self.group.change_members(now, &change, STRANGER, self.others.next_stranger)?;
                 }
-                FromPeer::Changed(caller, outcome) => {
+                FromPeer::Said(_, Said::Changed(caller, outcome)) => {
                     self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
                 }
                 FromPeer::Lost(member) => {
@@ -129,17 +129,19 @@ impl Driver {
                     // Whatever it had acknowledged in that life has come, or never will.
                     self.group.trust(member);
                 }
-                FromPeer::Mend(from, request) => self.mend(now, from, request),
+                FromPeer::Said(from, Said::Mend(request)) => self.mend(now, from, request),
                 FromPeer::Mended(member) => {
                     self.others.sending.retain(|sending| *sending != member);
                     self.group.trust(member);
                 }
-                FromPeer::Sum(from, sum) => self.group.hear_sum(now, from, sum),
-                FromPeer::Verdict(from, verdict) => {
+                FromPeer::Said(from, Said::Sum(sum)) => self.group.hear_sum(now, from, sum),
+                FromPeer::Said(from, Said::Verdict(verdict)) => {
                     if self.group.leader_elsewhere() == Some(from) {
                         self.group.hear_verdict(verdict)?;
                     }
                 }
+                // Of images the transport's task takes them itself; the other is an answer to a former process.
+                FromPeer::Said(_, Said::Image(_) | Said::MendRefused(_)) => {}
                 FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
                 FromPeer::Refused(text) => return Err(GroupError::Refused { text }),
             }
@@ -151,7 +153,7 @@ impl Driver {
         let Err(error) = self.group.propose_forwarded(now, payload) else { return };
         tracing::debug!(error = %error, "a proposal of another member is not taken");
         if let (Some(links), Some((shard, request_id))) = (&self.others.links, caller_of(payload)) {
-            links.not_taken(from, Caller { shard, request_id }, &error.told());
+            links.say(from, &Said::NotTaken(Caller { shard, request_id }, error.told()));
         }
     }
 
@@ -173,7 +175,7 @@ impl Driver {
         };
         let item = |KeepAlive { shard, request_id, id }| (Caller { shard, request_id }, id);
         let items: Vec<_> = asked.into_iter().map(item).collect();
-        if !links.keep_alive(leader, &items) {
+        if !links.say_items(leader, &items, Said::KeepAlives) {
             self.tell_all(&items, &Error::NoLeader);
         }
         Ok(())
@@ -187,7 +189,7 @@ impl Driver {
         let items: Vec<_> =
             asked.into_iter().map(|Asked { shard, request_id }| (Caller { shard, request_id }, 0)).collect();
         let sent = match (&self.others.links, self.group.leader_elsewhere()) {
-            (Some(links), Some(leader)) => links.ask_clock(leader, &items),
+            (Some(links), Some(leader)) => links.say_items(leader, &items, Said::Clocks),
             _ => false,
         };
         match self.lease_clock() {
@@ -209,7 +211,12 @@ impl Driver {
     pub(super) fn forward(&mut self, forwards: Vec<Forward>) {
         for forward in forwards {
             let whom = forward.whom;
-            if !self.others.links.as_ref().is_some_and(|links| links.forward(forward)) {
+            if !self
+                .others
+                .links
+                .as_ref()
+                .is_some_and(|links| links.say(forward.leader, &Said::Proposal(forward.payload)))
+            {
                 self.group.forward_refused(whom, Error::NoLeader);
                 // Its answer is in the next outputs.
                 self.inbox.wake.notify();
@@ -226,7 +233,9 @@ impl Driver {
             }
         }
         if let Some(links) = &self.others.links {
-            answers.iter().for_each(|(to, items)| links.kept_alive(*to, items));
+            for (to, items) in &answers {
+                links.say_items(*to, items, Said::KeptAlive);
+            }
         }
     }
 
@@ -302,7 +311,9 @@ impl Driver {
         }
         let applied = self.group.state().applied_index;
         match request.need {
-            LogNeed::From(index) if applied < index => links.refuse_mend(from, MendRefusal::Behind(applied)),
+            LogNeed::From(index) if applied < index => {
+                links.say(from, &Said::MendRefused(MendRefusal::Behind(applied)));
+            }
             LogNeed::From(_) => self.send_state(from, request),
             LogNeed::Confirmed if self.group.forget(from) => {
                 self.others.next_stranger += 1;
@@ -312,7 +323,7 @@ impl Driver {
             }
             LogNeed::Confirmed => {
                 let leader = self.local.shared.leader.load(Ordering::Relaxed);
-                links.refuse_mend(from, MendRefusal::NotLeader(leader));
+                links.say(from, &Said::MendRefused(MendRefusal::NotLeader(leader)));
             }
         }
     }
@@ -332,7 +343,7 @@ impl Driver {
         }
         self.group.trust(to);
         if let Some(links) = &self.others.links {
-            links.refuse_mend(to, MendRefusal::Unconfirmed);
+            links.say(to, &Said::MendRefused(MendRefusal::Unconfirmed));
         }
     }
 
@@ -351,9 +362,11 @@ impl Driver {
         }
         let Some(links) = self.others.links.clone() else { return Ok(()) };
         if let Some(leader) = self.group.leader_elsewhere() {
-            sums.iter().for_each(|sum| links.sum(leader, sum));
+            for sum in sums {
+                links.say(leader, &Said::Sum(sum));
+            }
         }
-        verdicts.iter().for_each(|verdict| links.verdict(verdict));
+        verdicts.iter().for_each(|verdict| links.say_to_all(&Said::Verdict(*verdict)));
         verdicts.into_iter().try_for_each(|verdict| self.group.hear_verdict(verdict))
     }
 

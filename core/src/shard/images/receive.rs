@@ -18,8 +18,9 @@ use super::super::group_task::Inbox;
 use super::super::peers::{FromPeer, Links};
 use super::super::{Shard, boottime};
 use super::build::{self, Builder, Compared, OwnStore};
-use super::{Content, ImageEvent, ImageFailure, Word, at, new_pages, remove};
+use super::{Content, ImageEvent, ImageFailure, at, new_pages, remove};
 use crate::image::MAP_BYTES_MAX;
+use crate::said::{Said, Word};
 use crate::shared::Shared;
 
 /// How long what has come waits for the rest: longer than its sender does (send.rs).
@@ -127,7 +128,7 @@ impl Receiver<'_> {
             Some(content) => {
                 let known = self.arrivals.arriving.borrow().as_ref().is_some_and(|known| known.id == offer.id);
                 if !known && content == Content::Whole && self.wants_map() {
-                    self.links.send_word(NodeId(self.from), &Word::Map(offer.id));
+                    self.links.say(NodeId(self.from), &Said::Image(Word::Map(offer.id)));
                     return Ok(None);
                 }
                 if !known {
@@ -178,7 +179,7 @@ impl Receiver<'_> {
         );
         let runs = compared.wanted.as_bytes().to_vec().into();
         self.arrivals.compared.replace(Some((compared.id, builder)));
-        self.links.send_word(NodeId(self.from), &Word::Wants(compared.id, runs));
+        self.links.say(NodeId(self.from), &Said::Image(Word::Wants(compared.id, runs)));
         Ok(())
     }
 

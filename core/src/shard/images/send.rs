@@ -22,11 +22,12 @@ use ringstone_raft::NodeId;
 use super::super::group_task::Inbox;
 use super::super::peers::{FromPeer, Links};
 use super::super::{Shard, boottime, random_bytes, state_of};
-use super::{Content, ImageEvent, ImageFailure, Place, Word};
+use super::{Content, ImageEvent, ImageFailure, Place};
 use crate::error::{Error, ReadFault};
 use crate::group::ImageCosts;
 use crate::identity::Identity;
 use crate::image::{ImageMap, ImageWriter, MapBuilder, Piece, Step, Wanted, run_bytes_for};
+use crate::said::Word;
 use crate::state::State;
 
 /// A pin is not held longer than this: as for a client's snapshot.
