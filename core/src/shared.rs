@@ -3,6 +3,7 @@
 //! Every figure here is a single atomic that is read on its own: nothing may be concluded from two of them together.
 //! What must agree (revision, compaction, applied index) is read from one pinned root instead.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -144,6 +145,14 @@ pub struct Shared {
     pub proposals_failed: AtomicU64,
     /// Changes of leader seen.
     pub leader_changes: AtomicU64,
+    /// Times that the disk did not answer for most of an election timeout.
+    pub disk_stalls: AtomicU64,
+    /// For how long it has not answered now, in milliseconds; 0: it answers.
+    pub disk_silent_ms: AtomicU64,
+    /// Times that leadership was given away because of that.
+    pub leaderships_given_away: AtomicU64,
+    /// Why other members can't be reached, in words, by their ids: what was found out and still holds.
+    pub unreachable: Mutex<BTreeMap<u64, String>>,
     /// The lease clock now, in milliseconds.
     pub lease_clock_ms: AtomicU64,
     /// Shards that were woken because they did not beat.
@@ -198,6 +207,10 @@ impl Shared {
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            disk_stalls: AtomicU64::new(0),
+            disk_silent_ms: AtomicU64::new(0),
+            leaderships_given_away: AtomicU64::new(0),
+            unreachable: Mutex::default(),
             lease_clock_ms: AtomicU64::new(0),
             shard_wakes: AtomicU64::new(0),
             shards_stopped: AtomicUsize::new(0),

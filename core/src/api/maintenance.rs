@@ -100,6 +100,14 @@ impl Api {
             let name = AlarmType::try_from(alarm.alarm).map_or("UNKNOWN", |alarm| alarm.as_str_name());
             errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
         }
+        if let Ok(unreachable) = shared.unreachable.lock() {
+            let told = |(id, why): (&u64, &String)| format!("memberID:{id} can't be reached: {why}");
+            errors.extend(unreachable.iter().map(told));
+        }
+        let silent_ms = shared.disk_silent_ms.load(Ordering::Relaxed);
+        if silent_ms > 0 {
+            errors.push(format!("the disk has not answered for {silent_ms} ms"));
+        }
         let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
         let bytes = |figure: &AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
         let response = StatusResponse {

@@ -18,6 +18,7 @@ mod apply;
 mod change;
 mod checkpoint;
 mod cluster;
+mod failover;
 mod install;
 mod leases;
 mod membership;
@@ -237,6 +238,8 @@ pub struct Group {
     said_first: Option<(u64, Duration)>,
     reads: reads::Reads,
     in_flight: cluster::InFlight,
+    vacancy: Option<failover::Vacancy>,
+    disk_watch: failover::DiskWatch,
     retained: cluster::Retained,
     /// Images on their way, and what they cover.
     images: BTreeMap<NodeId, u64>,
@@ -288,6 +291,8 @@ impl Group {
             return;
         }
         self.raft.tick(random);
+        self.take_turn();
+        self.watch_disk();
         if self.raft.role().role == Role::Leader {
             // A sole voter is its own quorum.
             if self.is_sole() {
@@ -308,6 +313,9 @@ impl Group {
     /// Puts requests into the log's next batch. Those that can't be proposed are answered.
     pub fn propose(&mut self, now: Duration, proposals: Vec<Proposal>) {
         self.now = now;
+        if self.refuses() {
+            return self.refuse(proposals);
+        }
         if let Some(leader) = self.forward_to() {
             return self.forward(leader, proposals);
         }
@@ -468,6 +476,7 @@ impl Group {
     /// [`GroupError::Log`]: the first failure of a write or sync, final.
     pub fn log_completed(&mut self, completion: ringstone_wal::disk::Completion) -> Result<(), GroupError> {
         self.log.completed(completion);
+        self.disk_watch.log_moved();
         if let Some(error) = self.log.failure() {
             return Err(error.clone().into());
         }

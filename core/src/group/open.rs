@@ -427,6 +427,8 @@ pub fn open_member(
         said_first: None,
         reads: Default::default(),
         in_flight: Default::default(),
+        vacancy: None,
+        disk_watch: Default::default(),
         retained: Default::default(),
         images: Default::default(),
         installing: None,
@@ -439,7 +441,7 @@ pub fn open_member(
     Ok(group)
 }
 
-fn election_ticks(shared: &Shared) -> u32 {
+pub(super) fn election_ticks(shared: &Shared) -> u32 {
     let heartbeat_ms = shared.config.heartbeat_interval.as_millis().max(1);
     u32::try_from(shared.config.election_timeout.as_millis() / heartbeat_ms).unwrap_or(10).max(2)
 }

@@ -44,6 +44,9 @@ impl Group {
     /// committed when this was called.
     pub fn read_index(&mut self, now: Duration, shard: u32, request_id: u64) {
         self.now = now;
+        if self.refuses() {
+            return self.tell_readers(&[(shard, request_id)], &Err(Error::Timeout));
+        }
         self.reads.waiting.push((shard, request_id));
     }
 

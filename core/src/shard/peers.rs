@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::AHashMap;
@@ -33,6 +34,7 @@ use crate::config::{API_VERSION, CLUSTER_VERSION, REQUEST_OVERHEAD_BYTES};
 use crate::error::Error;
 use crate::group::{Forward, GROUP, MemberChange};
 use crate::join::{CLUSTER_ID_HEADER, Listed};
+use crate::shared::Shared;
 
 /// Raft's messages.
 const RAFT: u64 = 0;
@@ -103,6 +105,7 @@ pub struct Links {
     members: Rc<RefCell<Vec<Member>>>,
     /// Members that there were since this process started: they are told so.
     removed: RefCell<Vec<u64>>,
+    shared: Arc<Shared>,
 }
 
 impl Links {
@@ -151,6 +154,7 @@ impl Links {
             held: RefCell::default(),
             members,
             removed: RefCell::default(),
+            shared: Arc::clone(shared),
         });
         let wire_limits = wire_limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), wire_limits, inbox)).detach();
@@ -166,6 +170,9 @@ impl Links {
         self.removed
             .borrow_mut()
             .extend(self.members.borrow().iter().filter(|known| !stays(known)).map(|known| known.id));
+        if let Ok(mut unreachable) = self.shared.unreachable.lock() {
+            unreachable.retain(|id, _| members.iter().any(|member| member.id == *id));
+        }
         match membership(&members) {
             Ok(membership) => {
                 self.peers.set_members(&Membership { removed: self.removed.borrow().clone(), ..membership })
@@ -343,13 +350,29 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                 None
             }
             // The transport has said it in the log.
-            PeerEvent::Connected { .. } | PeerEvent::Finding { .. } => None,
+            PeerEvent::Connected { member, .. } => {
+                found(&shard, member, None);
+                None
+            }
+            PeerEvent::Finding { member, finding } => {
+                found(&shard, member, Some(finding.to_string()));
+                None
+            }
         };
         let Some(said) = said else { continue };
         inbox.hear(said);
         while inbox.unheard() >= WAITING_MAX {
             sleep(FULL_PAUSE).await;
         }
+    }
+}
+
+/// What stands in the way to a member, for `endpoint status`.
+fn found(shard: &Shard, member: u64, what: Option<String>) {
+    let Ok(mut unreachable) = shard.shared.unreachable.lock() else { return };
+    match what {
+        Some(what) => drop(unreachable.insert(member, what)),
+        None => drop(unreachable.remove(&member)),
     }
 }
 

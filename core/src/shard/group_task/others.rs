@@ -94,7 +94,7 @@ impl Driver {
                 FromPeer::Changed(caller, outcome) => {
                     self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
                 }
-                FromPeer::Lost(member) => self.group.report_unreachable(member),
+                FromPeer::Lost(member) => self.group.report_lost(member),
                 FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
                 FromPeer::Refused(text) => return Err(GroupError::Refused { text }),
             }
