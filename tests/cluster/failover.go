@@ -47,12 +47,14 @@ func (t *test) failover(command string, members, runs int) {
 		time.Sleep(time.Duration(t.random.Int63n(int64(2 * heartbeat))))
 		began := time.Now()
 		t.cluster.members[leader].Kill()
+		gone := time.Since(began)
 		after, who := firstPut(t.others(leader), began, patience)
 		if after == 0 {
 			t.verdict(fmt.Sprint("run ", run), []string{"no put was acknowledged within " + patience.String()})
 			return
 		}
-		fmt.Printf("run %d: leader %d killed, a put through member %d acknowledged after %v\n", run, leader, who, after.Round(time.Millisecond))
+		fmt.Printf("run %d: leader %d killed and gone after %v, a put through member %d acknowledged after %v\n",
+			run, leader, gone.Round(time.Millisecond), who, after.Round(time.Millisecond))
 		took = append(took, after)
 		t.passed++
 		if err := t.cluster.members[leader].Launch(); err != nil {

@@ -31,9 +31,12 @@ func main() {
 	mode := flag.String("mode", "faults", "faults, partitions, failover or stall")
 	runs := flag.Int("runs", 50, "runs of failover and stall")
 	long := flag.Bool("long", false, "partitions: those that take long, too")
+	only := flag.String("only", "", "partitions: only those whose name contains this, and nothing else")
 	operations := flag.Int("operations", 20_000, "operations at least")
 	faults := flag.Int("faults", 20, "faults at least")
 	seed := flag.Int64("seed", 0, "seed of keys, operations and faults; 0 picks one and prints it")
+	more := flag.String("flags", "", "more flags for the servers, as in \"--log-level=info\"")
+	keep := flag.Bool("keep", false, "keep data and logs")
 	file := flag.String("history", "", "where the history goes, as lines of JSON")
 	flag.Parse()
 	if *command == "" || flag.NArg() > 0 || *members < 1 {
@@ -50,14 +53,14 @@ func main() {
 		os.Exit(1)
 	}
 	program := strings.Fields(*command)[0]
-	t := &test{random: rand.New(rand.NewSource(*seed)), folder: folder, file: *file, program: program}
+	t := &test{random: rand.New(rand.NewSource(*seed)), folder: folder, file: *file, program: program, flags: strings.Fields(*more)}
 	name := *mode
 	switch *mode {
 	case "faults":
 		name = "cluster"
 		t.run(*command, *members, *clients, *operations, *faults)
 	case "partitions":
-		t.partitions(*command, *members, *clients, *operations, *faults, *long)
+		t.partitions(*command, *members, *clients, *operations, *faults, *long, *only)
 	case "failover":
 		t.failover(*command, *members, *runs)
 	case "stall":
@@ -69,9 +72,14 @@ func main() {
 	}
 	t.end()
 	fmt.Printf("%s: %d passed, %d failed, 0 skipped\n", name, t.passed, t.failed)
-	if t.failed > 0 {
+	if t.failed > 0 || *keep {
 		fmt.Println("data and logs are kept in", folder)
+	}
+	if t.failed > 0 {
 		os.Exit(1)
+	}
+	if *keep {
+		return
 	}
 	_ = os.RemoveAll(folder)
 }
@@ -81,6 +89,7 @@ type test struct {
 	folder, file string
 	// program is the path of the server under test.
 	program string
+	flags   []string
 	cluster *cluster
 	// network is none on loopback.
 	network        *network
@@ -126,7 +135,7 @@ func (t *test) begin(command string, members int, flags []string) bool {
 		}
 	}
 	var err error
-	if t.cluster.members, err = server.NewMembers(command, places, flags...); err == nil {
+	if t.cluster.members, err = server.NewMembers(command, places, append(flags, t.flags...)...); err == nil {
 		err = t.cluster.start()
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,7 +78,7 @@ func spoilers(long bool) []spoilt {
 
 // partitions is clients of all members at work while the network and the disks of the members are spoilt, and members killed and
 // stopped in between.
-func (t *test) partitions(command string, members, clients, operations, faults int, long bool) {
+func (t *test) partitions(command string, members, clients, operations, faults int, long bool, only string) {
 	network, err := newNetwork(members, t.random.Int63())
 	if err != nil {
 		t.verdict("the network", []string{err.Error()})
@@ -89,12 +90,16 @@ func (t *test) partitions(command string, members, clients, operations, faults i
 	}
 	defer t.cluster.kill()
 	load := startLoad(t.cluster, clients, t.random.Int63())
-	kinds := spoilers(long)
+	kinds := slices.DeleteFunc(spoilers(long || only != ""), func(kind spoilt) bool { return !strings.Contains(kind.name, only) })
+	if len(kinds) == 0 {
+		t.verdict("-only", []string{"there is no such fault"})
+		return
+	}
 	order := t.random.Perm(len(kinds))
 	began := time.Now()
 	for n := 0; n < max(faults, len(kinds)) || load.count() < operations; n++ {
 		var name string
-		if n%3 == 2 {
+		if n%3 == 2 && only == "" {
 			name, err = t.fault(load)
 		} else {
 			name, err = t.spoil(load, kinds[order[(n-n/3)%len(kinds)]])
@@ -265,14 +270,15 @@ func (t *test) replaced(who int) error {
 	}, "can only promote a learner member")
 }
 
-// retried calls until it works, or fails with what shows that it has worked before its answer was lost.
+// retried calls until it works, or fails with words (of which others begin alike) that show that it has worked before its answer
+// was lost.
 func retried(call func(context.Context) error, worked string) error {
 	deadline := time.Now().Add(patience)
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		err := call(ctx)
 		cancel()
-		if err == nil || worked != "" && strings.Contains(err.Error(), worked) {
+		if err == nil || worked != "" && strings.HasSuffix(err.Error(), worked) {
 			return nil
 		}
 		if time.Now().After(deadline) {

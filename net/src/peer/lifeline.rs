@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// Between two attempts where TCP does not get through, or does not last.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// A connection that lasted so long is followed by the next one at once.
+/// A server that takes connections and does not keep them for so long is not asked again at once a second time.
 const LASTED: Duration = Duration::from_secs(1);
 
 /// Holds the line to a member whenever it is connected, until it is no member any more.
@@ -56,7 +56,7 @@ pub(super) async fn hold(shared: Rc<Shared>, member: Rc<Member>) {
 /// Returns once the address refuses what it has taken before.
 async fn watch(shared: &Shared, address: SocketAddr) {
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
-    let mut has_held = false;
+    let (mut has_held, mut was_short) = (false, false);
     loop {
         let since = Instant::now();
         let connected = within(shared.limits.probe_timeout, TcpStream::connect(address)).await;
@@ -68,8 +68,14 @@ async fn watch(shared: &Shared, address: SocketAddr) {
             Some(Err(error)) if has_held && error.kind() == io::ErrorKind::ConnectionRefused => return,
             Some(Err(_)) | None => has_held = false,
         }
-        if has_held && since.elapsed() >= LASTED {
+        let is_short = since.elapsed() < LASTED;
+        if !is_short {
             backoff.reset();
+        }
+        // Once: it may have ended just after the line began.
+        let asks_at_once = has_held && !(is_short && was_short);
+        was_short = is_short;
+        if asks_at_once {
             continue;
         }
         let random = (shared.random.borrow_mut())();
