@@ -157,6 +157,7 @@ fn who_is_no_etcd_is_named() {
         ("compare --etcd /bin/true --workloads dance", 2, "--workloads"),
         ("compare --etcd /bin/true --folder /no/such/folder", 1, "/no/such/folder"),
         ("compare --etcd /bin/true --server-core 9999", 1, "9999"),
+        ("compare --etcd /bin/true --members 2", 2, "3 or 5 members"),
         ("compare", 2, "--etcd"),
     ] {
         let output = bench(words);
@@ -180,5 +181,25 @@ fn a_comparison_with_itself_measures_one() {
     for part in [&words[..], "| put |", "| get |", "| put at 50/s |", "one client alone", "SIGKILL", "anonymous MiB"] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "only the report is left");
+}
+
+#[test]
+fn a_comparison_of_clusters() {
+    let root = folder();
+    let words = format!(
+        "compare --etcd {RINGSTONE} --folder {0} --report {0}/report.md --keys 300 --duration 300ms --warm-up 50ms --rounds 1 \
+         --workloads put,get --restarts 1 --same-rate 50 --generator-core 0 --connections 3 --inflight 2 --members 3",
+        root.path().display()
+    );
+    let output = bench(&words);
+    assert!(output.status.success(), "{output:?}");
+    let text = std::fs::read_to_string(root.path().join("report.md")).unwrap();
+    for part in
+        ["3 members each", "| put |", "| get |", "| put at 50/s |", "one client alone", "SIGKILL", "anonymous MiB"]
+    {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert!(!text.contains("calls failed"), "{text}");
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1, "only the report is left");
 }

@@ -46,8 +46,8 @@ pub(crate) fn on_one_thread<T, F: Future<Output = T>>(make: impl FnOnce(Interrup
 
 pub(crate) async fn run_local(options: &Options, interrupt: &Interrupt) -> Result<Report, BenchError> {
     options.check()?;
-    if let Some(pid) = options.server_pid {
-        process::look_at(pid)?;
+    for pid in &options.server_pids {
+        process::look_at(*pid)?;
     }
     let clients = session::connect_all(options).await?;
     let result = prepare_and_run(options, &clients, interrupt).await;
@@ -136,7 +136,7 @@ struct Boundaries {
 }
 
 async fn measure(options: &Options, recorder: &Recorder, pace: &Pace, interrupt: &Interrupt) -> Boundaries {
-    let look = || (Instant::now(), process::look(options.server_pid));
+    let look = || (Instant::now(), process::look(&options.server_pids));
     let warm = Instant::now() + options.warm_up;
     let mut partial = wait_until(warm, recorder, pace, interrupt).await;
     let mut at = vec![look()];

@@ -86,7 +86,7 @@ impl Workload {
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// HOST:PORT of the server.
+    /// HOST:PORT of the server; several with commas between them are members of a cluster, over which connections are spread.
     pub endpoint: String,
     /// What to do.
     pub workload: Workload,
@@ -116,8 +116,8 @@ pub struct Options {
     pub leases: usize,
     /// How often the history is compacted, up to the revision at the time before; none: never.
     pub compact_every: Option<Duration>,
-    /// The server, for its CPU and memory.
-    pub server_pid: Option<u32>,
+    /// The server's processes, for their CPU and memory together; none: not looked at.
+    pub server_pids: Vec<u32>,
     /// Seed of the random keys.
     pub seed: u64,
 }
@@ -147,9 +147,15 @@ impl Options {
             watchers: 100,
             leases: 1_000,
             compact_every: None,
-            server_pid: None,
+            server_pids: Vec::new(),
             seed: 1,
         }
+    }
+
+    /// The n-th connection's.
+    pub(crate) fn endpoint_of(&self, connection: usize) -> &str {
+        let count = self.endpoint.split(',').count();
+        self.endpoint.split(',').nth(connection % count).unwrap_or_default()
     }
 
     pub(crate) fn lanes(&self) -> usize {

@@ -7,7 +7,7 @@ use crate::BenchError;
 /// Figures at one moment; differences of two count.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// The server's own, where its pid is known and it lives.
+    /// The server's own, where its pids are known and all of them live.
     pub server: Option<ServerFigures>,
     /// Non-idle time of the machine, in microseconds.
     pub machine_cpu_us: u64,
@@ -15,7 +15,7 @@ pub struct Figures {
     pub own_cpu_us: u64,
 }
 
-/// Those of the server's process.
+/// Those of the server's process, or of all of its processes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServerFigures {
     /// User and system time of the server, in microseconds.
@@ -71,16 +71,31 @@ pub fn pin(core: usize) -> std::io::Result<()> {
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Looks at the machine, this process, and the server if its pid is known and it lives.
+/// Looks at the machine, this process, and the server's processes if their pids are known and all of them live.
 #[must_use]
-pub fn look(server: Option<u32>) -> Figures {
+pub fn look(servers: &[u32]) -> Figures {
     let tick = tick_us();
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     Figures {
         machine_cpu_us: machine_ticks(&read("/proc/stat")).unwrap_or(0) * tick,
         own_cpu_us: process_ticks(&read("/proc/self/stat")).unwrap_or(0) * tick,
-        server: server.and_then(|pid| look_at(pid).ok()),
+        server: if servers.is_empty() { None } else { look_at_all(servers).ok() },
     }
+}
+
+/// Looks at several processes: the sums.
+///
+/// # Errors
+/// [`BenchError::Process`]: there is not one of them.
+pub fn look_at_all(pids: &[u32]) -> Result<ServerFigures, BenchError> {
+    let mut sum = ServerFigures::default();
+    for pid in pids {
+        let one = look_at(*pid)?;
+        sum.cpu_us += one.cpu_us;
+        sum.resident_bytes += one.resident_bytes;
+        sum.anonymous_bytes += one.anonymous_bytes;
+    }
+    Ok(sum)
 }
 
 /// Looks at a process.

@@ -56,19 +56,20 @@ pub(crate) async fn connect(endpoint: &str) -> Result<Client, BenchError> {
     client.await.map_err(|status| unreachable(endpoint, &status.message))
 }
 
-/// All connections of a run; the first one is asked for a key, so that a stranger is known before the run.
+/// All connections of a run; the first one to each member is asked for a key, so that a stranger is known before the run.
 ///
 /// # Errors
 /// [`BenchError::Unreachable`].
 pub(crate) async fn connect_all(options: &Options) -> Result<Vec<Client>, BenchError> {
     let mut clients = Vec::new();
-    for _ in 0..options.connections {
-        clients.push(connect(&options.endpoint).await?);
-        if clients.len() == 1 {
+    for number in 0..options.connections {
+        let endpoint = options.endpoint_of(number);
+        clients.push(connect(endpoint).await?);
+        if number < options.endpoint.split(',').count() {
             let bounded = CallOptions { timeout: Some(CONNECT_PATIENCE), ..CallOptions::default() };
             let probe = RangeRequest { key: key(0), ..RangeRequest::default() };
-            let answer: Result<RangeResponse, Status> = clients[0].unary(Method::KvRange, &probe, &bounded).await;
-            answer.map_err(|status| unreachable(&options.endpoint, &status.message))?;
+            let answer: Result<RangeResponse, Status> = clients[number].unary(Method::KvRange, &probe, &bounded).await;
+            answer.map_err(|status| unreachable(endpoint, &status.message))?;
         }
     }
     Ok(clients)
@@ -138,7 +139,7 @@ pub(crate) async fn preload(options: &Options, clients: &[Client], interrupt: &I
 /// The keys are still there, some of them at least.
 pub(crate) async fn clean(options: &Options) -> Result<(), BenchError> {
     let began = Instant::now();
-    let client = connect(&options.endpoint).await?;
+    let client = connect(options.endpoint_of(0)).await?;
     let delete = move |client: Client, first: u64, end: u64| async move {
         let Some(left) = CLEAN_PATIENCE.checked_sub(began.elapsed()) else { return Err(Status::DEADLINE_EXCEEDED) };
         let request = DeleteRangeRequest { key: key(first), range_end: key(end), ..DeleteRangeRequest::default() };

@@ -153,6 +153,12 @@ pub struct Shared {
     pub diverged: AtomicU64,
     /// A damaged page that a read has met where there are other members: the group ends because of it.
     damage: Mutex<Option<Damage>>,
+    /// Times that the disk did not answer for most of an election timeout.
+    pub disk_stalls: AtomicU64,
+    /// For how long it has not answered now, in milliseconds; 0: it answers.
+    pub disk_silent_ms: AtomicU64,
+    /// Times that leadership was given away because of that.
+    pub leaderships_given_away: AtomicU64,
     /// The lease clock now, in milliseconds.
     pub lease_clock_ms: AtomicU64,
     /// Shards that were woken because they did not beat.
@@ -211,6 +217,9 @@ impl Shared {
             sums: AtomicU64::new(0),
             diverged: AtomicU64::new(0),
             damage: Mutex::new(None),
+            disk_stalls: AtomicU64::new(0),
+            disk_silent_ms: AtomicU64::new(0),
+            leaderships_given_away: AtomicU64::new(0),
             lease_clock_ms: AtomicU64::new(0),
             shard_wakes: AtomicU64::new(0),
             shards_stopped: AtomicUsize::new(0),

@@ -23,7 +23,7 @@ use bytes::Bytes;
 /// One member of one group.
 ///
 /// Method grammar: inputs are `tick`, `campaign`, `step`, `propose*`, `read_index`, `transfer_leadership`,
-/// `resign`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
+/// `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
 /// `take_actions` is the only output, to be called after any inputs and after `persisted`. Inside, `become_*` changes the
 /// role, `handle_*` takes one kind of message, `maybe_*` may do nothing, `send` is for messages that promise nothing and
 /// `hold` for those that wait for a sync. No method blocks, reads a clock or allocates per entry.

@@ -155,6 +155,8 @@ fn inputs() -> Vec<(&'static str, Input)> {
         ),
         ("report_snapshot_delivered 2", Does(|raft| raft.report_snapshot_delivered(TWO))),
         ("report_snapshot_failed 2", Does(|raft| raft.report_snapshot_failed(TWO))),
+        ("forget_leader 2", Does(|raft| raft.forget_leader(TWO))),
+        ("forget_leader 3", Does(|raft| raft.forget_leader(THREE))),
         ("report_unreachable 2", Does(|raft| raft.report_unreachable(TWO))),
     ]
 }

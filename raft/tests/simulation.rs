@@ -73,6 +73,9 @@ fn run(seed: u64) -> Totals {
         if cluster.random.chance(5) {
             cluster.transfer_somewhere();
         }
+        if cluster.random.chance(10) {
+            cluster.forget_somewhere();
+        }
         if is_changing && cluster.random.chance(12) {
             cluster.reconfigure();
         }

@@ -16,6 +16,9 @@ use super::{INTERRUPTED, Load, failed, parse, workload};
 /// Both servers get the same flags and the same core; the generator has another one. Their data folders are made below
 /// --folder and removed. CPU is all non-idle time of the machine less the generator's, and the servers' own.
 ///
+/// With --members, connections are spread over all members, one client alone is the leader's, CPU is that of all members, and
+/// the processes of the other side are stopped (SIGSTOP) meanwhile.
+///
 /// Ends with 0, 1 if there is nothing to report or a part is missing, 130 after Ctrl-C (the report is of what was done).
 #[derive(Parser, Debug)]
 #[command(name = "ringstone bench compare", disable_version_flag = true, args_override_self = true)]
@@ -35,6 +38,9 @@ struct Compare {
     /// Workloads, comma-separated; none: --workloads=
     #[arg(long, value_delimiter = ',', default_value = "put,get,txn,range,watch")]
     workloads: Vec<String>,
+    /// Members of each: 3 or 5 compare clusters, all on one machine
+    #[arg(long, default_value_t = 1)]
+    members: usize,
     /// Rounds of each, ringstone and etcd in turn
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -82,6 +88,7 @@ impl Compare {
             folder: self.folder.clone(),
             workloads: workloads.map_err(|_| BenchError::Options("--workloads names one that there is not"))?,
             load,
+            members: self.members,
             rounds: self.rounds,
             server_core: self.server_core,
             generator_core: self.generator_core,

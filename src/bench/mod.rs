@@ -84,7 +84,7 @@ struct Bench {
     /// delete, lease (renewals), watch (an operation is an event delivered) or kubernetes (a mix)
     #[arg(value_parser = workload)]
     what: Workload,
-    /// HOST:PORT of the server (no TLS)
+    /// HOST:PORT of the server (no TLS); several members with commas, over which connections are spread
     #[arg(long, default_value = "127.0.0.1:2379")]
     endpoint: String,
     #[command(flatten)]
@@ -104,9 +104,9 @@ struct Bench {
     /// Compact this often, to the revision at the time before
     #[arg(long, value_parser = duration)]
     compact_every: Option<Duration>,
-    /// Pid of the server, on this machine: its CPU and memory are reported
-    #[arg(long)]
-    server_pid: Option<u32>,
+    /// Pid of the server, on this machine: its CPU and memory are reported; of several members with commas, the sums
+    #[arg(long, value_delimiter = ',')]
+    server_pid: Vec<u32>,
     /// table, or json: one line
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -125,14 +125,15 @@ fn workload(text: &str) -> Result<Workload, String> {
 
 impl Bench {
     fn options(&self) -> Options {
-        let mut options =
-            self.load.options(self.endpoint.trim_start_matches("http://").trim_end_matches('/'), self.what);
+        let bare = |endpoint: &str| endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let endpoints: Vec<String> = self.endpoint.split(',').map(bare).collect();
+        let mut options = self.load.options(&endpoints.join(","), self.what);
         options.rate = self.rate;
         options.rounds = self.rounds;
         options.preload = self.preload;
         options.keep = self.keep;
         options.compact_every = self.compact_every;
-        options.server_pid = self.server_pid;
+        options.server_pids.clone_from(&self.server_pid);
         options
     }
 }
@@ -201,10 +202,12 @@ mod tests {
         .options();
         assert_eq!((options.endpoint.as_str(), options.workload), ("a:1", Workload::Txn));
         assert_eq!((options.keys, options.duration, options.rounds), (7, Duration::from_millis(500), 3));
-        assert_eq!((options.preload, options.keep, options.server_pid, options.seed), (false, true, Some(3), 9));
+        assert_eq!((options.preload, options.keep, options.server_pids, options.seed), (false, true, vec![3], 9));
         assert_eq!((options.rate, options.compact_every), (Some(5.0), Some(Duration::from_secs(1))));
         assert_eq!((options.connections, options.in_flight, options.value_bytes), (10, 2, 8));
         assert!(parse("put").expect("good words").options().preload);
+        let options = parse("put --endpoint http://a:1/,b:2 --server-pid 3,4").expect("good words").options();
+        assert_eq!((options.endpoint.as_str(), options.server_pids), ("a:1,b:2", vec![3, 4]));
     }
 
     #[test]

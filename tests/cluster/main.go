@@ -1,7 +1,12 @@
 // Command cluster holds a cluster to its word: clients of all members, while members are killed and stopped; afterwards
-// everything that they were told is judged.
+// everything that they were told is judged. Its modes:
 //
-// One machine: what a kernel had accepted survives a kill, and the network is loopback.
+//	faults      on loopback: members are killed, stopped, left behind
+//	partitions  each member in a network namespace and with a disk of its own, which are spoilt, too (root)
+//	failover    how long there are no writes after the leader was killed
+//	stall       how long a leader whose disk stands still goes on leading (root)
+//
+// One machine: what a kernel had accepted survives a kill.
 package main
 
 import (
@@ -10,7 +15,9 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
+	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"ringstone.test/internal/history"
@@ -21,9 +28,15 @@ func main() {
 	command := flag.String("server", "", "command of a server, as in \"ringstone serve\"")
 	members := flag.Int("members", 3, "members")
 	clients := flag.Int("clients", 12, "clients, each of one member after the other")
+	mode := flag.String("mode", "faults", "faults, partitions, failover or stall")
+	runs := flag.Int("runs", 50, "runs of failover and stall")
+	long := flag.Bool("long", false, "partitions: those that take long, too")
+	only := flag.String("only", "", "partitions: only those whose name contains this, and nothing else")
 	operations := flag.Int("operations", 20_000, "operations at least")
 	faults := flag.Int("faults", 20, "faults at least")
 	seed := flag.Int64("seed", 0, "seed of keys, operations and faults; 0 picks one and prints it")
+	more := flag.String("flags", "", "more flags for the servers, as in \"--log-level=info\"")
+	keep := flag.Bool("keep", false, "keep data and logs")
 	file := flag.String("history", "", "where the history goes, as lines of JSON")
 	flag.Parse()
 	if *command == "" || flag.NArg() > 0 || *members < 1 {
@@ -39,20 +52,48 @@ func main() {
 		fmt.Println("FAILED:", err)
 		os.Exit(1)
 	}
-	t := &test{random: rand.New(rand.NewSource(*seed)), folder: folder, file: *file}
-	t.run(*command, *members, *clients, *operations, *faults)
-	fmt.Printf("cluster: %d passed, %d failed, 0 skipped\n", t.passed, t.failed)
-	if t.failed > 0 {
+	program := strings.Fields(*command)[0]
+	t := &test{random: rand.New(rand.NewSource(*seed)), folder: folder, file: *file, program: program, flags: strings.Fields(*more)}
+	name := *mode
+	switch *mode {
+	case "faults":
+		name = "cluster"
+		t.run(*command, *members, *clients, *operations, *faults)
+	case "partitions":
+		t.partitions(*command, *members, *clients, *operations, *faults, *long, *only)
+	case "failover":
+		t.failover(*command, *members, *runs)
+	case "stall":
+		t.hasDisks = true
+		t.stall(*command, *members, *runs)
+	default:
+		flag.Usage()
+		os.Exit(2)
+	}
+	t.end()
+	fmt.Printf("%s: %d passed, %d failed, 0 skipped\n", name, t.passed, t.failed)
+	if t.failed > 0 || *keep {
 		fmt.Println("data and logs are kept in", folder)
+	}
+	if t.failed > 0 {
 		os.Exit(1)
+	}
+	if *keep {
+		return
 	}
 	_ = os.RemoveAll(folder)
 }
 
 type test struct {
-	random         *rand.Rand
-	folder, file   string
-	cluster        *cluster
+	random       *rand.Rand
+	folder, file string
+	// program is the path of the server under test.
+	program string
+	flags   []string
+	cluster *cluster
+	// network is none on loopback.
+	network        *network
+	hasDisks       bool
 	passed, failed int
 	// failovers are the times from the end of a leader to the next acknowledged write.
 	failovers []time.Duration
@@ -70,18 +111,58 @@ func (t *test) verdict(what string, complaints []string) {
 	}
 }
 
-func (t *test) run(command string, members, clients, operations, faults int) {
-	all, err := server.NewCluster(command, t.folder, members)
+// begin prepares and starts the members.
+func (t *test) begin(command string, members int, flags []string) bool {
+	places := make([]server.Place, members)
+	t.cluster = &cluster{}
+	for i := range places {
+		places[i].Folder = filepath.Join(t.folder, fmt.Sprintf("m%d", i))
+		if err := os.Mkdir(places[i].Folder, 0o755); err != nil {
+			t.verdict("the folders", []string{err.Error()})
+			return false
+		}
+		if t.network != nil {
+			places[i].Host, places[i].Start = address(i+1), t.network.nodes[i+1].start
+		}
+		if t.network != nil || t.hasDisks {
+			disk, err := newDisk(places[i].Folder)
+			if err != nil {
+				t.verdict("the disks", []string{err.Error()})
+				return false
+			}
+			t.cluster.disks = append(t.cluster.disks, disk)
+			places[i].Data = filepath.Join(disk.mount, "data")
+		}
+	}
+	var err error
+	if t.cluster.members, err = server.NewMembers(command, places, append(flags, t.flags...)...); err == nil {
+		err = t.cluster.start()
+	}
 	if err != nil {
-		t.verdict("the folders", []string{err.Error()})
-		return
-	}
-	t.cluster = &cluster{members: all}
-	defer t.cluster.kill()
-	if err := t.cluster.start(); err != nil {
 		t.verdict("the start of the cluster", []string{err.Error()})
+		t.cluster.kill()
+		return false
+	}
+	return true
+}
+
+// end takes the disks away; the members are gone.
+func (t *test) end() {
+	if t.cluster == nil || t.failed > 0 {
 		return
 	}
+	for _, disk := range t.cluster.disks {
+		if err := disk.off(); err != nil {
+			t.verdict("a disk at the end", []string{err.Error()})
+		}
+	}
+}
+
+func (t *test) run(command string, members, clients, operations, faults int) {
+	if !t.begin(command, members, nil) {
+		return
+	}
+	defer t.cluster.kill()
 	load := startLoad(t.cluster, clients, t.random.Int63())
 	for n := 0; n < faults || load.count() < operations; n++ {
 		if n >= 10*faults+100 {

@@ -19,6 +19,8 @@ const patience = 20 * time.Second
 // cluster is the members as processes.
 type cluster struct {
 	members []*server.Server
+	// disks of the members, where they have their own.
+	disks []*disk
 }
 
 func (c *cluster) start() error {

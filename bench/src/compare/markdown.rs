@@ -96,7 +96,7 @@ pub(super) fn render(options: &CompareOptions, command: &str, findings: &Finding
     let _ = writeln!(
         text,
         "{} keys, {}-byte values, {} connections with {} calls each (range-10000: 1), {} rounds of {:?} after {:?} of \
-         warm-up, {compaction}. Servers on core {}, generator on core {}. Medians; ratios are ringstone / etcd of the same \
+         warm-up, {compaction}. {}Servers on core {}, generator on core {}. Medians; ratios are ringstone / etcd of the same \
          round, with the least and the most.",
         load.keys,
         load.value_bytes,
@@ -105,6 +105,7 @@ pub(super) fn render(options: &CompareOptions, command: &str, findings: &Finding
         options.rounds,
         load.duration,
         load.warm_up,
+        members(options.members),
         options.server_core,
         options.generator_core
     );
@@ -118,6 +119,17 @@ pub(super) fn render(options: &CompareOptions, command: &str, findings: &Finding
     footprints(&mut text, findings, options);
     restarts(&mut text, findings, options);
     text
+}
+
+/// What is different where clusters are compared.
+fn members(count: usize) -> String {
+    if count == 1 {
+        return String::new();
+    }
+    format!(
+        "{count} members each, connections spread over them (one client alone: the leader's), CPU, memory and files of all of \
+         them, the other cluster stopped meanwhile. "
+    )
 }
 
 fn cpu_table(text: &mut String, samples: &[Sample]) {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Both servers are up all the time: the idle one shares the core, which costs the other what an idle server costs (and is
-//! in the machine's figure of either, so ratios of small differences mean little).
+//! in the machine's figure of either, so ratios of small differences mean little). Of clusters, which are never quite idle, the
+//! one that is not measured is stopped meanwhile.
 
 mod markdown;
 mod server;
@@ -24,7 +25,7 @@ use ringstone_proto::etcdserverpb::{CompactionRequest, CompactionResponse, Range
 use crate::interrupt::Interrupt;
 use crate::load::{on_one_thread, run_local};
 use crate::options::{Options, Workload};
-use crate::process::{ServerFigures, look_at, pin};
+use crate::process::{ServerFigures, look_at_all, pin};
 use crate::report::Report;
 use crate::{BenchError, session};
 use server::Server;
@@ -71,6 +72,8 @@ pub struct CompareOptions {
     pub workloads: Vec<Workload>,
     /// Connections, sizes, lengths, seeds: those of each run. Its endpoint, workload, rounds and preload are set here.
     pub load: Options,
+    /// Members of each; 1: no cluster.
+    pub members: usize,
     /// Rounds of each workload and server.
     pub rounds: usize,
     /// The servers' core.
@@ -98,6 +101,9 @@ impl CompareOptions {
         if self.rounds == 0 || self.workloads.is_empty() && !self.latency {
             return Err(BenchError::Options("a comparison needs rounds, and workloads or the latencies"));
         }
+        if !matches!(self.members, 1 | 3 | 5) {
+            return Err(BenchError::Options("1, 3 or 5 members"));
+        }
         for program in [&self.etcd, &self.ringstone] {
             std::fs::metadata(program).map_err(BenchError::io("find", program))?;
         }
@@ -123,7 +129,7 @@ pub(crate) struct Sample {
     pub report: Report,
 }
 
-/// What a server's process and files look like after all runs.
+/// What a server's process and files look like after all runs; of a cluster, the sums over its members.
 #[derive(Clone, Copy)]
 pub(crate) struct Footprint {
     pub side: Side,
@@ -133,6 +139,7 @@ pub(crate) struct Footprint {
     pub store_bytes: u64,
     /// Checkpoints (etcd: commits of its backend) by /metrics.
     pub commits: Option<u64>,
+    /// Keys, of each member.
     pub keys: i64,
 }
 
@@ -195,30 +202,32 @@ impl Comparison<'_> {
             self.interrupted()?;
             findings.versions.push(server::version(options, side)?);
             let server = Server::start(options, side, folder.path(), RESTART_PATIENCE, &self.interrupt).await?;
-            let load = self.load(&server, Kind::Closed(Workload::Put));
+            let load = self.load(&server, Kind::Closed(Workload::Put)).await?;
             let began = Instant::now();
             let clients = session::connect_all(&load).await?;
             session::preload(&load, &clients, &self.interrupt).await?;
             self.interrupted()?;
             self.say(&format!("{}: {} keys put in {:.1} s", side.name(), load.keys, began.elapsed().as_secs_f64()));
+            self.pause(&server);
             servers.push(server);
         }
         for round in 0..options.rounds {
             for &workload in &options.workloads {
-                self.both(&servers, Kind::Closed(workload), round, findings).await?;
+                self.both(&mut servers, Kind::Closed(workload), round, findings).await?;
             }
         }
         if options.latency {
             let rate = options.same_rate.unwrap_or_else(|| half_of_the_slower(&findings.samples));
             for round in 0..options.rounds {
-                self.both(&servers, Kind::SameRate(rate), round, findings).await?;
+                self.both(&mut servers, Kind::SameRate(rate), round, findings).await?;
             }
             for round in 0..options.rounds {
                 findings.disk_p50_us.push(ringstone_tuning::probe(folder.path(), PROBE_SYNCS_ROUND)?.recipe.p50_us);
-                self.both(&servers, Kind::Alone, round, findings).await?;
+                self.both(&mut servers, Kind::Alone, round, findings).await?;
             }
         }
-        for server in &servers {
+        for server in &mut servers {
+            self.resume(server).await?;
             findings.footprints.push(self.footprint(server).await?);
         }
         for number in 0..options.restarts {
@@ -231,10 +240,25 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn load(&self, server: &Server, kind: Kind) -> Options {
+    /// Lets the processes of a cluster stand still while the other one is measured.
+    fn pause(&self, server: &Server) {
+        if self.options.members > 1 {
+            server.pause();
+        }
+    }
+
+    async fn resume(&self, server: &mut Server) -> Result<(), BenchError> {
+        if self.options.members > 1 {
+            server.resume();
+            server.first_answer(self.options, RESTART_PATIENCE, &self.interrupt).await?;
+        }
+        Ok(())
+    }
+
+    async fn load(&self, server: &Server, kind: Kind) -> Result<Options, BenchError> {
         let mut load = self.options.load.clone();
-        load.endpoint = server.endpoint();
-        load.server_pid = Some(server.pid());
+        load.endpoint = if kind == Kind::Alone { server.leader().await? } else { server.endpoints() };
+        load.server_pids = server.pids();
         (load.preload, load.keep, load.rounds, load.rate) = (false, true, 1, None);
         match kind {
             Kind::Closed(workload) => load.workload = workload,
@@ -248,12 +272,12 @@ impl Comparison<'_> {
             // Ten answers of some MiB under way are enough for one core.
             load.in_flight = 1;
         }
-        load
+        Ok(load)
     }
 
     async fn both(
         &self,
-        servers: &[Server],
+        servers: &mut [Server],
         kind: Kind,
         round: usize,
         findings: &mut Findings,
@@ -261,10 +285,13 @@ impl Comparison<'_> {
         let mut pair = Vec::new();
         for turn in 0..servers.len() {
             self.interrupted()?;
-            let server = &servers[(turn + round) % servers.len()];
-            let mut load = self.load(server, kind);
+            let number = (turn + round) % servers.len();
+            let server = &mut servers[number];
+            self.resume(server).await?;
+            let mut load = self.load(server, kind).await?;
             load.seed = load.seed.wrapping_add(round as u64);
             let report = run_local(&load, &self.interrupt).await?;
+            self.pause(server);
             self.say(&format!(
                 "round {} {} {:<9} {:>8.0} ops/s, p99 {:>7.0} us, {:>6.1} us of the machine each, {:>6.1} of the server",
                 round + 1,
@@ -284,8 +311,8 @@ impl Comparison<'_> {
     }
 
     async fn footprint(&self, server: &Server) -> Result<Footprint, BenchError> {
-        let memory = look_at(server.pid())?;
-        let client = session::connect(&server.endpoint()).await?;
+        let memory = look_at_all(&server.pids())?;
+        let client = session::connect(&server.leader().await?).await?;
         let none = CallOptions::default();
         let call = |call| move |status: Status| BenchError::Call { call, status };
         let count = RangeRequest {
@@ -306,14 +333,15 @@ impl Comparison<'_> {
         tokio::time::sleep(SETTLE).await;
         let (log_bytes, store_bytes) = server.file_bytes();
         let commits = server.metric("etcd_disk_backend_commit_duration_seconds_count").await;
-        Ok(Footprint { side: server.side, memory, log_bytes, store_bytes, commits, keys: counted.count })
+        let keys = counted.count * i64::try_from(self.options.members).unwrap_or(1);
+        Ok(Footprint { side: server.side, memory, log_bytes, store_bytes, commits, keys })
     }
 
     /// Kills the server under puts and starts it again. Seconds from the start of the process to the first answer.
     async fn restart(&self, server: &mut Server) -> Result<f64, BenchError> {
         self.interrupted()?;
-        let mut load = self.load(server, Kind::Closed(Workload::Put));
-        load.server_pid = None;
+        let mut load = self.load(server, Kind::Closed(Workload::Put)).await?;
+        load.server_pids.clear();
         load.duration = RESTART_PATIENCE;
         let interrupt = self.interrupt.clone();
         // It ends by itself once nothing but errors comes.

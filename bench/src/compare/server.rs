@@ -1,4 +1,4 @@
-//! A server of the comparison: one process, one folder, one port.
+//! A server of the comparison: its processes, a folder and two ports each.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ringstone_net::client::CallOptions;
 use ringstone_net::{Method, Status};
-use ringstone_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use ringstone_proto::etcdserverpb::{RangeRequest, RangeResponse, StatusRequest, StatusResponse};
 
 use super::{CompareOptions, Side};
 use crate::interrupt::Interrupt;
@@ -20,17 +20,46 @@ use crate::{BenchError, session};
 
 /// Between two attempts to get the first answer.
 const ATTEMPT: Duration = Duration::from_millis(2);
+/// For a cluster to have a leader.
+const LEADER_PATIENCE: Duration = Duration::from_secs(20);
 /// For a server to end after SIGTERM before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A process that is ended with the value.
+/// One member, or the members of a cluster: processes that are ended with the value.
 pub(super) struct Server {
     pub side: Side,
+    members: Vec<Member>,
+}
+
+struct Member {
+    place: Place,
     child: Child,
+}
+
+/// What stays the same when the process starts again.
+#[derive(Clone)]
+struct Place {
+    name: String,
     port: u16,
     peer_port: u16,
     data_dir: PathBuf,
     log: PathBuf,
+}
+
+impl Place {
+    fn new(folder: &Path, side: Side, name: String) -> Result<Place, BenchError> {
+        let path = |end: &str| folder.join(format!("{}-{name}{end}", side.name()));
+        let (data_dir, log) = (path(""), path(".log"));
+        Ok(Place { name, port: free_port(folder)?, peer_port: free_port(folder)?, data_dir, log })
+    }
+
+    fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer_port)
+    }
 }
 
 fn free_port(folder: &Path) -> Result<u16, BenchError> {
@@ -72,16 +101,15 @@ impl Server {
         patience: Duration,
         interrupt: &Interrupt,
     ) -> Result<Server, BenchError> {
-        let (port, peer_port) = (free_port(folder)?, free_port(folder)?);
-        let data_dir = folder.join(side.name());
-        let log = folder.join(format!("{}.log", side.name()));
-        let child = spawn(options, side, &data_dir, &log, (port, peer_port))?;
-        let mut server = Server { side, child, port, peer_port, data_dir, log };
+        let names = (0..options.members).map(|number| format!("m{number}"));
+        let places: Vec<Place> = names.map(|name| Place::new(folder, side, name)).collect::<Result<_, _>>()?;
+        let mut server = Server { side, members: Vec::new() };
+        server.spawn(options, places)?;
         server.first_answer(options, patience, interrupt).await?;
         Ok(server)
     }
 
-    /// Starts it again on its folder and ports, and waits for its first answer.
+    /// Starts it again on its folders and ports, and waits for its first answer.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -91,13 +119,102 @@ impl Server {
         patience: Duration,
         interrupt: &Interrupt,
     ) -> Result<(), BenchError> {
-        self.child = spawn(options, self.side, &self.data_dir, &self.log, (self.port, self.peer_port))?;
+        let places = self.members.drain(..).map(|member| member.place).collect();
+        self.spawn(options, places)?;
         self.first_answer(options, patience, interrupt).await
     }
 
-    async fn first_answer(
+    fn spawn(&mut self, options: &CompareOptions, places: Vec<Place>) -> Result<(), BenchError> {
+        let cluster: Vec<String> = places.iter().map(|place| format!("{}={}", place.name, place.peer_url())).collect();
+        for place in places {
+            let child = spawn(options, self.side, &place, &cluster.join(","))?;
+            self.members.push(Member { place, child });
+        }
+        Ok(())
+    }
+
+    /// Waits until every member answers a linearizable read.
+    ///
+    /// # Errors
+    /// One has ended, or does not answer in time.
+    pub async fn first_answer(
         &mut self,
         options: &CompareOptions,
+        patience: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<(), BenchError> {
+        let began = Instant::now();
+        for member in &mut self.members {
+            let left = patience.saturating_sub(began.elapsed());
+            member.first_answer(program(options, self.side), left, interrupt).await?;
+        }
+        Ok(())
+    }
+
+    /// Where all its members are, with commas between them.
+    pub fn endpoints(&self) -> String {
+        let endpoints: Vec<String> = self.members.iter().map(|member| member.place.endpoint()).collect();
+        endpoints.join(",")
+    }
+
+    /// Where the member is that leads.
+    ///
+    /// # Errors
+    /// None of them says that it does.
+    pub async fn leader(&self) -> Result<String, BenchError> {
+        let began = Instant::now();
+        while began.elapsed() < LEADER_PATIENCE {
+            for member in &self.members {
+                let endpoint = member.place.endpoint();
+                if leads(&endpoint).await? {
+                    return Ok(endpoint);
+                }
+            }
+            tokio::time::sleep(ATTEMPT).await;
+        }
+        Err(session::unreachable(&self.endpoints(), &"no member leads"))
+    }
+
+    pub fn pids(&self) -> Vec<u32> {
+        self.members.iter().map(|member| member.child.id()).collect()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        for member in &mut self.members {
+            // An error means that it has ended.
+            let _ = member.child.kill();
+            let _ = member.child.wait();
+        }
+    }
+
+    /// Its processes stand still.
+    pub fn pause(&self) {
+        self.members.iter().for_each(|member| member.signal(libc::SIGSTOP));
+    }
+
+    /// They go on.
+    pub fn resume(&self) {
+        self.members.iter().for_each(|member| member.signal(libc::SIGCONT));
+    }
+
+    /// Bytes that the logs and the rest of the data folders take on disk.
+    pub fn file_bytes(&self) -> (u64, u64) {
+        let mut log_and_store = (0, 0);
+        self.members.iter().for_each(|member| add_files(&member.place.data_dir, false, &mut log_and_store));
+        log_and_store
+    }
+
+    /// A sample of /metrics that has no labels, the sum over the members; none where it is not there.
+    pub async fn metric(&self, name: &str) -> Option<u64> {
+        self.members.iter().map(|member| member.metric(name)).sum()
+    }
+}
+
+impl Member {
+    async fn first_answer(
+        &mut self,
+        program: &Path,
         patience: Duration,
         interrupt: &Interrupt,
     ) -> Result<(), BenchError> {
@@ -108,7 +225,7 @@ impl Server {
                 cause = format!("it has ended: {status}");
                 break;
             }
-            match answers(&self.endpoint()).await {
+            match answers(&self.place.endpoint()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => cause = error.to_string(),
             }
@@ -117,41 +234,18 @@ impl Server {
         if interrupt.is_set() {
             return Err(BenchError::Interrupted);
         }
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let log = fs::read_to_string(&self.place.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         Err(BenchError::Server {
-            program: program(options, self.side).to_owned(),
+            program: program.to_owned(),
             seconds: patience.as_secs(),
             cause,
             log: lines[lines.len().saturating_sub(10)..].join("\n"),
         })
     }
 
-    pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// SIGKILL.
-    pub fn kill(&mut self) {
-        // An error means that it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Bytes that the log and the rest of the data folder take on disk.
-    pub fn file_bytes(&self) -> (u64, u64) {
-        let mut log_and_store = (0, 0);
-        add_files(&self.data_dir, false, &mut log_and_store);
-        log_and_store
-    }
-
-    /// A sample of /metrics that has no labels; none where it is not there.
-    pub async fn metric(&self, name: &str) -> Option<u64> {
-        let mut stream = TcpStream::connect(self.endpoint()).ok()?;
+    fn metric(&self, name: &str) -> Option<u64> {
+        let mut stream = TcpStream::connect(self.place.endpoint()).ok()?;
         stream.set_read_timeout(Some(STOP_PATIENCE)).ok()?;
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
@@ -159,48 +253,51 @@ impl Server {
         let line = text.lines().find(|line| line.split(' ').next() == Some(name))?;
         line.split(' ').nth(1)?.parse::<f64>().ok().map(|value| value as u64)
     }
+
+    fn signal(&self, signal: libc::c_int) {
+        // SAFETY: kill takes two numbers; the process is our child and not waited for, so the pid is still its own.
+        unsafe { libc::kill(libc::pid_t::try_from(self.child.id()).unwrap_or(libc::pid_t::MAX), signal) };
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            // SAFETY: kill takes two numbers; the process is our child and not waited for, so the pid is still its own.
-            unsafe { libc::kill(libc::pid_t::try_from(self.child.id()).unwrap_or(libc::pid_t::MAX), libc::SIGTERM) };
-            let began = Instant::now();
-            while began.elapsed() < STOP_PATIENCE {
-                if let Ok(Some(_)) | Err(_) = self.child.try_wait() {
-                    return;
-                }
-                std::thread::sleep(Duration::from_millis(10));
+        let began = Instant::now();
+        for member in &mut self.members {
+            if let Ok(None) = member.child.try_wait() {
+                member.signal(libc::SIGCONT);
+                member.signal(libc::SIGTERM);
             }
+        }
+        while began.elapsed() < STOP_PATIENCE {
+            let has_ended = |member: &mut Member| !matches!(member.child.try_wait(), Ok(None));
+            if self.members.iter_mut().all(has_ended) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         self.kill();
     }
 }
 
-fn spawn(
-    options: &CompareOptions,
-    side: Side,
-    data_dir: &Path,
-    log: &Path,
-    (port, peer_port): (u16, u16),
-) -> Result<Child, BenchError> {
+fn spawn(options: &CompareOptions, side: Side, place: &Place, cluster: &str) -> Result<Child, BenchError> {
     let program = program(options, side);
-    let output = File::create(log).map_err(BenchError::io("make", log))?;
-    let errors = output.try_clone().map_err(BenchError::io("share", log))?;
+    let output = File::create(&place.log).map_err(BenchError::io("make", &place.log))?;
+    let errors = output.try_clone().map_err(BenchError::io("share", &place.log))?;
     let mut command = Command::new(program);
     if side == Side::Ringstone {
         // etcd sees by its affinity mask that it has one core.
         command.args(["serve", "--shards=1"]);
     }
-    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer_port}"));
+    let (client, peer) = (format!("http://{}", place.endpoint()), place.peer_url());
     command
-        .arg(format!("--data-dir={}", data_dir.display()))
+        .arg(format!("--name={}", place.name))
+        .arg(format!("--data-dir={}", place.data_dir.display()))
         .arg(format!("--listen-client-urls={client}"))
         .arg(format!("--advertise-client-urls={client}"))
         .arg(format!("--listen-peer-urls={peer}"))
         .arg(format!("--initial-advertise-peer-urls={peer}"))
-        .arg(format!("--initial-cluster=default={peer}"))
+        .arg(format!("--initial-cluster={cluster}"))
         .arg(format!("--quota-backend-bytes={}", options.quota_bytes))
         .arg("--log-level=warn")
         .args(&options.server_flags)
@@ -215,6 +312,16 @@ fn spawn(
     let child = command.spawn().map_err(BenchError::io("run", program));
     bind(options.generator_core)?;
     child
+}
+
+/// Asks a member whether it leads.
+async fn leads(endpoint: &str) -> Result<bool, BenchError> {
+    let client = session::connect(endpoint).await?;
+    let bounded = CallOptions { timeout: Some(Duration::from_secs(5)), ..CallOptions::default() };
+    let answer: Result<StatusResponse, Status> =
+        client.unary(Method::MaintenanceStatus, &StatusRequest::default(), &bounded).await;
+    let answer = answer.map_err(|status| session::unreachable(endpoint, &status.message))?;
+    Ok(answer.header.is_some_and(|header| header.member_id == answer.leader))
 }
 
 /// One read, over a connection of its own.

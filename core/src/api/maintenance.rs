@@ -107,6 +107,10 @@ impl Api {
         if let Ok(complaints) = shared.peer_complaints.lock() {
             errors.extend(complaints.iter().cloned());
         }
+        let silent_ms = shared.disk_silent_ms.load(Ordering::Relaxed);
+        if silent_ms > 0 {
+            errors.push(format!("the disk has not answered for {silent_ms} ms"));
+        }
         let quota = shared.config.quota_bytes.and_then(|quota| i64::try_from(quota).ok()).unwrap_or(0);
         let bytes = |figure: &AtomicU64| i64::try_from(figure.load(Ordering::Relaxed)).unwrap_or(0);
         let response = StatusResponse {

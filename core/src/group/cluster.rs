@@ -6,8 +6,10 @@
 //!  propose(..) on a follower ──> Outputs::forward ~~> propose_forwarded(..) on the leader ──> log ──> answered where it applies
 //! ```
 //!
-//! A proposal that was forwarded, or whose leader lost its office, has an unknown outcome until its entry is applied here:
-//! after [`request_timeout`](crate::config::ServerConfig::request_timeout) its caller is told so, as etcd does.
+//! A proposal that was forwarded, or whose leader lost its office, has an unknown outcome until its entry is applied here. Its
+//! caller is told so after [`request_timeout`](crate::config::ServerConfig::request_timeout), as etcd does, or as soon as an
+//! entry of a later term is applied: what the old leader had not committed by then is in nobody's log any more, and a client
+//! need not wait seconds to ask again. (Unknown all the same: its message may lie with a leader that was stopped.)
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -89,10 +91,11 @@ impl InFlight {
         !self.waiting.is_empty() && self.waiting.remove(&whom)
     }
 
-    /// Those that began before `limit` and still wait, with the term in which they began.
-    fn expire(&mut self, limit: Duration) -> Vec<(u64, (u32, u64))> {
+    /// Those that began before `limit`, or in a term before `applied_term`, and still wait; with the term in which they began.
+    fn expire(&mut self, limit: Duration, applied_term: u64) -> Vec<(u64, (u32, u64))> {
         let mut late = Vec::new();
-        while self.by_age.front().is_some_and(|(since, ..)| *since < limit) {
+        // Terms never fall, so the oldest come first in both ways.
+        while self.by_age.front().is_some_and(|(since, term, _)| *since < limit || *term < applied_term) {
             let (_, term, whom) = self.by_age.pop_front().expect("looked at");
             if self.waiting.remove(&whom) {
                 late.push((term, whom));
@@ -176,11 +179,6 @@ impl Group {
                 Ok(())
             }
         }
-    }
-
-    /// The connection to a member was lost: what was on its way is sent again.
-    pub fn report_unreachable(&mut self, member: NodeId) {
-        self.raft.report_unreachable(member);
     }
 
     /// Hands leadership to a voter.
@@ -283,11 +281,11 @@ impl Group {
         }
     }
 
-    /// A tick's part: who waits for too long is told that the outcome is unknown.
+    /// A tick's part: who waits for too long, or for a leader of the past, is told that the outcome is unknown.
     pub(super) fn expire_requests(&mut self) {
         let limit = self.now.saturating_sub(self.shared.config.request_timeout());
         let term = self.raft.role().term.0;
-        for (began, (shard, request_id)) in self.in_flight.expire(limit) {
+        for (began, (shard, request_id)) in self.in_flight.expire(limit, self.state.applied_term) {
             let error = if began == term { Error::Timeout } else { Error::TimeoutLeaderFailure };
             self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
             self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
@@ -349,9 +347,19 @@ mod tests {
         in_flight.begin(at(9), 2, (0, 9));
         in_flight.begin(at(9), 2, (NOBODY, 0));
         assert!(in_flight.end((0, 8)) && !in_flight.end((0, 8)));
-        assert_eq!(in_flight.expire(at(5)), [(1, (0, 7))]);
-        assert_eq!(in_flight.expire(at(9)), []);
-        assert_eq!(in_flight.expire(at(10)), [(2, (0, 9))]);
+        assert_eq!(in_flight.expire(at(5), 1), [(1, (0, 7))]);
+        assert_eq!(in_flight.expire(at(9), 2), []);
+        assert_eq!(in_flight.expire(at(10), 2), [(2, (0, 9))]);
+    }
+
+    #[test]
+    fn who_waits_for_a_leader_of_the_past_is_told_at_once() {
+        let mut in_flight = InFlight::default();
+        in_flight.begin(Duration::ZERO, 4, (0, 7));
+        in_flight.begin(Duration::ZERO, 5, (0, 8));
+        assert_eq!(in_flight.expire(Duration::ZERO, 4), []);
+        assert_eq!(in_flight.expire(Duration::ZERO, 5), [(4, (0, 7))]);
+        assert_eq!(in_flight.expire(Duration::ZERO, 6), [(5, (0, 8))]);
     }
 
     #[test]

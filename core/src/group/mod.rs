@@ -20,6 +20,7 @@ mod change;
 mod checkpoint;
 mod cluster;
 mod divergence;
+mod failover;
 mod force;
 mod install;
 mod kinds;
@@ -281,6 +282,8 @@ pub struct Group {
     /// Members that the log of this start adds.
     announced: Vec<crate::command::Member>,
     in_flight: cluster::InFlight,
+    vacancy: Option<failover::Vacancy>,
+    disk_watch: failover::DiskWatch,
     retained: cluster::Retained,
     /// Images on their way, and the log behind them.
     images: landing::Landings,
@@ -336,6 +339,8 @@ impl Group {
             return;
         }
         self.raft.tick(random);
+        self.take_turn();
+        self.watch_disk();
         if self.raft.role().role == Role::Leader {
             // A sole voter is its own quorum.
             if self.is_sole() {
@@ -359,6 +364,9 @@ impl Group {
     /// Puts requests into the log's next batch. Those that can't be proposed are answered.
     pub fn propose(&mut self, now: Duration, proposals: Vec<Proposal>) {
         self.now = now;
+        if self.refuses() {
+            return self.refuse(proposals);
+        }
         if let Some(leader) = self.forward_to() {
             return self.forward(leader, proposals);
         }
@@ -527,6 +535,7 @@ impl Group {
     /// [`GroupError::Log`]: the first failure of a write or sync, final.
     pub fn log_completed(&mut self, completion: ringstone_wal::disk::Completion) -> Result<(), GroupError> {
         self.log.completed(completion);
+        self.disk_watch.log_moved();
         if let Some(error) = self.log.failure() {
             return Err(error.clone().into());
         }

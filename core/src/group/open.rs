@@ -529,6 +529,8 @@ fn open_kept(
         kinds: Default::default(),
         announced,
         in_flight: Default::default(),
+        vacancy: None,
+        disk_watch: Default::default(),
         retained: Default::default(),
         images: Default::default(),
         installing: None,
@@ -554,7 +556,7 @@ fn later_ballot(shared: &Shared, log: HardState, kept: ballot::Found) -> Result<
     })
 }
 
-fn election_ticks(shared: &Shared) -> u32 {
+pub(super) fn election_ticks(shared: &Shared) -> u32 {
     let heartbeat_ms = shared.config.heartbeat_interval.as_millis().max(1);
     u32::try_from(shared.config.election_timeout.as_millis() / heartbeat_ms).unwrap_or(10).max(2)
 }

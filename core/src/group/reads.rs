@@ -62,6 +62,10 @@ impl Group {
     /// committed when this was called.
     pub fn read_index(&mut self, now: Duration, shard: u32, request_id: u64) {
         self.now = now;
+        if self.refuses() {
+            let who = Waiting { reads: vec![(shard, request_id)], ..Waiting::default() };
+            return self.tell_waiting(&who, &Error::Timeout);
+        }
         self.reads.waiting.reads.push((shard, request_id));
     }
 

@@ -12,6 +12,8 @@ pub enum CloseCode {
     Superseded = 0x03,
     /// The other member is no longer in our list.
     MemberDropped = 0x04,
+    /// The other side's process has ended, as far as this one can tell. Who hears it dials again.
+    Ended = 0x05,
     /// What came first was not a hello.
     BadHello = 0x10,
     /// No common version of the protocol.
@@ -40,11 +42,12 @@ pub enum CloseCode {
 
 impl CloseCode {
     /// All of them.
-    pub const ALL: [CloseCode; 16] = [
+    pub const ALL: [CloseCode; 17] = [
         CloseCode::Shutdown,
         CloseCode::Tie,
         CloseCode::Superseded,
         CloseCode::MemberDropped,
+        CloseCode::Ended,
         CloseCode::BadHello,
         CloseCode::Version,
         CloseCode::ClusterId,

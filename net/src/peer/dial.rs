@@ -38,13 +38,14 @@ pub(super) async fn keep_dialling(shared: Rc<Shared>, member: Rc<Member>) {
         let mut wait_at_least = Duration::ZERO;
         match result {
             Ok(()) => {
-                timeouts = 0;
                 let since = Instant::now();
                 member.changed.wait(|| (member.link.borrow().is_none() || is_over()).then_some(())).await;
                 if since.elapsed() >= GOOD_AFTER {
                     backoff.reset();
                     member.complaints.borrow_mut().clear();
                 }
+                // One that ended in silence is a dial without an answer: what is wrong is looked for sooner.
+                timeouts = u32::from(member.last_error.borrow().as_ref().is_some_and(|error| error.is_silence()));
             }
             Err(PeerError::Tie) => {}
             Err(error) => {

@@ -121,6 +121,9 @@ pub enum PeerError {
         /// Its text.
         text: String,
     },
+    /// Its port refuses TCP and took it before.
+    #[error("the member's process has ended: {0} refuses TCP and took it a moment ago")]
+    Ended(SocketAddr),
     /// We closed it for this reason.
     #[error("closed: {0:?}")]
     Closed(CloseCode),

@@ -18,7 +18,10 @@ pub(super) struct Member {
     pub(super) addresses: RefCell<Vec<PeerAddress>>,
     pub(super) control: RefCell<ControlQueue>,
     pub(super) log: RefCell<LogQueue>,
-    /// Something of this member has changed: a queue, its link, its addresses, or that it is gone.
+    /// Something waits in a queue. Not `changed`: with each message whoever waits there would be woken for nothing.
+    pub(super) control_waits: Signal,
+    pub(super) log_waits: Signal,
+    /// Something of this member has changed: its link, its addresses, or that it is gone.
     pub(super) changed: Signal,
     pub(super) link: RefCell<Option<Rc<Link>>>,
     pub(super) latest: Cell<Option<Latest>>,
@@ -112,6 +115,8 @@ impl Member {
             addresses: RefCell::default(),
             control: RefCell::new(ControlQueue::new(limits.control_queue_frames_max, limits.control_queue_bytes_max)),
             log: RefCell::new(LogQueue::new(limits.log_queue_frames_max, limits.log_queue_bytes_max)),
+            control_waits: Signal::default(),
+            log_waits: Signal::default(),
             changed: Signal::default(),
             link: RefCell::default(),
             latest: Cell::new(latest),

@@ -35,6 +35,8 @@ mod error;
 #[cfg(feature = "glommio")]
 mod inbox;
 #[cfg(feature = "glommio")]
+mod lifeline;
+#[cfg(feature = "glommio")]
 mod link;
 #[cfg(feature = "glommio")]
 mod member;

@@ -12,7 +12,7 @@ use super::signal::Signal;
 use super::snapshot::{self, SnapshotOffer, SnapshotSource};
 use super::socket::{self, QuicRuntime, within};
 use super::tls::PeerTls;
-use super::{accept, dial};
+use super::{accept, dial, lifeline};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,6 +186,7 @@ impl Peers {
             member.changed.notify();
             if is_new {
                 glommio::spawn_local(dial::keep_dialling(Rc::clone(shared), Rc::clone(member))).detach();
+                glommio::spawn_local(lifeline::hold(Rc::clone(shared), Rc::clone(member))).detach();
             }
         }
     }
@@ -209,7 +210,7 @@ impl Peers {
     fn push_control(&self, id: u64, frame: Frame) -> Result<(), PeerError> {
         let member = self.checked(id, &frame, StreamKind::Control)?;
         member.control.borrow_mut().push(frame);
-        member.changed.notify();
+        member.control_waits.notify();
         Ok(())
     }
 
@@ -225,7 +226,7 @@ impl Peers {
             add(&of.counters.sent_failures, 1);
             return Err(PeerError::Busy(member));
         }
-        of.changed.notify();
+        of.log_waits.notify();
         Ok(())
     }
 

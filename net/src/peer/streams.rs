@@ -8,6 +8,7 @@ use super::inbox::PeerEvent;
 use super::link::Link;
 use super::member::{Member, add};
 use super::peers::Shared;
+use super::signal::Signal;
 use super::snapshot::{self, SnapshotReceiver};
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
@@ -39,7 +40,7 @@ pub(super) async fn write_control(
             let waits = !member.control.borrow().is_empty() || !link.grants.borrow().is_empty();
             (waits || link.ended.get()).then_some(())
         };
-        wait_either(&member, &link, some).await;
+        wait_either(&member.control_waits, &link, some).await;
         if link.ended.get() {
             let _ = stream.finish();
             return;
@@ -67,7 +68,7 @@ pub(super) async fn write_log(member: Rc<Member>, link: Rc<Link>) {
     }
     loop {
         let some = || (!member.log.borrow().is_empty() || link.ended.get()).then_some(());
-        wait_either(&member, &link, some).await;
+        wait_either(&member.log_waits, &link, some).await;
         if link.ended.get() {
             let _ = stream.finish();
             return;
@@ -84,9 +85,9 @@ pub(super) async fn write_log(member: Rc<Member>, link: Rc<Link>) {
     }
 }
 
-/// Waits for a change of the member or of the link.
-async fn wait_either(member: &Member, link: &Link, mut look: impl FnMut() -> Option<()>) {
-    let mut of_member = std::pin::pin!(member.changed.wait(|| None::<()>));
+/// Waits for a queue or a change of the link.
+async fn wait_either(queue: &Signal, link: &Link, mut look: impl FnMut() -> Option<()>) {
+    let mut of_queue = std::pin::pin!(queue.wait(|| None::<()>));
     let mut of_link = std::pin::pin!(link.changed.wait(|| None::<()>));
     std::future::poll_fn(|cx| {
         use std::future::Future;
@@ -94,7 +95,7 @@ async fn wait_either(member: &Member, link: &Link, mut look: impl FnMut() -> Opt
             return std::task::Poll::Ready(());
         }
         // Neither completes: they note who is to be woken.
-        let _ = of_member.as_mut().poll(cx);
+        let _ = of_queue.as_mut().poll(cx);
         let _ = of_link.as_mut().poll(cx);
         std::task::Poll::Pending
     })

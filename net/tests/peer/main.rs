@@ -3,6 +3,7 @@
 #![cfg(feature = "glommio")]
 
 mod common;
+mod ended;
 mod hello;
 mod hostile;
 mod http;

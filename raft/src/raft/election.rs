@@ -46,6 +46,15 @@ impl Raft {
         self.become_follower(self.hard_state.term, None);
     }
 
+    /// The leader that this member follows has ended, as far as the caller can tell: nobody's vote is refused for its sake any
+    /// more. A wrong word costs an election at most, as the leader's next message makes it known again: who leads is
+    /// decided by votes, and those are bound to terms. Kept back where a lease may rest on this member's silence.
+    pub fn forget_leader(&mut self, leader: NodeId) {
+        if self.role == Role::Follower && self.leader == Some(leader) && !self.backs_a_lease() {
+            self.leader = None;
+        }
+    }
+
     /// The target campaigns once it has every entry. Said again at each of its signs of life: the request may be lost.
     pub(super) fn maybe_finish_transfer(&mut self, from: NodeId) {
         let has_all = self.progress.get(&from).is_some_and(|progress| progress.matched == self.log.last_index());

@@ -66,6 +66,18 @@ impl Cluster {
         }
     }
 
+    /// A member is told, truly or not, that its leader has ended; as often as not it campaigns then.
+    pub fn forget_somewhere(&mut self) {
+        let (id, is_campaigning) = (self.any_node(), self.random.chance(500));
+        let Some(raft) = self.raft(id) else { return };
+        let Some(leader) = raft.role().leader else { return };
+        raft.forget_leader(leader);
+        if is_campaigning {
+            raft.campaign();
+        }
+        self.act(id);
+    }
+
     pub fn checkpoint_somewhere(&mut self) {
         let id = self.any_node();
         let node = self.node(id);

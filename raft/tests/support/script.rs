@@ -14,6 +14,7 @@
 //! | `slow 1`, `sync 1 [N]`, `fast 1` | a disk that syncs when told: N batches, or all |
 //! | `read 1 7`, `lease 1 [ELAPSED]`, `gap 1` | |
 //! | `transfer 1 2`, `resign 1` | |
+//! | `forget 1 2` | 1 is told that its leader 2 has ended |
 //! | `checkpoint 1`, `image 1 3`, `delivered 1 3`, `failed 1 3`, `unreachable 1 3` | state durable and log compacted; an image of it is sent; reports |
 //! | `crash 1 [N]`, `restart 1` | N batches of those on their way reach the disk |
 //! | `status 1`, `log 1`, `disk 1`, `messages`, `kinds 1` | |
@@ -237,6 +238,10 @@ impl Script {
             }
             "failed" => {
                 raft.report_snapshot_failed(id(rest[0]));
+                Ok(())
+            }
+            "forget" => {
+                raft.forget_leader(id(rest[0]));
                 Ok(())
             }
             "unreachable" => {

@@ -34,15 +34,28 @@ type Server struct {
 
 	command []string
 	flags   []string
+	start   func(*exec.Cmd) error
 	child   *exec.Cmd
 	exited  chan struct{}
 	pid     atomic.Int64
 }
 
+// Place is where a member runs.
+type Place struct {
+	// Folder exists; the log file goes there.
+	Folder string
+	// Data is the data folder; where empty, it is below Folder.
+	Data string
+	// Host is an address of the member's own, on which it has etcd's usual ports; where empty, it has free ports of loopback.
+	Host string
+	// Start starts the process, where that is not done by Start of the command itself.
+	Start func(*exec.Cmd) error
+}
+
 // New prepares a server in an existing empty folder. The command may hold arguments, as in "target/release/ringstone
 // serve"; flags come after the ones set here.
 func New(command, folder string, flags ...string) (*Server, error) {
-	alone, err := newMembers(command, []string{folder}, flags)
+	alone, err := NewMembers(command, []Place{{Folder: folder}}, flags...)
 	if err != nil {
 		return nil, err
 	}
@@ -51,29 +64,40 @@ func New(command, folder string, flags ...string) (*Server, error) {
 
 // NewCluster prepares the members m0, m1, ... of a new cluster, each in a folder of its own below an existing one.
 func NewCluster(command, folder string, members int, flags ...string) ([]*Server, error) {
-	folders := make([]string, members)
-	for i := range folders {
-		folders[i] = filepath.Join(folder, fmt.Sprintf("m%d", i))
-		if err := os.Mkdir(folders[i], 0o755); err != nil {
+	places := make([]Place, members)
+	for i := range places {
+		places[i].Folder = filepath.Join(folder, fmt.Sprintf("m%d", i))
+		if err := os.Mkdir(places[i].Folder, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	return newMembers(command, folders, flags)
+	return NewMembers(command, places, flags...)
 }
 
-func newMembers(command string, folders, flags []string) ([]*Server, error) {
-	servers := make([]*Server, len(folders))
+// NewMembers prepares the members m0, m1, ... of a new cluster, each at a place.
+func NewMembers(command string, places []Place, flags ...string) ([]*Server, error) {
+	servers := make([]*Server, len(places))
 	var cluster []string
-	for i, folder := range folders {
-		client, err := freePort()
-		if err != nil {
-			return nil, err
+	for i, place := range places {
+		client, peer := place.Host+":2379", place.Host+":2380"
+		if place.Host == "" {
+			var err error
+			if client, err = freePort(); err != nil {
+				return nil, err
+			}
+			if peer, err = freePort(); err != nil {
+				return nil, err
+			}
 		}
-		peer, err := freePort()
-		if err != nil {
-			return nil, err
+		data := place.Data
+		if data == "" {
+			data = filepath.Join(place.Folder, "data")
 		}
-		servers[i] = &Server{Endpoint: client, PeerURL: "http://" + peer, Folder: folder, Data: filepath.Join(folder, "data"), command: strings.Fields(command)}
+		start := place.Start
+		if start == nil {
+			start = (*exec.Cmd).Start
+		}
+		servers[i] = &Server{Endpoint: client, PeerURL: "http://" + peer, Folder: place.Folder, Data: data, command: strings.Fields(command), start: start}
 		cluster = append(cluster, fmt.Sprintf("m%d=%s", i, servers[i].PeerURL))
 	}
 	for i, s := range servers {
@@ -104,6 +128,9 @@ func freePort() (string, error) {
 	return listener.Addr().String(), nil
 }
 
+// AddFlags adds flags, which win against those before them, from the next start on.
+func (s *Server) AddFlags(flags ...string) { s.flags = append(s.flags, flags...) }
+
 // Start runs the program and returns once it answers a linearizable read, or fails after the bound.
 func (s *Server) Start(bound time.Duration) error {
 	if err := s.Launch(); err != nil {
@@ -124,7 +151,7 @@ func (s *Server) Launch() error {
 	child.Stdout, child.Stderr = logFile, logFile
 	child.Env = environment()
 	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := child.Start(); err != nil {
+	if err := s.start(child); err != nil {
 		return err
 	}
 	exited := make(chan struct{})

@@ -24,6 +24,21 @@ const SINGLES: &[Single] = &[
         "Free space of the file system less the reserve for log and checkpoint; puts are refused at 0.",
         |look| load(&look.shared.disk_free),
     ),
+    counter(
+        "ringstone_disk_stalls_total",
+        "Times that a request of the log, or a read that writes wait for, had no answer for most of an election timeout.",
+        |look| load(&look.shared.disk_stalls),
+    ),
+    gauge(
+        "ringstone_disk_silent_seconds",
+        "For how long the disk has not answered; 0 while it answers within most of an election timeout.",
+        |look| load(&look.shared.disk_silent_ms) / 1e3,
+    ),
+    counter(
+        "ringstone_leaderships_given_away_total",
+        "Times that this member gave its leadership away because its disk did not answer.",
+        |look| load(&look.shared.leaderships_given_away),
+    ),
 ];
 
 const DISTRIBUTIONS: &[Distribution] = &[

@@ -125,7 +125,7 @@ impl Driver {
                     self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
                 }
                 FromPeer::Lost(member) => {
-                    self.group.report_unreachable(member);
+                    self.group.report_lost(member);
                     // Whatever it had acknowledged in that life has come, or never will.
                     self.group.trust(member);
                 }

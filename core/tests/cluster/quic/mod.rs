@@ -176,7 +176,7 @@ impl World {
             }
             Heard::Lost(other) => {
                 if let Some(life) = self.nodes.get_mut(&id).and_then(|node| node.life.as_mut()) {
-                    life.group.report_unreachable(NodeId(other));
+                    life.group.report_lost(NodeId(other));
                 }
                 self.pump(id);
             }
