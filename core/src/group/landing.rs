@@ -119,8 +119,7 @@ impl Group {
     pub fn image_costs(&self, to: NodeId) -> Option<ImageCosts> {
         let log_bytes = self.images.log_bytes(to)?;
         let waits = |member: &MemberStatus| member.id == to && member.replication == Replication::Image;
-        let costs =
-            ImageCosts { log_bytes, log_bytes_max: self.log_bytes_max(), held_bytes: self.pager.held_bytes() };
+        let costs = ImageCosts { log_bytes, log_bytes_max: self.log_bytes_max(), held_bytes: self.pager.held_bytes() };
         self.raft.status().members.iter().any(waits).then_some(costs)
     }
 

@@ -339,7 +339,11 @@ impl ImageReader {
         loop {
             let Some(partial) = self.partial.as_mut().filter(|_| tree != ATTRIBUTES) else { return Ok(false) };
             let Some(run) = partial.map.run_of(partial.run, tree) else {
-                return if key.is_none() { Ok(false) } else { Err(self.damaged("a record that its map does not have")) };
+                return if key.is_none() {
+                    Ok(false)
+                } else {
+                    Err(self.damaged("a record that its map does not have"))
+                };
             };
             let is_within = key.is_some_and(|key| *key <= *run.last);
             match (partial.wanted.has(partial.run), is_within) {

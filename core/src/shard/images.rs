@@ -219,7 +219,9 @@ mod tests {
 
     #[test]
     fn words_come_back_and_others_are_refused() {
-        for word in [Word::Map([7; 16]), Word::Wants([8; 16], Bytes::new()), Word::Wants([8; 16], Bytes::from_static(b"ab"))] {
+        for word in
+            [Word::Map([7; 16]), Word::Wants([8; 16], Bytes::new()), Word::Wants([8; 16], Bytes::from_static(b"ab"))]
+        {
             assert_eq!(Word::decode(word.encode()), Some(word));
         }
         let map = Word::Map([7; 16]).encode();
