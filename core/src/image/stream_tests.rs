@@ -160,7 +160,8 @@ fn one_change_sends_little() {
 #[test]
 fn a_wrong_equal_is_not_installed() {
     let leader = large(300);
-    let spoil: [(&str, fn(&mut ModelTrees)); 4] = [
+    type Spoil = fn(&mut ModelTrees);
+    let spoil: [(&str, Spoil); 4] = [
         ("a record is gone", |trees| drop(trees.delete(LIVE, b"00000000000000000100"))),
         ("one is there that must not be", |trees| {
             let record = trees.get(LIVE, b"00000000000000000100").expect("no faults").expect("there").to_vec();

@@ -336,7 +336,8 @@ impl ImageWriter {
         block.resize(BLOCK_HEADER_BYTES, 0);
         block[4..8].copy_from_slice(&(length as u32).to_le_bytes());
         block[8..16].copy_from_slice(&self.block.to_le_bytes());
-        block.extend(self.payload.drain(..length));
+        block.extend_from_slice(&self.payload[..length]);
+        self.payload.drain(..length);
         let padded = if self.is_streamed() { BLOCK_BYTES } else { block.len().next_multiple_of(HEADER_BYTES) };
         block.resize(padded, 0);
         let crc = block_checksum(self.header_crc, &block);

@@ -129,6 +129,15 @@ pub(super) struct OwnStore {
     pub(super) path: PathBuf,
 }
 
+/// The thread of an image: it makes the file of a state of this index and term.
+pub(super) type PageBuilder = Builder<(u64, u64)>;
+
+/// The thread of what differs, and what it says first.
+pub(super) struct Difference {
+    pub(super) builder: PageBuilder,
+    pub(super) said: Receiver<Compared>,
+}
+
 /// The runs of a map that are not in the member's own store.
 pub(super) struct Compared {
     pub(super) id: [u8; 16],
@@ -137,19 +146,14 @@ pub(super) struct Compared {
 }
 
 /// Makes the page file of a whole image.
-pub(super) fn whole(pages: PathBuf, identity: Identity) -> Made<Builder<(u64, u64)>> {
+pub(super) fn whole(pages: PathBuf, identity: Identity) -> Made<PageBuilder> {
     remove(&pages).map_err(at(&pages))?;
     Builder::begin(move |next| make(&pages, &identity, ImageReader::of_member(), None, next))
 }
 
 /// Compares the member's store with a map, and says what differs; then, when that comes, makes the page file of it and of the
 /// store as it was when it was compared.
-pub(super) fn partial(
-    pages: PathBuf,
-    identity: Identity,
-    map: Vec<u8>,
-    own: OwnStore,
-) -> Made<(Builder<(u64, u64)>, Receiver<Compared>)> {
+pub(super) fn partial(pages: PathBuf, identity: Identity, map: Vec<u8>, own: OwnStore) -> Made<Difference> {
     let (say, said) = mpsc::sync_channel(1);
     let builder = Builder::begin(move |next| {
         let map = Arc::new(ImageMap::decode(&map)?);
@@ -164,7 +168,7 @@ pub(super) fn partial(
         let next = || first.take().map_or_else(next, |bytes| Ok(Some(bytes)));
         make(&pages, &identity, ImageReader::partial(map, wanted), Some(&mut own), &next)
     })?;
-    Ok((builder, said))
+    Ok(Difference { builder, said })
 }
 
 /// On disk when this returns: the file, synced, by a name that no start looks at.

@@ -17,7 +17,7 @@ use ringstone_raft::NodeId;
 use super::super::group_task::Inbox;
 use super::super::peers::{FromPeer, Links};
 use super::super::{Shard, boottime};
-use super::build::{self, Builder, Compared, OwnStore};
+use super::build::{self, Builder, Compared, Difference, OwnStore, PageBuilder};
 use super::{Content, ImageEvent, ImageFailure, at, new_pages, remove};
 use crate::image::MAP_BYTES_MAX;
 use crate::said::{Said, Word};
@@ -39,11 +39,16 @@ const LOOK_MAX: Duration = Duration::from_millis(20);
 pub struct Arrivals {
     arriving: RefCell<Option<Arriving>>,
     /// Of a map that has come: what may be offered next, and its builder.
-    compared: RefCell<Option<([u8; 16], Builder<(u64, u64)>)>>,
+    compared: RefCell<Option<ComparedMap>>,
     /// Counts the streams: an older one has nothing to say any more.
     turn: Cell<u64>,
     /// Where a difference has failed: whole images for a while.
     no_map_until: Cell<Duration>,
+}
+
+struct ComparedMap {
+    id: [u8; 16],
+    builder: PageBuilder,
 }
 
 struct Arriving {
@@ -51,7 +56,7 @@ struct Arriving {
     id: [u8; 16],
     /// Bytes that the builder has.
     offset: u64,
-    builder: Rc<Builder<(u64, u64)>>,
+    builder: Rc<PageBuilder>,
     touched: Duration,
     /// It is here: index and term. Its sender may not know it yet.
     made: Option<(u64, u64)>,
@@ -169,7 +174,7 @@ impl Receiver<'_> {
         let own_path = config.data_dir.join("member").join("pages-0");
         let own = OwnStore { reader: self.shard.reader.another(), path: own_path };
         let pages = new_pages(&config.data_dir);
-        let (builder, said) = build::partial(pages, self.shard.shared.identity, bytes, own)?;
+        let Difference { builder, said } = build::partial(pages, self.shard.shared.identity, bytes, own)?;
         let compared = self.compared(&builder, &said).await?;
         tracing::info!(
             from = format!("{:x}", self.from),
@@ -178,17 +183,13 @@ impl Receiver<'_> {
             "the state of a member was compared with this one's: what differs is asked for"
         );
         let runs = compared.wanted.as_bytes().to_vec().into();
-        self.arrivals.compared.replace(Some((compared.id, builder)));
+        self.arrivals.compared.replace(Some(ComparedMap { id: compared.id, builder }));
         self.links.say(NodeId(self.from), &Said::Image(Word::Wants(compared.id, runs)));
         Ok(())
     }
 
     /// What the thread says that compares.
-    async fn compared(
-        &self,
-        builder: &Builder<(u64, u64)>,
-        said: &mpsc::Receiver<Compared>,
-    ) -> Result<Compared, ImageFailure> {
+    async fn compared(&self, builder: &PageBuilder, said: &mpsc::Receiver<Compared>) -> Result<Compared, ImageFailure> {
         loop {
             match (said.try_recv(), builder.made()) {
                 (Ok(compared), _) => return Ok(compared),
@@ -211,9 +212,9 @@ impl Receiver<'_> {
             );
         }
         let identity = self.shard.shared.identity;
-        let compared = self.arrivals.compared.take().filter(|(map, _)| *map == id);
+        let compared = self.arrivals.compared.take().filter(|compared| compared.id == id);
         let builder = match content {
-            Content::Partial => compared.ok_or(ImageFailure::NotAsked)?.1,
+            Content::Partial => compared.ok_or(ImageFailure::NotAsked)?.builder,
             _ => build::whole(pages, identity)?,
         };
         self.inbox.hear(FromPeer::Image(ImageEvent::Comes));
@@ -264,7 +265,7 @@ impl Receiver<'_> {
     async fn take_to_end(
         &self,
         stream: &mut SnapshotReceiver,
-        builder: &Builder<(u64, u64)>,
+        builder: &PageBuilder,
     ) -> Result<(u64, u64), ImageFailure> {
         while let Some(bytes) = stream.next_unconfirmed().await? {
             while !builder.push(&bytes) {

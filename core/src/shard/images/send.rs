@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use glommio::timer::sleep;
 use ringstone_net::LocalBoxFuture;
 use ringstone_net::peer::{PeerError, SnapshotOffer, SnapshotSource};
@@ -183,7 +183,7 @@ impl Sender<'_> {
                 Ok(true) => break,
                 Ok(false) if builder.is_too_long() => return Ok(None),
                 // A step is a run, or a part of a long one.
-                Ok(false) if steps % MAP_STEPS == 0 => glommio::executor().yield_now().await,
+                Ok(false) if steps.is_multiple_of(MAP_STEPS) => glommio::yield_if_needed().await,
                 Ok(false) => {}
                 Err(ReadFault::Absent(run)) => self.shard.bring_in(run).await?,
                 Err(ReadFault::Refused(error)) => return Err(self.shard.refused(error).into()),
@@ -364,15 +364,22 @@ impl<'a, F: Fn() -> ImageWriter> Source<'a, F> {
 impl<F: Fn() -> ImageWriter> SnapshotSource for Source<'_, F> {
     fn read(&mut self, offset: u64, bytes_max: usize) -> LocalBoxFuture<'_, io::Result<Bytes>> {
         Box::pin(async move {
-            // Writes come first: each piece is work of this executor, and so is what becomes of it in the transport.
-            glommio::executor().yield_now().await;
+            // Not more often: while a task is ready, the executor looks at its ring once a millisecond only.
+            glommio::yield_if_needed().await;
             let text = |error: Error| io::Error::other(error.text());
             self.seek(offset).await.map_err(text)?;
-            self.fill().await.map_err(text)?;
-            let part = self.rest.split_to(self.rest.len().min(bytes_max));
-            self.at += part.len() as u64;
-            self.sent_bytes += part.len() as u64;
-            Ok(part)
+            let mut chunk = BytesMut::with_capacity(bytes_max);
+            while chunk.len() < bytes_max {
+                self.fill().await.map_err(text)?;
+                let part = self.rest.split_to(self.rest.len().min(bytes_max - chunk.len()));
+                if part.is_empty() {
+                    break;
+                }
+                self.at += part.len() as u64;
+                chunk.extend_from_slice(&part);
+            }
+            self.sent_bytes += chunk.len() as u64;
+            Ok(chunk.freeze())
         })
     }
 }
