@@ -59,7 +59,7 @@ impl Member {
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() || !self.log().contains("ready to serve")
         {
-            assert!(began.elapsed() < Duration::from_secs(30), "it serves:\n{}", self.log());
+            assert!(began.elapsed() < Duration::from_secs(60), "it serves:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -251,7 +251,8 @@ impl Group {
         !self.is_sole() && !self.raft.configuration().voters().is_empty()
     }
 
-    /// Members of the published state, and those that the log adds: without one of these the entry may never be applied.
+    /// Members of the published state, and those in force that it does not have yet: founders, and whom the log adds. Without
+    /// one of these what makes them members may never be applied.
     ///
     /// # Errors
     /// [`ringstone_pager::api::Fault`]: their page is not in memory, or damaged.
@@ -259,8 +260,9 @@ impl Group {
         let mut members = super::read_members(&self.pager)?;
         let in_force = self.raft.configuration().members();
         let is_known = |id: u64| members.iter().any(|member| member.id == id);
-        let ahead =
-            self.announced.iter().filter(|member| in_force.contains(&NodeId(member.id)) && !is_known(member.id));
+        let founders = super::founders(&self.shared.config);
+        let ahead = self.announced.iter().chain(&founders);
+        let ahead = ahead.filter(|member| in_force.contains(&NodeId(member.id)) && !is_known(member.id));
         let ahead: Vec<_> = ahead.cloned().collect();
         members.extend(ahead);
         Ok(members)
