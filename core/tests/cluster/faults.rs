@@ -109,6 +109,9 @@ pub enum Kind {
     Weather { lost: u64, doubled: u64, damaged: u64, delay_ms: u64 },
     /// Whoever leads is isolated with so many puts that nobody else has.
     Flood(u64),
+    /// Whoever leads ends, and is back to vote; links have delays of their own, by a seed and up to so many ms, so that
+    /// campaigns of one term overlap; voters end behind their vote.
+    Contest(u64, u64),
     /// Leadership is handed over, and from then on the former leader hears nobody.
     HandOverDeaf(u64),
     /// Leadership is handed over.
@@ -191,6 +194,9 @@ fn draw(random: &mut Random, until: u64, theme: Theme) -> Vec<Fault> {
     while at < until || faults.len() < 22 {
         if faults.len() % every == every - 1 {
             let kind = match random.below(5) {
+                _ if theme == Theme::Elections && random.chance(700) => {
+                    Kind::Contest(random.below(1 << 20), random.between(60, 500))
+                }
                 0 => Kind::Isolate(Whom::Leader),
                 1 => Kind::PowerCut(Whom::Leader),
                 2 => Kind::Kill(Whom::Leader),

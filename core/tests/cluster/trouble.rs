@@ -1,6 +1,6 @@
 //! What a fault does, and what its end undoes.
 
-use super::faults::{Fault, Harm, Kind, Moment};
+use super::faults::{Fault, Harm, Kind, Moment, Whom};
 use super::network::Weather;
 use super::random::Random;
 use super::world::{Event, World};
@@ -62,14 +62,13 @@ impl World {
             Kind::Weather { lost, doubled, damaged, delay_ms } => {
                 self.network.weather = Weather { lost, doubled, damaged, delay_us: delay_ms * 1000 };
             }
-            Kind::SlowLinks(seed, longest_ms) => {
-                let mut random = Random::new(seed);
-                let ids: Vec<u64> = self.nodes.keys().copied().collect();
-                for (from, to) in pairs(&ids) {
-                    // Most of them fast: what matters is that some are not.
-                    let delay = if random.chance(500) { 0 } else { random.below(longest_ms * 1000) };
-                    self.network.slow.insert((from, to), delay);
-                }
+            Kind::SlowLinks(seed, longest_ms) => self.slow_links(seed, longest_ms),
+            Kind::Contest(seed, longest_ms) => {
+                let id = self.resolve(Whom::Leader);
+                self.crash(id, seed % 2 == 0);
+                self.after(seed % 150_000, Event::Start(id));
+                self.slow_links(seed, longest_ms);
+                self.armed.push(Armed { fault: number, moment: Moment::Grants, left: 6 });
             }
             Kind::Transfer(nth) => self.hand_over(nth),
             Kind::Add | Kind::Promote | Kind::Remove(_) => self.change_members(kind),
@@ -87,6 +86,16 @@ impl World {
             | Kind::Flood(_) => self.cut(number, kind),
         }
         self.after(lasts, Event::FaultEnd(number));
+    }
+
+    fn slow_links(&mut self, seed: u64, longest_ms: u64) {
+        let mut random = Random::new(seed);
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        for (from, to) in pairs(&ids) {
+            // Most of them fast: what matters is that some are not.
+            let delay = if random.chance(500) { 0 } else { random.below(longest_ms * 1000) };
+            self.network.slow.insert((from, to), delay);
+        }
     }
 
     fn disk_fault(&mut self, number: usize, kind: Kind) {
@@ -268,7 +277,9 @@ impl World {
             }
             let power = self.random.chance(500);
             self.crash(id, power);
-            let down = self.random.between(500, 80_000);
+            // Most of them at once: what was on its way still finds them.
+            let longest = if self.random.chance(700) { 3000 } else { 80_000 };
+            let down = self.random.between(300, longest);
             self.after(down, Event::Start(id));
             return;
         }
@@ -307,7 +318,7 @@ impl World {
             Kind::ReadError(_) => node.into_iter().for_each(|node| node.set_unreadable(false)),
             Kind::FullDisk(_) => node.into_iter().for_each(|node| node.set_full(false)),
             Kind::Weather { .. } => self.network.weather = super::network::FAIR,
-            Kind::SlowLinks(..) => self.network.slow.clear(),
+            Kind::SlowLinks(..) | Kind::Contest(..) => self.network.slow.clear(),
             _ => {}
         }
     }
