@@ -7,7 +7,9 @@
 //! somebody's turn again, until somebody leads or an election timeout is over.
 //!
 //! **A disk that does not answer.** Such a leader goes on sending heartbeats, so nobody else would stand, while what its own
-//! clients have asked for waits. Time is counted in ticks that have passed without the end of any request: a process that
+//! clients have asked for waits. It hands over to the follower that has most of its log, as an operator would: no proposal is
+//! taken until that one has all and leads. (To stop at once would leave appends on their way, and a successor without them
+//! gets no votes: seen under load.) If it still leads a while later, it does stop at once. Time is counted in ticks that have passed without the end of any request: a process that
 //! was stopped itself, or was short of CPU, does not blame its disk.
 
 use std::sync::atomic::Ordering;
@@ -21,6 +23,8 @@ use crate::error::Error;
 /// Part of an election timeout after which the disk of a leader has not answered for too long, in quarters: a stall of one
 /// whole timeout is acted on before it ends.
 const PATIENCE_QUARTERS: u32 = 3;
+/// Part of an election timeout, in the same quarters, that the hand-over may take.
+const HAND_OVER_QUARTERS: u32 = 2;
 /// Election timeouts after which a member whose disk does not answer refuses what needs its log, instead of letting it wait.
 const REFUSES_AFTER: u32 = 5;
 
@@ -130,15 +134,28 @@ impl Group {
             return;
         }
         let leads = self.raft.role().role == Role::Leader;
-        let can_give = leads && self.raft.configuration().voters().len() > 1;
+        let successor = if leads { self.successor() } else { None };
+        let can_give = successor.is_some();
         if !std::mem::replace(&mut self.disk_watch.told, true) {
             self.shared.disk_stalls.fetch_add(1, Ordering::Relaxed);
+            self.shared.leaderships_given_away.fetch_add(u64::from(can_give), Ordering::Relaxed);
             self.tell_stall(ms, leads, can_give);
         }
-        if can_give {
-            self.shared.leaderships_given_away.fetch_add(1, Ordering::Relaxed);
+        let Some(successor) = successor else { return };
+        if silent < patience + (self.election_ticks() * HAND_OVER_QUARTERS).div_ceil(4) {
+            // An error: it is under way. If nothing comes of it, the next step does.
+            let _ = self.raft.transfer_leadership(successor);
+        } else {
+            tracing::warn!("leadership could not be handed over in time: this member stops leading");
             self.raft.resign();
         }
+    }
+
+    /// On a leader: the voter that has most of the log, of those that answer, if any does.
+    fn successor(&self) -> Option<NodeId> {
+        let status = self.raft.status();
+        let voters = status.members.iter().filter(|member| status.configuration.is_voter(member.id));
+        voters.max_by_key(|member| (member.is_active, member.matched)).map(|member| member.id)
     }
 
     fn tell_stall(&self, ms: u64, leads: bool, can_give: bool) {
