@@ -214,8 +214,10 @@ impl Governor {
             // What follows is of the lower rate.
             self.busy = Recent::new();
             self.set(self.bytes_per_second / 10 * 7);
+        } else if busy.max(percentile) < calm.mul_f64(1.1) {
+            self.set(self.bytes_per_second / 100 * 115);
         } else if busy.max(percentile) < calm.mul_f64(1.3) {
-            self.set(self.bytes_per_second / 10 * 12);
+            self.set(self.bytes_per_second / 100 * 105);
         }
     }
 
