@@ -250,6 +250,8 @@ pub struct Group {
     state: State,
     lessor: Lessor,
     unlogged: VecDeque<Persist>,
+    /// It waits for the end of a request of the log: looking again brings nothing.
+    log_is_full: bool,
     /// Entries of the first of `unlogged` that the log has already.
     logged_entries: usize,
     waiting: VecDeque<Waiting>,
@@ -321,7 +323,7 @@ impl Group {
     pub fn has_work(&self) -> bool {
         let is_held = self.absent.is_some() || self.is_spilling();
         let applies = !is_held && !self.is_installing() && (!self.committed.is_empty() || self.sweep_pending());
-        applies || !self.unlogged.is_empty()
+        applies || (!self.unlogged.is_empty() && !self.log_is_full)
     }
 
     fn sweep_pending(&self) -> bool {
@@ -465,9 +467,11 @@ impl Group {
     /// Appends what raft wants on disk, as far as the batch that fills has room.
     fn fill_log(&mut self) -> Result<(), GroupError> {
         self.log_checkpoint()?;
+        self.log_is_full = false;
         while let Some(persist) = self.unlogged.pop_front() {
             let Some(batch) = self.log_persist(&persist)? else {
                 self.unlogged.push_front(persist);
+                self.log_is_full = true;
                 return Ok(());
             };
             let installs = persist.snapshot.is_some();

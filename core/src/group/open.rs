@@ -442,7 +442,7 @@ fn open_kept(
             found: last,
         });
     }
-    let hard_state = later_ballot(&shared, replay.hard_state, kept)?;
+    let mut hard_state = later_ballot(&shared, replay.hard_state, kept)?;
     if hard_state != replay.hard_state {
         // Until the log has it, too, the copy is the only one.
         let (payload, term) = (records::hard_state(&hard_state), hard_state.term.0);
@@ -466,8 +466,7 @@ fn open_kept(
         if applied.0 == 0 && replay.entries.is_empty() && state.cluster_id == 0 {
             return Err(OpenError::NothingToForce);
         }
-        let hard_state = &mut replay.hard_state;
-        let mut logged = force::Logged { hard_state, entries: &mut replay.entries, applied };
+        let mut logged = force::Logged { hard_state: &mut hard_state, entries: &mut replay.entries, applied };
         force::begin_alone(&mut log, me, &mut logged, &configuration)?;
         is_sole = true;
     }
@@ -503,6 +502,7 @@ fn open_kept(
         state,
         lessor,
         unlogged: Default::default(),
+        log_is_full: false,
         logged_entries: 0,
         waiting: Default::default(),
         committed: Default::default(),
