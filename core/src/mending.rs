@@ -92,8 +92,8 @@ pub fn lost_at_open(error: &OpenError) -> Option<Lost> {
             ),
         )
         | OpenError::Damaged(_)
+        | OpenError::Mismatch { .. }
         | OpenError::State(StateError::Damaged(_)) => Some(Lost::State),
-        OpenError::Mismatch { applied, found, .. } => Some(if found < applied { Lost::Log } else { Lost::State }),
         _ => None,
     }
 }

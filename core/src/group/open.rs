@@ -10,7 +10,6 @@
 //!                              (where the newer meta is damaged: that of the checkpoint before it; 0: another file follows)
 //!             configuration    an entry; who the members are at `applied` stands in the page file
 //!  the entries kept must follow `applied` without a gap: else stop
-//!  a log that ends before `applied` went back in time, unless another page file was put in front of it
 //!  ballot:    term and vote again; the later of the two counts
 //! ```
 
@@ -234,10 +233,6 @@ struct Replay {
     checkpoint_index: u64,
     /// The one before `checkpoint`, where the log still has it.
     checkpoint_before: u64,
-    /// The last checkpoint is that of another file, which took the place of the log's.
-    is_other_file: bool,
-    /// The last entry that the log has, applied or not; none: not one was read.
-    last: Option<u64>,
     entries: Vec<Entry>,
     fault: Option<OpenError>,
 }
@@ -254,13 +249,11 @@ impl Replay {
                 None => self.fault = malformed("hard state"),
             },
             Kind::Checkpoint => match records::read_checkpoint(record.payload) {
-                Some(generation) => {
-                    self.is_other_file = generation == 0;
-                    if generation != self.checkpoint {
-                        self.checkpoint_before = if generation == 0 { 0 } else { self.checkpoint };
-                        (self.checkpoint, self.checkpoint_index) = (generation, record.index);
-                    }
+                Some(generation) if generation != self.checkpoint => {
+                    self.checkpoint_before = if generation == 0 { 0 } else { self.checkpoint };
+                    (self.checkpoint, self.checkpoint_index) = (generation, record.index);
                 }
+                Some(_) => {}
                 None => self.fault = malformed("checkpoint"),
             },
             Kind::Truncate => self.truncate(record.index),
@@ -274,18 +267,15 @@ impl Replay {
     }
 
     fn truncate(&mut self, from: u64) {
-        self.last = self.last.map(|last| last.min(from.saturating_sub(1)));
         let keep = self.entries.partition_point(|entry| entry.index.0 < from);
         self.entries.truncate(keep);
     }
 
     fn entry(&mut self, record: &Record<'_>, kind: EntryKind) {
-        self.last = Some(record.index);
         if record.index <= self.applied {
             return;
         }
-        let keep = self.entries.partition_point(|entry| entry.index.0 < record.index);
-        self.entries.truncate(keep);
+        self.truncate(record.index);
         let expected = self.entries.last().map_or(self.applied, |entry| entry.index.0) + 1;
         if record.index != expected {
             self.fault = Some(OpenError::Mismatch {
@@ -406,8 +396,6 @@ fn open_kept(
         checkpoint: 0,
         checkpoint_index: 0,
         checkpoint_before: 0,
-        is_other_file: false,
-        last: None,
         entries: Vec::new(),
         fault: None,
     };
@@ -432,21 +420,12 @@ fn open_kept(
             found: replay.checkpoint_index,
         });
     }
-    let before_first = recovered.before_first.iter().find(|before| before.0 == GROUP).map_or(0, |before| before.2);
-    // Behind an image that came since, a checkpoint may be all that the log knows of it.
-    let last = replay.last.unwrap_or(before_first).max(replay.checkpoint_index);
-    if last < state.applied_index && !replay.is_other_file {
-        return Err(OpenError::Mismatch {
-            what: "the log ends before what the page file has applied: the log went back in time",
-            applied: state.applied_index,
-            found: last,
-        });
-    }
     let mut hard_state = later_ballot(&shared, replay.hard_state, kept)?;
     if hard_state != replay.hard_state {
         // Until the log has it, too, the copy is the only one.
         let (payload, term) = (records::hard_state(&hard_state), hard_state.term.0);
-        let record = Record { group: GROUP, kind: Kind::HardState, term, index: last, payload: &payload };
+        let index = state.applied_index;
+        let record = Record { group: GROUP, kind: Kind::HardState, term, index, payload: &payload };
         log.append(record)?;
     }
     tracing::info!(

@@ -63,6 +63,16 @@ impl LogFacts {
         Index(self.base.unwrap_or_default().0 + self.terms.len() as u64)
     }
 
+    /// `before` is the last entry before the first segment that there is. A configuration from before it comes first, as a
+    /// copy: by itself it says nothing of where the log stands.
+    fn settled(mut self, before: Index, is_other_state: bool) -> LogFacts {
+        if self.terms.is_empty() || self.last() <= before {
+            self.base = if is_other_state { None } else { Some(before) };
+            self.terms.clear();
+        }
+        self
+    }
+
     fn truncate(&mut self, from: u64) {
         let base = self.base.unwrap_or_default().0;
         self.terms.truncate(from.saturating_sub(base + 1) as usize);
@@ -85,7 +95,7 @@ impl LogFacts {
 /// [`WalError`]: it is damaged, or can't be read.
 pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts, WalError> {
     let mut facts = LogFacts::default();
-    let (mut is_void, mut is_other_state, mut has_entries) = (false, false, false);
+    let (mut is_void, mut is_other_state) = (false, false);
     let recovered = ringstone_wal::read_only(disk, options.identity, &mut |record| {
         if record.group != GROUP {
             return;
@@ -94,16 +104,13 @@ pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts
             Kind::HardState => {
                 facts.hard_state = records::read_hard_state(record.payload).unwrap_or(facts.hard_state);
             }
-            Kind::Entry | Kind::Config if record.index > 0 => {
-                facts.entry(&record);
-                has_entries = true;
-            }
+            Kind::Entry | Kind::Config if record.index > 0 => facts.entry(&record),
             Kind::Truncate => facts.truncate(record.index),
             // A state of unknown place took that of the old one, and what was behind that is void.
             Kind::Checkpoint => {
                 is_other_state = records::read_checkpoint(record.payload) == Some(0);
                 if is_other_state && is_void {
-                    (facts.base, has_entries) = (None, false);
+                    facts.base = None;
                     facts.terms.clear();
                 }
             }
@@ -111,12 +118,8 @@ pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts
         }
         is_void = record.kind == Kind::Truncate;
     })?;
-    if !has_entries {
-        let before = recovered.before_first.iter().find(|before| before.0 == GROUP);
-        facts.base = if is_other_state { None } else { Some(Index(before.map_or(0, |before| before.2))) };
-        facts.terms.clear();
-    }
-    Ok(facts)
+    let before = recovered.before_first.iter().find(|before| before.0 == GROUP);
+    Ok(facts.settled(Index(before.map_or(0, |before| before.2)), is_other_state))
 }
 
 /// Another state takes the place of the one that the log belongs to; its entries behind that state go on to count. On disk
@@ -143,8 +146,9 @@ pub fn void_log(disk: &mut dyn LogDisk, options: Options, facts: &LogFacts, term
     finish(disk, &mut log)
 }
 
-/// The log is given up; a new one has term and vote, and no entries; `term` is that of the state. On disk when this returns. After a crash on the way
-/// there may be no log, a part of the old one, or the new one: the caller's mark says that none of them is to be believed.
+/// The log is given up; a new one has term and vote, and no entries; `term` is that of the state. On disk when this returns.
+/// After a crash on the way there may be no log, a part of the old one, or the new one: the caller's mark says that none of
+/// them is to be believed.
 ///
 /// # Errors
 /// [`WalError`].
@@ -229,6 +233,24 @@ mod tests {
         // A checkpoint of the file itself is none.
         let mut disk = log_of(&[entries(1, 6, 1), vec![(Kind::Checkpoint, 6, 7)]].concat());
         assert_eq!(facts(&mut disk).need(), LogNeed::From(0));
+    }
+
+    /// The copy of an old configuration in front of a segment is not the log's last entry: a state between the two would lack
+    /// what this member has acknowledged.
+    #[test]
+    fn a_configuration_that_is_carried_over_is_not_where_the_log_stands() {
+        let carried = |entries: std::ops::RangeInclusive<u64>| {
+            let mut facts = LogFacts::default();
+            for index in std::iter::once(1).chain(entries) {
+                facts.entry(&Record { group: GROUP, kind: Kind::Config, term: 2, index, payload: b"" });
+            }
+            facts
+        };
+        let none = carried(1..=1).settled(Index(46), false);
+        assert!(none.need() == LogNeed::From(46) && none.has(46, 2) && !none.has(1, 2));
+        assert_eq!(carried(1..=1).settled(Index(46), true).need(), LogNeed::Confirmed);
+        let some = carried(47..=49).settled(Index(46), false);
+        assert!(some.need() == LogNeed::From(46) && some.has(49, 2) && !some.has(50, 2) && !some.has(45, 2));
     }
 
     /// Each of the three writes leaves what the next look, and the next start, go by.
