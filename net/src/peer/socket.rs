@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -83,6 +84,8 @@ struct Waiting {
 struct QuicSocket {
     socket: std::net::UdpSocket,
     state: UdpSocketState,
+    /// The last datagram found no room. quinn asks for room before *each* one: only then is there anything to wait for.
+    is_full: AtomicBool,
     waiting: SendWrapper<Waiting>,
 }
 
@@ -91,7 +94,7 @@ impl QuicSocket {
         let state = UdpSocketState::new((&socket).into())?;
         let twin = Rc::new(UdpSocket::from(socket2_of_glommio::Socket::from(socket.try_clone()?)));
         let waiting = SendWrapper::new(Waiting { socket: twin, readable: RefCell::new(None) });
-        Ok(QuicSocket { socket, state, waiting })
+        Ok(QuicSocket { socket, state, is_full: AtomicBool::new(false), waiting })
     }
 
     fn poll_readable(&self, cx: &mut Context) -> Poll<io::Result<()>> {
@@ -118,11 +121,15 @@ impl fmt::Debug for QuicSocket {
 
 impl AsyncUdpSocket for QuicSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(WritablePoller(SendWrapper::new(None)))
+        Box::pin(WritablePoller { socket: self, timer: SendWrapper::new(None) })
     }
 
     fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
-        self.state.send((&self.socket).into(), transmit)
+        let sent = self.state.send((&self.socket).into(), transmit);
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.is_full.store(true, Ordering::Relaxed);
+        }
+        sent
     }
 
     fn poll_recv(
@@ -159,7 +166,10 @@ impl AsyncUdpSocket for QuicSocket {
     }
 }
 
-struct WritablePoller(SendWrapper<Option<Timer>>);
+struct WritablePoller {
+    socket: Arc<QuicSocket>,
+    timer: SendWrapper<Option<Timer>>,
+}
 
 impl fmt::Debug for WritablePoller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,9 +179,13 @@ impl fmt::Debug for WritablePoller {
 
 impl UdpPoller for WritablePoller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<io::Result<()>> {
-        let timer = self.0.get_or_insert_with(|| Timer::new(WRITABLE_AFTER));
+        if !self.socket.is_full.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        let timer = self.timer.get_or_insert_with(|| Timer::new(WRITABLE_AFTER));
         ready!(Pin::new(timer).poll(cx));
-        *self.0 = None;
+        *self.timer = None;
+        self.socket.is_full.store(false, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
