@@ -15,6 +15,8 @@ use crate::error::Error;
 
 /// A learner votes once it has this much, in percent, of what the leader has (etcd's figure).
 const LEARNER_READY_PERCENT: u64 = 90;
+/// Changes that may wait for the page of the members.
+const CHANGES_MAX: usize = 16;
 /// Most bytes of a member's URLs and name: a configuration is copied to each new segment of the log.
 const MEMBER_BYTES_MAX: usize = 16 << 10;
 
@@ -74,11 +76,26 @@ impl Group {
         let members = read_members(&self.pager);
         let outcome = match self.present(members)? {
             Some(members) => self.propose_change(&members, change, shard, request_id),
+            None if self.changes.len() < CHANGES_MAX => {
+                self.changes.push((change.clone(), shard, request_id));
+                return Ok(());
+            }
             None => Err(Error::TooManyRequests),
         };
         match outcome {
             Ok(()) => self.in_flight.begin(now, self.raft.role().term.0, (shard, request_id)),
             Err(error) => self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) }),
+        }
+        Ok(())
+    }
+
+    /// Changes that waited for the page of the members: it may be here.
+    pub(super) fn retry_changes(&mut self) -> Result<(), GroupError> {
+        if self.absent.is_some() {
+            return Ok(());
+        }
+        for (change, shard, request_id) in std::mem::take(&mut self.changes) {
+            self.change_members(self.now, &change, shard, request_id)?;
         }
         Ok(())
     }

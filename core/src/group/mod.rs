@@ -281,6 +281,8 @@ pub struct Group {
     said_first: Option<(u64, Duration)>,
     reads: reads::Reads,
     kinds: kinds::Kinds,
+    /// Changes of the members that wait for their page: shard and request id.
+    changes: Vec<(MemberChange, u32, u64)>,
     /// Members that the log of this start adds.
     announced: Vec<crate::command::Member>,
     in_flight: cluster::InFlight,
@@ -422,6 +424,7 @@ impl Group {
         }
         self.apply_committed()?;
         self.publish_attributes()?;
+        self.retry_changes()?;
         // Before the lessor: a keep-alive may want a renewal.
         self.deliver_reads()?;
         self.drive_lessor()?;

@@ -506,6 +506,7 @@ fn open_kept(
         said_first: None,
         reads: Default::default(),
         kinds: Default::default(),
+        changes: Vec::new(),
         announced,
         in_flight: Default::default(),
         vacancy: None,
