@@ -212,10 +212,7 @@ impl Group {
             state.cluster_id,
             u64::from(state.alarms),
         ]);
-        let is_swept = state.sweep.is_none()
-            && state.swept_revision >= state.compact_revision
-            && state.cut_revision >= state.swept_revision;
-        let events = if is_swept { mixed(&state.hash_key, &log).max(1) } else { 0 };
+        let events = if self.sweep_pending() { 0 } else { mixed(&state.hash_key, &log).max(1) };
         let sum = Sum { index, term, state: mixed(&state.hash_key, &parts).max(1), events };
         self.divergence.keep_own(sum);
         self.divergence.noted = (self.now, index);
