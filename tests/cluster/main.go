@@ -131,7 +131,7 @@ func (t *test) begin(command string, members int, flags []string) bool {
 				return false
 			}
 			t.cluster.disks = append(t.cluster.disks, disk)
-			places[i].Data = filepath.Join(disk.mount, "data")
+			places[i].Data = filepath.Join(disk.Mount, "data")
 		}
 	}
 	var err error
@@ -152,7 +152,7 @@ func (t *test) end() {
 		return
 	}
 	for _, disk := range t.cluster.disks {
-		if err := disk.off(); err != nil {
+		if err := disk.Off(); err != nil {
 			t.verdict("a disk at the end", []string{err.Error()})
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ringstone.test/internal/loopdisk"
 )
 
 const (
@@ -86,7 +88,7 @@ func newNode(number int) (*node, error) {
 		runtime.LockOSThread()
 		err := unix.Unshare(unix.CLONE_NEWNET)
 		if err == nil {
-			err = command("ip", "link", "set", "lo", "up")
+			err = loopdisk.Command("ip", "link", "set", "lo", "up")
 		}
 		if err == nil {
 			made.tun, err = openTun(address(number))
@@ -111,10 +113,10 @@ func openTun(own string) (*os.File, error) {
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
 	}
 	if err == nil {
-		err = command("ip", "address", "add", own+"/24", "dev", "tun0")
+		err = loopdisk.Command("ip", "address", "add", own+"/24", "dev", "tun0")
 	}
 	if err == nil {
-		err = command("ip", "link", "set", "tun0", "mtu", fmt.Sprint(mtu), "txqueuelen", "4096", "up")
+		err = loopdisk.Command("ip", "link", "set", "tun0", "mtu", fmt.Sprint(mtu), "txqueuelen", "4096", "up")
 	}
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))

@@ -95,7 +95,7 @@ func (t *test) complaintsAboutWords() []string {
 	for i, member := range t.cluster.members {
 		content, err := os.ReadFile(member.Folder + "/log")
 		if err == nil && strings.Contains(string(content), "the disk does not answer a write or sync of the log: this member gives its leadership away") &&
-			strings.Contains(string(content), t.cluster.disks[i].mount) && strings.Contains(string(content), "the disk answers again") {
+			strings.Contains(string(content), t.cluster.disks[i].Mount) && strings.Contains(string(content), "the disk answers again") {
 			return nil
 		}
 	}

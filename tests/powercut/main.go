@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -23,6 +22,7 @@ import (
 	"unsafe"
 
 	"ringstone.test/internal/ledger"
+	"ringstone.test/internal/loopdisk"
 	"ringstone.test/internal/server"
 )
 
@@ -70,54 +70,15 @@ type run struct {
 	options  ledger.Options
 	random   *rand.Rand
 	book     *ledger.Ledger
-	disk     disk
+	disk     loopdisk.Disk
 	child    *server.Server
 
 	passed, underLoad, whileStarting int
 }
 
-// disk is a file with ext4 on it, and where it is mounted.
-type disk struct {
-	file, mount string
-}
-
-func command(name string, arguments ...string) error {
-	output, err := exec.Command(name, arguments...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(arguments, " "), err, output)
-	}
-	return nil
-}
-
-func (d disk) make() error {
-	file, err := os.Create(d.file)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(file.Truncate(diskBytes), file.Close(), os.MkdirAll(d.mount, 0o700)); err != nil {
-		return err
-	}
-	return command("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1", d.file)
-}
-
-// on mounts it; the loop device goes when it is unmounted.
-func (d disk) on() error { return command("mount", "-o", "loop", d.file, d.mount) }
-
-// off unmounts it once nobody holds it any more: a killed process's io_uring requests end a moment after it does.
-func (d disk) off() error {
-	var err error
-	for range 500 {
-		if err = syscall.Unmount(d.mount, 0); !errors.Is(err, syscall.EBUSY) {
-			return err
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	return err
-}
-
 // cutPower drops what is not on the disk.
-func (d disk) cutPower() error {
-	folder, err := os.Open(d.mount)
+func cutPower(disk loopdisk.Disk) error {
+	folder, err := os.Open(disk.Mount)
 	if err != nil {
 		return err
 	}
@@ -135,8 +96,8 @@ func (r *run) cut(target string, cuts int) error {
 	if err != nil {
 		return err
 	}
-	r.disk = disk{filepath.Join(folder, "disk"), filepath.Join(folder, "mount")}
-	if err := errors.Join(r.disk.make(), r.disk.on()); err != nil {
+	r.disk = loopdisk.In(folder)
+	if err := errors.Join(r.disk.Make(diskBytes), r.disk.On()); err != nil {
 		return err
 	}
 	failed := true
@@ -146,10 +107,10 @@ func (r *run) cut(target string, cuts int) error {
 			fmt.Println("the disk is kept")
 			return
 		}
-		_ = r.disk.off()
+		_ = r.disk.Off()
 		_ = os.RemoveAll(folder)
 	}()
-	if r.child, err = server.New(target, r.disk.mount); err != nil {
+	if r.child, err = server.New(target, r.disk.Mount); err != nil {
 		return err
 	}
 	if err := r.child.Start(60 * time.Second); err != nil {
@@ -210,11 +171,11 @@ func (r *run) crash() error {
 	if err := r.freeze(); err != nil {
 		return err
 	}
-	if err := r.disk.cutPower(); err != nil {
+	if err := cutPower(r.disk); err != nil {
 		return err
 	}
 	r.child.Kill()
-	return errors.Join(r.disk.off(), r.disk.on())
+	return errors.Join(r.disk.Off(), r.disk.On())
 }
 
 // freeze stops the process and waits until none of its threads runs.
