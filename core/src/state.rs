@@ -131,9 +131,12 @@ pub struct CompactionHash {
     pub revision: i64,
     /// The compaction before it, -1 for none.
     pub previous: i64,
-    /// HashKV's hash.
+    /// HashKV's hash, or [`HASH_PENDING`].
     pub hash: u32,
 }
+
+/// A hash that is not known before the sweep has passed the compaction before.
+pub const HASH_PENDING: u32 = 0;
 
 /// How many of them are kept.
 pub const COMPACTION_HASHES_MAX: usize = 10;

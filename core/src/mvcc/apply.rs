@@ -28,7 +28,7 @@ use crate::command::{ArchivedDeleteRange, ArchivedPut};
 use crate::error::{ApplyFault, Error, ReadFault};
 use crate::event::{Event, EventKind, Revision};
 use crate::lease::state as lease;
-use crate::state::{COMPACTION_HASHES_MAX, CompactionHash, State};
+use crate::state::{COMPACTION_HASHES_MAX, CompactionHash, HASH_PENDING, State};
 use crate::trees::{BESIDE, LEASE_DEADLINE, LEASE_KEY, LIVE, LOG, VALUE};
 
 /// Keys that a delete reads ahead of its writes, and the bytes of them: bounds its memory.
@@ -97,11 +97,15 @@ pub fn apply_compact<T: WriteTrees>(trees: &mut T, state: &mut State, revision: 
     Ok(Applied { response: Ok(Answer::Compact(response)), events: Vec::new() })
 }
 
-/// The hash that HashKV answers for the compaction to `revision` from now on: that of the store as it was before.
+/// The hash that HashKV answers for the compaction to `revision` from now on: that of the store as it was before. Where the
+/// sweep is not through with the compaction before, it is left to it: to walk what it has not passed may take seconds.
 fn hash_at_compaction<T: ReadTrees>(trees: &T, state: &State, revision: i64) -> Result<CompactionHash, ApplyFault> {
     let previous = state.compact_revision;
     if revision <= 0 {
         return Ok(CompactionHash { revision, previous, hash: folded(state, 0) });
+    }
+    if state.swept_revision < previous && previous > 0 {
+        return Ok(CompactionHash { revision, previous, hash: HASH_PENDING });
     }
     let hash = match hash_kv(trees, state, revision) {
         Ok(found) => found.hash,

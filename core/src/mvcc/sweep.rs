@@ -21,13 +21,14 @@ use bytes::Bytes;
 use ringstone_pager::api::{Access, Direction, Fault, ReadTrees, WriteTrees};
 
 use super::apply::put_beside;
+use super::hash::hash_between;
 use super::lookup::revision_keys;
 use super::range::Progress;
 use super::record::{
     LiveRecord, LogRecord, Previous, Stored, damaged, event_at, parse_live, revision_of_key, value_bytes,
 };
 use crate::event::Revision;
-use crate::state::{State, Sweep, SweepPhase};
+use crate::state::{HASH_PENDING, State, Sweep, SweepPhase};
 use crate::trees::{BESIDE, LIVE, LOG, VALUE};
 
 /// Cleans up for at most about `records` events or entries. [`Progress::Done`]: nothing is left to do. The caller
@@ -122,6 +123,7 @@ fn free<T: WriteTrees>(trees: &mut T, state: &mut State, sweep: Sweep, records: 
         });
     })?;
     for event in leaving {
+        settle_hashes(trees, state, event.revision.main)?;
         free_event(trees, state, sweep.target, &event)?;
         let newly = event.revision.main > state.swept_revision;
         if let (Some(sweep), true) = (&mut state.sweep, newly) {
@@ -131,7 +133,24 @@ fn free<T: WriteTrees>(trees: &mut T, state: &mut State, sweep: Sweep, records: 
     }
     match batch {
         Batch::More(next) => set_cursor(state, next),
-        Batch::End => begin_phase(state, SweepPhase::Drop),
+        Batch::End => {
+            settle_hashes(trees, state, sweep.target.saturating_add(1))?;
+            begin_phase(state, SweepPhase::Drop);
+        }
+    }
+    Ok(())
+}
+
+/// Compactions that came while the sweep was behind the one before them: their hashes are known once it arrives there. The
+/// next event that it passes is of revision `next`.
+fn settle_hashes<T: ReadTrees>(trees: &T, state: &mut State, next: i64) -> Access<()> {
+    let Some(Sweep { hash: alive, .. }) = state.sweep else { return Ok(()) };
+    for number in 0..state.compaction_hashes.len() {
+        let kept = state.compaction_hashes[number];
+        if kept.hash == HASH_PENDING && kept.previous < next {
+            let hash = hash_between(trees, state, alive, kept.previous, kept.revision)?;
+            state.compaction_hashes[number].hash = hash;
+        }
     }
     Ok(())
 }
