@@ -42,13 +42,9 @@ impl InFlight {
     }
 
     fn free_to(&mut self, matched: Index) {
-        while self.appends.front().is_some_and(|(last, _)| *last <= matched) {
-            self.free_first();
-        }
-    }
-
-    fn free_first(&mut self) {
-        if let Some((_, bytes)) = self.appends.pop_front() {
+        while self.appends.front().is_some_and(|(last, _)| *last <= matched)
+            && let Some((_, bytes)) = self.appends.pop_front()
+        {
             self.bytes -= bytes;
         }
     }
@@ -75,6 +71,8 @@ pub(crate) struct Progress {
     committed_sent: Index,
     /// Was heard from since the last check of the quorum.
     pub(crate) is_active: bool,
+    /// Was heard from between the last two checks.
+    pub(crate) was_active: bool,
     /// What the image covers that is on its way; 0: none was sent yet.
     pub(crate) image: Index,
     /// The last read round it confirmed.
@@ -103,6 +101,7 @@ impl Progress {
             nudge: false,
             committed_sent: Index(0),
             is_active: false,
+            was_active: false,
             image: Index(0),
             round: 0,
             kinds_known: None,
@@ -177,10 +176,8 @@ impl Progress {
         self.is_active = true;
         self.paused = false;
         if self.phase == Phase::Replicate && self.matched < last {
+            // With a full window it goes without entries: to a member that is slow, more would only wait on the way.
             self.nudge = true;
-            if self.in_flight.is_full() {
-                self.in_flight.free_first();
-            }
         }
     }
 

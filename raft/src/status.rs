@@ -106,7 +106,7 @@ impl Raft {
     /// them take an image. For one that an image is on its way to that is the image's index; one that waits for an image to
     /// be made needs nothing. `None` where there is no such member.
     pub fn wanted_by_others(&self) -> Option<Index> {
-        let active = self.progress.values().filter(|progress| progress.is_active);
-        active.filter_map(Progress::wants_log_from).min()
+        let answering = self.progress.values().filter(|progress| progress.is_active || progress.was_active);
+        answering.filter_map(Progress::wants_log_from).min()
     }
 }

@@ -27,8 +27,8 @@ use crate::entry::{Draft, EntryError};
 use crate::error::Error;
 use crate::trees::MEMBER;
 
-/// Entries of this weight, in bytes, stay in memory for followers that are behind; who needs older ones gets an image.
-const RETAINED_BYTES_MAX: u64 = 16 << 20;
+/// Entries of this weight, in bytes, stay in memory in any case: for members that come back, or for who leads next.
+const RETAINED_BYTES: u64 = 16 << 20;
 /// Marks within this many bytes are one.
 const MARK_BYTES: u64 = 4 << 10;
 
@@ -105,23 +105,25 @@ impl InFlight {
     }
 }
 
-/// Up to where raft's log may be forgotten: a bounded weight of applied entries is kept for followers that are behind.
+/// Up to where raft's log may be forgotten. A weight of applied entries is kept in any case, and more of them, up to a bound,
+/// while a member that answers has not acknowledged them: a busy one is behind for seconds, and an image would end its
+/// process and the connections of its clients.
 #[derive(Debug)]
 pub(super) struct Retained {
     marks: VecDeque<(u64, u64)>,
     bytes: u64,
     /// Applied since the last mark.
     unmarked: u64,
-    pub(super) bytes_max: u64,
-}
-
-impl Default for Retained {
-    fn default() -> Retained {
-        Retained { marks: VecDeque::new(), bytes: 0, unmarked: 0, bytes_max: RETAINED_BYTES_MAX }
-    }
+    bytes_kept: u64,
+    bytes_max: u64,
 }
 
 impl Retained {
+    /// `bytes_max` is for members that are behind.
+    pub(super) fn new(bytes_max: u64) -> Retained {
+        Retained { marks: VecDeque::new(), bytes: 0, unmarked: 0, bytes_kept: RETAINED_BYTES.min(bytes_max), bytes_max }
+    }
+
     pub(super) fn note(&mut self, bytes: usize) {
         self.unmarked += bytes as u64;
     }
@@ -131,8 +133,8 @@ impl Retained {
         (self.bytes, self.unmarked) = (0, 0);
     }
 
-    /// All up to `applied` is applied: what is not needed any more.
-    fn publish(&mut self, applied: u64) -> Option<u64> {
+    /// All up to `applied` is applied, members that answer need what is behind `wanted`: what is not needed any more.
+    fn publish(&mut self, applied: u64, wanted: Option<u64>) -> Option<u64> {
         let fresh = core::mem::take(&mut self.unmarked);
         self.bytes += fresh;
         match self.marks.back_mut() {
@@ -140,9 +142,11 @@ impl Retained {
             _ => self.marks.push_back((applied, fresh)),
         }
         let mut to = None;
-        while self.bytes > self.bytes_max
-            && let Some((index, bytes)) = self.marks.pop_front()
+        while self.bytes > self.bytes_kept
+            && let Some(&(index, bytes)) = self.marks.front()
+            && (self.bytes > self.bytes_max || wanted.is_none_or(|wanted| index <= wanted))
         {
+            self.marks.pop_front();
             self.bytes -= bytes;
             to = Some(index);
         }
@@ -214,9 +218,9 @@ impl Group {
         self.raft.trust(member);
     }
 
-    /// Sets how many bytes of applied entries are kept in memory for followers.
+    /// Sets how many bytes of applied entries are kept in memory for the others, at most.
     pub fn set_retained_bytes(&mut self, bytes: u64) {
-        self.retained.bytes_max = bytes;
+        self.retained = Retained::new(bytes);
     }
 
     /// Takes the proposal of another member: answered there, when it applies the entry.
@@ -303,7 +307,8 @@ impl Group {
             return;
         }
         self.images.applied(self.retained.unmarked);
-        if let Some(to) = self.retained.publish(applied) {
+        let wanted = self.raft.wanted_by_others().map(|index| index.0);
+        if let Some(to) = self.retained.publish(applied, wanted) {
             // Whoever gets an image needs what comes after it.
             let to = self.images.floor().map_or(to, |floor| to.min(floor));
             self.raft.compact(ringstone_raft::Index(to));
@@ -366,12 +371,17 @@ mod tests {
 
     #[test]
     fn a_bounded_weight_is_kept() {
-        let mut retained = Retained { bytes_max: 10 * MARK_BYTES, ..Retained::default() };
-        let mut kept_from = 0;
-        for applied in 1..=100 {
-            retained.note(MARK_BYTES as usize);
-            kept_from = retained.publish(applied).unwrap_or(kept_from);
-        }
-        assert_eq!(kept_from, 90);
+        let kept_from = |wanted: fn(u64) -> Option<u64>| {
+            let mut retained = Retained { bytes_kept: 10 * MARK_BYTES, ..Retained::new(30 * MARK_BYTES) };
+            let publish = |applied| {
+                retained.note(MARK_BYTES as usize);
+                retained.publish(applied, wanted(applied))
+            };
+            (1..=100).filter_map(publish).last()
+        };
+        assert_eq!(kept_from(|_| None), Some(90), "nobody answers");
+        assert_eq!(kept_from(Some), Some(90), "nobody is behind");
+        assert_eq!(kept_from(|applied| Some(applied.saturating_sub(20))), Some(80), "one is behind");
+        assert_eq!(kept_from(|_| Some(1)), Some(70), "by more than is kept");
     }
 }

@@ -16,7 +16,7 @@ use super::Group;
 
 /// A member that has not come back with its image by then is gone.
 const LANDING_MAX: Duration = Duration::from_secs(120);
-/// Log that may be kept for images: a quarter of the memory limit, within these.
+/// Log that may be kept for members that are behind or take an image: a quarter of the memory limit, within these.
 const LOG_BYTES_MIN: u64 = 64 << 20;
 const LOG_BYTES_MAX: u64 = 1 << 30;
 
@@ -108,9 +108,14 @@ impl Landings {
     }
 }
 
+/// Bytes of applied entries that may stay in memory for others.
+pub(super) fn log_bytes_max(memory_limit_bytes: u64) -> u64 {
+    (memory_limit_bytes / 4).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX)
+}
+
 impl Group {
     fn log_bytes_max(&self) -> u64 {
-        (self.shared.config.memory_limit_bytes / 4).clamp(LOG_BYTES_MIN, LOG_BYTES_MAX)
+        log_bytes_max(self.shared.config.memory_limit_bytes)
     }
 
     /// What the state costs that is pinned for a member; None once raft needs it no more: the member has caught up or is gone,

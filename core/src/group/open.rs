@@ -34,8 +34,9 @@ use ringstone_raft::{
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
 
+use super::cluster::Retained;
 use super::membership::{announced, configuration_of, founders, read_members};
-use super::{CheckpointPace, GROUP, Group, Outputs, force, records};
+use super::{CheckpointPace, GROUP, Group, Outputs, force, landing, records};
 use crate::identity::{Identity, IdentityError, ballot};
 use crate::lease;
 use crate::lease::lessor::Lessor;
@@ -473,6 +474,7 @@ fn open_kept(
     shared.applied.store(state.applied_index, Ordering::Relaxed);
     let mut lessor = Lessor::new(lease::state::LeaseTime(state.lease_clock), now);
     lessor.set_proof_validity(shared.config.election_timeout / 2);
+    let retained = Retained::new(landing::log_bytes_max(shared.config.memory_limit_bytes));
     let group = Group {
         shared,
         raft,
@@ -511,7 +513,7 @@ fn open_kept(
         in_flight: Default::default(),
         vacancy: None,
         disk_watch: Default::default(),
-        retained: Default::default(),
+        retained,
         images: Default::default(),
         installing: None,
         removal: None,

@@ -89,7 +89,9 @@ impl Raft {
         let own = self.config.id;
         let is_active = |id| id == own || self.progress.get(&id).is_some_and(|progress| progress.is_active);
         let holds = self.log.configuration().is_quorum(is_active);
-        self.progress.values_mut().for_each(|progress| progress.is_active = false);
+        for progress in self.progress.values_mut() {
+            progress.was_active = core::mem::take(&mut progress.is_active);
+        }
         if !holds {
             self.become_follower(self.hard_state.term, None);
         }
