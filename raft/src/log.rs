@@ -262,6 +262,10 @@ impl Log {
         self.unapplied_bytes = 0;
     }
 
+    pub(crate) fn is_installing(&self) -> bool {
+        self.is_installing
+    }
+
     /// The configuration in force: the latest in the log.
     pub(crate) fn configuration(&self) -> &Configuration {
         &self.configurations.last().expect("the base has one").1

@@ -323,6 +323,11 @@ impl Raft {
         self.log.positions()
     }
 
+    /// An image was taken in place of the log, and [`Raft::persisted`] has not said yet that it is installed.
+    pub fn is_installing(&self) -> bool {
+        self.log.is_installing()
+    }
+
     /// The configuration in force: the latest in the log, committed or not.
     pub fn configuration(&self) -> &Configuration {
         self.log.configuration()

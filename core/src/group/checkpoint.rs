@@ -48,6 +48,8 @@ pub struct CheckpointPace {
     newest: u64,
     /// Applied index of the one before it.
     older: u64,
+    /// The newest generation that the page file has.
+    pub(super) generation: u64,
     running: bool,
     /// When the one that runs, or ran last, was begun.
     began: Duration,
@@ -62,14 +64,15 @@ pub struct CheckpointPace {
 }
 
 impl CheckpointPace {
-    /// Both metas hold `applied`, or less: nothing before it is needed.
+    /// Both metas hold `applied`, or less: nothing before it is needed. `generation` is the newest one's.
     #[must_use]
-    pub fn new(dirty_bytes_max: u64, newest: u64, older: u64) -> CheckpointPace {
+    pub fn new(dirty_bytes_max: u64, newest: u64, older: u64, generation: u64) -> CheckpointPace {
         CheckpointPace {
             dirty_bytes_max,
             log_bytes_max: CHECKPOINT_LOG_BYTES,
             newest,
             older,
+            generation,
             running: false,
             began: Duration::ZERO,
             unlogged: None,
@@ -246,6 +249,7 @@ impl Group {
         self.pace.running = false;
         self.pace.older = self.pace.newest;
         self.pace.newest = state.applied_index;
+        self.pace.generation = done.generation;
         self.pace.unlogged = Some(done.generation);
         let took = self.now.saturating_sub(self.pace.began);
         self.metrics().backend_commit.record_ns(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));

@@ -3,26 +3,35 @@
 //! ```text
 //!  leader    raft wants an image ──> Outputs::images_wanted ──> driver pins, writes it, send_image(to, metadata) ~~> transfer
 //!  follower  image ──> a page file of its own, checked, synced, beside the old one     (restore.rs, Restore::finish_member)
-//!            step(Snapshot) ──> log: truncate behind `applied`, checkpoint 0; synced ──> Outputs::install
+//!            step(Snapshot) ──> log: about to switch to a state of this index; synced ──> Outputs::install
 //!            driver: the new file takes the place of the old one, its name is made durable, the group is opened anew
+//!  next start           page file below that index: it is the old one, nothing has happened, the log counts as it is
+//!                       else: the log is void up to here, and generations begin anew; said in the log's next batch (open.rs)
 //! ```
 //!
-//! A crash finds either file whole. With the old one, the log has all that this one had applied, and no more: what it
-//! loses was acknowledged, but everything up to the image is committed by a quorum that holds all of it and of which this
-//! member was not one. With the new one, the log's tail is void, so that nothing of it is replayed behind the image; and the
-//! record of a checkpoint of generation 0 says that the generations of the old file mean nothing for the new one.
+//! A crash finds either file whole, and the log belongs to both: which of them it is, the file says. With the old one this
+//! member still has all that it ever acknowledged; its leader counts on that. With the new one, entries behind the old state
+//! must not be replayed behind the new one: up to the image's index they are in it, or were never committed; behind it
+//! they are of a leader that did not have the entry at that index (decision 11).
 //!
 //! The group is opened anew rather than changed under its readers: shards, pins and watches of the old state end with it.
 
 use ringstone_raft::{Index, NodeId, Snapshot, SnapshotMetadata};
 use ringstone_wal::Kind;
 
+use super::records::Switch;
 use super::{Group, GroupError, records};
 
 impl Group {
     /// True from the moment that an image replaces this state: nothing is applied, sent or answered any more.
     pub(super) fn is_installing(&self) -> bool {
         self.installing.is_some()
+    }
+
+    /// True once raft has taken the image whose message was stepped last: what is beside the page file is that of
+    /// [`Outputs::install`](super::Outputs::install), and stays there until then. False: it was not needed.
+    pub fn has_taken_image(&self) -> bool {
+        self.raft.is_installing()
     }
 
     /// What the image of a state must say about its place in the log: of the published state whose applied index this is.
@@ -53,11 +62,8 @@ impl Group {
     pub(super) fn log_install(&mut self, metadata: &SnapshotMetadata) -> Result<bool, GroupError> {
         self.installing = Some(metadata.clone());
         self.committed.clear();
-        let applied = self.state.applied_index;
-        if self.append(Kind::Truncate, 0, applied + 1, &[])?.is_none() {
-            return Ok(false);
-        }
-        let nothing = records::checkpoint(0);
-        Ok(self.append(Kind::Checkpoint, self.state.applied_term, applied, &nothing)?.is_some())
+        let about = records::switch(&Switch { index: metadata.index.0, generation: self.pace.generation });
+        let (index, term) = (self.state.applied_index, self.state.applied_term);
+        Ok(self.append(Kind::Checkpoint, term, index, &about)?.is_some())
     }
 }

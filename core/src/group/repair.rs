@@ -19,6 +19,7 @@ use ringstone_raft::{HardState, Index, Term};
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Kind, Log, Options, Record, WalError};
 
+use super::records::PageFile;
 use super::{GROUP, records};
 
 /// What a whole log says, without the state that it belongs to.
@@ -73,6 +74,12 @@ impl LogFacts {
         self
     }
 
+    /// Nothing is known of what it goes on behind.
+    fn give_up(&mut self) {
+        self.base = None;
+        self.terms.clear();
+    }
+
     fn truncate(&mut self, from: u64) {
         let base = self.base.unwrap_or_default().0;
         self.terms.truncate(from.saturating_sub(base + 1) as usize);
@@ -95,7 +102,7 @@ impl LogFacts {
 /// [`WalError`]: it is damaged, or can't be read.
 pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts, WalError> {
     let mut facts = LogFacts::default();
-    let (mut is_void, mut is_other_state) = (false, false);
+    let (mut is_void, mut is_other_state, mut is_open) = (false, false, false);
     let recovered = ringstone_wal::read_only(disk, options.identity, &mut |record| {
         if record.group != GROUP {
             return;
@@ -108,16 +115,22 @@ pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts
             Kind::Truncate => facts.truncate(record.index),
             // A state of unknown place took that of the old one, and what was behind that is void.
             Kind::Checkpoint => {
-                is_other_state = records::read_checkpoint(record.payload) == Some(0);
+                let says = records::read_checkpoint(record.payload);
+                is_open = matches!(says, Some(PageFile::Switch(_)));
+                is_other_state = says == Some(PageFile::Has(0));
                 if is_other_state && is_void {
-                    facts.base = None;
-                    facts.terms.clear();
+                    facts.give_up();
                 }
             }
             _ => {}
         }
         is_void = record.kind == Kind::Truncate;
     })?;
+    if is_open {
+        // Which of the two page files it was that is lost, nobody can say any more.
+        is_other_state = true;
+        facts.give_up();
+    }
     let before = recovered.before_first.iter().find(|before| before.0 == GROUP);
     Ok(facts.settled(Index(before.map_or(0, |before| before.2)), is_other_state))
 }
@@ -180,10 +193,14 @@ mod tests {
     use ringstone_wal::disk::sim::{Keep, SimDisk};
 
     use super::*;
+    use crate::group::records::Switch;
 
     fn options() -> Options {
         Options { segment_bytes: 64 << 10, ..Options::new(ringstone_wal::Identity([3; 16])) }
     }
+
+    /// In place of a generation.
+    const SWITCH: u64 = u64::MAX;
 
     /// A log with these records; an entry is (index, term), a truncation (from, 0), (0, 0) another state.
     fn log_of(parts: &[(Kind, u64, u64)]) -> SimDisk {
@@ -192,8 +209,13 @@ mod tests {
         let vote = records::hard_state(&HardState { term: Term(4), vote: Some(NodeId(2)) });
         append(&mut log, Kind::HardState, 0, &vote).expect("room");
         for (kind, index, term) in parts {
-            let generation = records::checkpoint(*term);
-            let payload: &[u8] = if *kind == Kind::Checkpoint { &generation } else { b"x" };
+            let (generation, about) = (records::checkpoint(*term), Switch { index: index + 9, generation: 7 });
+            let payload = match (*kind, *term) {
+                (Kind::Checkpoint, SWITCH) => records::switch(&about).to_vec(),
+                (Kind::Checkpoint, _) => generation.to_vec(),
+                _ => b"x".to_vec(),
+            };
+            let payload = payload.as_slice();
             let record = Record { group: GROUP, kind: *kind, term: *term, index: *index, payload };
             log.append(record).expect("room");
         }
@@ -230,6 +252,11 @@ mod tests {
         let known = facts(&mut disk);
         assert_eq!(known.need(), LogNeed::From(20));
         assert!(known.has(20, 9) && known.has(22, 3) && !known.has(19, 3));
+        // What became of a switch nobody can say, nor what it went on behind.
+        let about = (Kind::Checkpoint, 6, SWITCH);
+        assert_eq!(facts(&mut log_of(&[entries(1, 6, 1), vec![about]].concat())).need(), LogNeed::Confirmed);
+        let not = [entries(1, 6, 1), vec![about, (Kind::Checkpoint, 6, 7)], entries(7, 8, 1)].concat();
+        assert_eq!(facts(&mut log_of(&not)).need(), LogNeed::From(0));
         // A checkpoint of the file itself is none.
         let mut disk = log_of(&[entries(1, 6, 1), vec![(Kind::Checkpoint, 6, 7)]].concat());
         assert_eq!(facts(&mut disk).need(), LogNeed::From(0));

@@ -5,9 +5,11 @@
 //! ```
 //!
 //! Only the caller's folder says when the member exists: what is written before that counts for nothing. So no checkpoint but
-//! the last need be durable: the page file of a member that catches up is synced behind what is written (restore/behind.rs).
+//! the last need be durable: the page file of a member that catches up is synced behind what is written (restore/behind.rs), and
+//! what a process that ends has made of it is gone on with by the next one (restore/marks.rs).
 
 mod behind;
+mod marks;
 
 use std::io;
 use std::ops::{Bound, ControlFlow};
@@ -31,6 +33,7 @@ use crate::image::{ImageError, ImageReader, ImageSummary, OwnRecords, OwnRun};
 use crate::mvcc;
 use crate::trees::{ALARM, MEMBER};
 use behind::{LastSync, WriteBehind};
+use marks::Marks;
 
 /// Dirty frames that are written to the file before more are made.
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
@@ -53,6 +56,9 @@ pub enum RestoreError {
     /// The compaction at the new revision.
     #[error("marking the revision compacted: {0}")]
     Compact(#[from] ApplyFault),
+    /// What an earlier process has left.
+    #[error("nothing is left of this image that could be gone on with")]
+    NoMark,
     /// There is no revision so high.
     #[error("the revision {revision} can't be bumped by {bump}: it would be out of range")]
     Bump {
@@ -82,6 +88,7 @@ pub struct Restore {
     dirty_bytes_max: u64,
     is_member: bool,
     last_sync: LastSync,
+    marks: Option<Marks>,
 }
 
 /// What is taken from the image. Who the members are, and what is wrong with them, is not what a snapshot is taken for; a
@@ -114,7 +121,8 @@ impl Restore {
         let options = file_options(identity, &specs);
         let pager = Pager::create(&mut *disk, pages, &options).map_err(OpenError::from)?;
         let (dirty_bytes_max, last_sync) = (DIRTY_BYTES_MAX, LastSync::default());
-        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max, is_member: false, last_sync })
+        let (is_member, marks) = (false, None);
+        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max, is_member, last_sync, marks })
     }
 
     /// Makes the empty page file of a member that catches up ([`Restore::of_member`]): durable once
@@ -155,7 +163,7 @@ impl Restore {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.pager.dirty_bytes() >= self.dirty_bytes_max { self.checkpoint() } else { Ok(()) }
+        if self.pager.dirty_bytes() >= self.dirty_bytes_max { self.save(reader) } else { Ok(()) }
     }
 
     /// [`Restore::drain`] of a partial image: `own` has what is left out of it.

@@ -20,7 +20,7 @@ mod tests;
 mod writer;
 
 pub use map::{ImageMap, MAP_BYTES_MAX, MapBuilder, OwnRecords, RUNS_MAX, Wanted, run_bytes_for};
-pub use reader::{ImageError, ImageReader, ImageSummary, OwnRun, TakeRecord};
+pub use reader::{ImageError, ImageReader, ImageSummary, MARK_BYTES, OwnRun, TakeRecord};
 pub use writer::{ImageWriter, Piece, Step};
 
 use ringstone_pager::api::{Aggregate, TreeId};

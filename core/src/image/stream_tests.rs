@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use ringstone_pager::api::{ReadTrees as _, WriteTrees as _};
+use ringstone_pager::api::{Direction, ReadTrees as _, WriteTrees as _};
 use ringstone_pager::model::ModelTrees;
 
 use super::tests::{Action, IDENTITY, Store, action, assert_same, specs};
@@ -71,6 +71,39 @@ fn play(store: &mut Store, actions: &[Action]) {
     }
 }
 
+fn fill(reader: &mut ImageReader, trees: &mut ModelTrees, image: &[u8], piece: usize) -> Result<(), ImageError> {
+    for bytes in image.chunks(piece) {
+        reader.push(bytes)?;
+        reader.drain_into(trees, |_| true)?;
+    }
+    Ok(())
+}
+
+/// Goes on from a mark that was made behind so many bytes, in trees that have what was drained before it. None: there is none.
+fn read_in_two(image: &[u8], piece: usize, first: usize) -> Option<Store> {
+    let (mut before, mut trees) = (ImageReader::of_member(), ModelTrees::new(&specs()));
+    fill(&mut before, &mut trees, &image[..first], piece).expect("an image");
+    let mark = before.mark()?;
+    let mut reader = ImageReader::of_mark(&mark).expect("a mark");
+    assert_eq!(reader.tree_of_last_key(), before.tree_of_last_key());
+    if let Some(tree) = reader.tree_of_last_key() {
+        let (mut last, all) = (Vec::new(), (core::ops::Bound::Unbounded, core::ops::Bound::Unbounded));
+        let mut take = |key: &[u8], _: &[u8]| {
+            last.extend_from_slice(key);
+            core::ops::ControlFlow::Break(())
+        };
+        trees.visit(tree, all, Direction::Backward, false, &mut take).expect("the model has no faults");
+        reader.set_last_key(last);
+    }
+    let from = usize::try_from(reader.offset()).expect("small");
+    assert!(from <= first, "{from} of {first} bytes");
+    fill(&mut reader, &mut trees, &image[from..], piece).expect("the rest of it");
+    let summary = reader.finish().expect("a whole image");
+    summary.check_trees(&trees, |_| true).expect("they add up");
+    trees.set_attributes(&summary.state.to_attributes());
+    Some(Store { trees, state: summary.state })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
@@ -85,6 +118,9 @@ proptest! {
         let image = write(ImageWriter::streamed(&IDENTITY), &store);
         let (other, _) = read(ImageReader::of_member(), &image, piece, &store).expect("an image");
         assert_same(&store, &other);
+        if let Some(other) = read_in_two(&image, piece, cut.index(image.len())) {
+            assert_same(&store, &other);
+        }
         // A clone of the writer goes on from the same place with the same bytes.
         let mut writer = ImageWriter::streamed(&IDENTITY);
         let blocks = image.len() / BLOCK_BYTES + 1;

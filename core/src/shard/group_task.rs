@@ -203,8 +203,12 @@ impl Driver {
     /// Until it is told to stop, and all is on disk but the closing block.
     async fn run_on(&mut self) -> Result<(), GroupError> {
         self.watch_ring();
-        images::clean(&self.local.shared.config.data_dir);
+        let data_dir = self.local.shared.config.data_dir.clone();
+        images::clean(&data_dir, true);
         self.open_links().await?;
+        if self.others.links.is_none() {
+            images::clean(&data_dir, false);
+        }
         self.start_ticker();
         self.say_first();
         let mut stopping = false;
@@ -532,7 +536,9 @@ impl Driver {
         self.compare(std::mem::take(&mut outputs.sums), std::mem::take(&mut outputs.verdicts))?;
         self.send_images(std::mem::take(&mut outputs.images_wanted));
         if outputs.install.is_some() {
-            images::install(&self.local.shared.config.data_dir).map_err(GroupError::PageFile)?;
+            let arrivals = self.others.arrivals.take().expect("only an image that was claimed is installed");
+            let pages = arrivals.claimed().expect("it was claimed");
+            images::install(&self.local.shared.config.data_dir, &pages).map_err(GroupError::PageFile)?;
             return Err(GroupError::Installed);
         }
         let revision = self.group.state().revision;

@@ -3,12 +3,13 @@
 //! ```text
 //!  leader    images_wanted -> pin, Pinned -> metadata -> stream the pinned state ─────────> Sent -> raft's message
 //!  follower                    a thread that may block  <── chunks, checked ──
-//!                              member/pages-0.new, checked and synced -> the last byte is answered, Here
-//!                              raft's message is stepped -> install()
+//!                              member/image-ID, checked and synced -> the last byte is answered, Here
+//!                              raft's message claims it and is stepped -> install()
 //! ```
 //!
 //! The page file is made while the image comes: nothing is written twice, and what a lost connection leaves is a builder that
-//! waits for the next bytes of the same image (receive.rs). The leader keeps the state pinned for it, within bounds (send.rs).
+//! waits for the next bytes of the same image (receive.rs); what an ended process leaves is a page file with a mark, which the
+//! next one goes on with (restore/marks.rs). The leader keeps the state pinned for both, within bounds (send.rs).
 //!
 //! A follower that has a store already asks for a map instead of taking the image (../image/map.rs):
 //! ```text
@@ -16,8 +17,8 @@
 //!            the map of the same state ──>           compares it with its own store     <── Word::Wants
 //!            the runs that it wants ──>              makes the page file of both
 //! ```
-//! The new file is of no use to another start, and the next one removes it.
 
+mod arrivals;
 mod build;
 mod receive;
 mod send;
@@ -36,8 +37,9 @@ use crate::error::Error;
 use crate::group::{GROUP, ImageCosts, RestoreError};
 use crate::image::ImageError;
 
+pub use arrivals::Arrivals;
 pub(super) use receive::take;
-pub use receive::{Arrivals, receive};
+pub use receive::{forget_left, receive};
 pub use send::{send, send_state};
 
 /// What happens to images.
@@ -46,10 +48,8 @@ pub enum ImageEvent {
     Pinned(NodeId, u64, Rc<Place>),
     /// A member has taken its image, or it has not.
     Sent(NodeId, bool),
-    /// One is coming: what is here is replaced.
-    Comes,
-    /// An image of this index and term is here, whole and synced.
-    Here(u64, u64),
+    /// One is here, whole and synced: to be claimed.
+    Here(Rc<Arrivals>),
 }
 
 /// What the group says of a state that is pinned for a member.
@@ -125,6 +125,8 @@ pub(super) enum ImageFailure {
     Thread(io::Error),
     #[error("another image has taken its place")]
     Replaced,
+    #[error("the image before it is about to take the place of the page file")]
+    Taken,
     #[error("a map of {0} bytes is longer than any")]
     LongMap(u64),
     #[error("an image of what was asked for by a map, which was not: it comes too late, or from another member")]
@@ -143,15 +145,17 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> ImageFailure + '_ {
     move |error| ImageFailure::File { path: path.to_owned(), error }
 }
 
-/// The page file while it is made.
-fn new_pages(data_dir: &Path) -> PathBuf {
+/// The page file of a member that fetches its state, while it is made.
+fn fetched_pages(data_dir: &Path) -> PathBuf {
     data_dir.join("member").join("pages-0.new")
 }
 
-/// Removes what a former life has left half done.
-pub fn clean(data_dir: &Path) {
+/// Removes what a former life has left half done. `goes_on`: but what it may still be sent the rest of.
+pub fn clean(data_dir: &Path, goes_on: bool) {
+    let folder = data_dir.join("member");
+    arrivals::clean(&folder, goes_on.then_some(arrivals::REST_MAX));
     // Earlier versions wrote the image to a file first.
-    for file in [data_dir.join("member").join("image"), new_pages(data_dir)] {
+    for file in [folder.join("image"), fetched_pages(data_dir)] {
         if let Err(error) = remove(&file) {
             tracing::warn!(file = %file.display(), error = %error, "a file that is of no use any more can't be removed");
         }
@@ -165,14 +169,23 @@ fn remove(file: &Path) -> io::Result<()> {
     }
 }
 
-/// The new page file takes the place of the old one. On disk when this returns: its name.
+/// This page file takes the place of the one in use. On disk when this returns: its name.
 ///
 /// # Errors
 /// The system's; either file has the name.
-pub fn install(data_dir: &Path) -> io::Result<()> {
+pub fn install(data_dir: &Path, pages: &Path) -> io::Result<()> {
     let folder = data_dir.join("member");
-    fs::rename(new_pages(data_dir), folder.join("pages-0"))?;
+    remove(&arrivals::marks(pages))?;
+    fs::rename(pages, folder.join("pages-0"))?;
     File::open(folder)?.sync_all()
+}
+
+/// As [`install`], for the state that a member without one has fetched.
+///
+/// # Errors
+/// As there.
+pub fn install_fetched(data_dir: &Path) -> io::Result<()> {
+    install(data_dir, &fetched_pages(data_dir))
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ struct Fetching {
 /// # Errors
 /// [`GroupError`]: this member has no place in the cluster, another process runs as it, or the port can't be used.
 pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Result<Fetched, GroupError> {
-    images::clean(&shared.config.data_dir);
+    images::clean(&shared.config.data_dir, false);
     let count = incarnation::count_start(&shared.config.data_dir)?;
     let known = Known::load(&shared.config.data_dir)?;
     let peers = peers::transport(shared, count, &members, &known, KIND_BASE).await?;

@@ -52,7 +52,7 @@ use notify::{Broadcast, Notify};
 use pending::Pending;
 use stages::Trace;
 
-pub use images::install as images_installed;
+pub use images::install_fetched as images_installed;
 pub use run::{GroupSeat, Placement, RemoteSeat, ShardSeat, ShardSeed, run};
 
 /// What one step of a read visits and copies before it lets go of its pin.

@@ -319,7 +319,8 @@ fn answer(cluster_id: u64, kinds: u16, members: &[Member], page: PeerHttp) -> Ht
 
 /// Hands what members say to the group.
 async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
-    let arrivals = Rc::new(Arrivals::default());
+    let arrivals = Rc::new(Arrivals::of(&shard.shared.config.data_dir));
+    images::forget_left(&arrivals);
     while let Some(event) = links.peers.next_event().await {
         let said = match event {
             PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {

@@ -24,8 +24,6 @@ pub struct Frame {
     pub group: u64,
     pub bytes: Bytes,
     pub is_damaged: bool,
-    /// When it was sent.
-    pub sent: u64,
 }
 
 pub enum Packet {
@@ -105,13 +103,13 @@ impl World {
             // Some of them very late.
             let far = if self.random.chance(200) { 10 } else { 1 };
             let delay = self.network.delay(from, to, self.random.below(delay_us * far));
-            let again = Frame { group, bytes: bytes.clone(), is_damaged: false, sent: self.now };
+            let again = Frame { group, bytes: bytes.clone(), is_damaged: false };
             self.after(delay, Event::Deliver { from, to, packet: Packet::Frame(again) });
         }
         let is_damaged = !bytes.is_empty() && self.random.chance(damaged);
         let bytes = if is_damaged { self.damage(&bytes) } else { bytes };
         let delay = self.network.delay(from, to, self.random.below(delay_us));
-        let frame = Frame { group, bytes, is_damaged, sent: self.now };
+        let frame = Frame { group, bytes, is_damaged };
         self.after(delay, Event::Deliver { from, to, packet: Packet::Frame(frame) });
     }
 
@@ -136,7 +134,7 @@ impl World {
             return;
         };
         let (group, bytes) = Said::Raft(message).encode(&mut self.network.scratch);
-        let frame = Frame { group, bytes, is_damaged: false, sent: self.now };
+        let frame = Frame { group, bytes, is_damaged: false };
         if self.quic.is_some() {
             return self.quic_image(from, to, &frame, index, &image);
         }
@@ -162,9 +160,9 @@ impl World {
         self.after(500, Event::ImageReport { from, life, to, delivered });
     }
 
-    /// Raft's message is stepped once the image is there, as the shard does it. False: nobody is there.
+    /// Raft's message is stepped once the image is there, as the shard does it. False: nobody is there, or takes one now.
     pub fn take_image(&mut self, from: u64, to: u64, frame: Frame, (index, image): (u64, &[u8])) -> bool {
-        let Some(node) = self.nodes.get_mut(&to).filter(|node| node.life.is_some()) else { return false };
+        let Some(node) = self.nodes.get_mut(&to).filter(|node| node.takes_image()) else { return false };
         node.image = Some((index, node::restore(to, image).expect("the image is whole")));
         self.deliver_frame(from, to, frame);
         true
@@ -173,10 +171,6 @@ impl World {
     pub fn deliver_frame(&mut self, from: u64, to: u64, frame: Frame) {
         let now = self.time();
         let Some(node) = self.nodes.get_mut(&to).filter(|node| node.life.is_some()) else { return };
-        // It went by a connection of a process that is gone.
-        if frame.sent < node.forgot_at {
-            return;
-        }
         let now = node.boottime(now);
         let life = node.life.as_mut().expect("it is up");
         let said = Said::decode(frame.group, frame.bytes, &self.network.limits);

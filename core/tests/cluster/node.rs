@@ -99,9 +99,6 @@ pub struct Node {
     drift_ppm: u64,
     /// Its disks hold other bytes than were written.
     pub is_damaged: bool,
-    /// When its log last let go of entries that it had acknowledged, for an image that it then did not take: a member that
-    /// ended then hears nothing that was said to it before, for its connections end with it.
-    pub forgot_at: u64,
     /// It never starts again.
     pub is_gone: bool,
     is_full: bool,
@@ -161,7 +158,6 @@ impl Node {
             clock,
             drift_ppm,
             is_damaged: false,
-            forgot_at: 0,
             is_gone: false,
             is_full: false,
             is_unreadable: false,
@@ -337,6 +333,11 @@ impl Node {
         self.pages.crash(crash);
         self.log = self.log.after_crash(keep);
         self.tell_disks();
+    }
+
+    /// The image that the log names stays until the switch.
+    pub fn takes_image(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| !life.group.has_taken_image())
     }
 
     /// The image takes the place of the page file; the process goes on with a new group.

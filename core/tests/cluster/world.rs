@@ -405,13 +405,10 @@ impl World {
         }
         self.trace(|| format!("{id} goes on with the image up to {index}"));
         self.tally.images += 1;
-        // The log has said that the old state is void; the power may fail before the new file has its name, or at once
-        // after it has.
+        // The log has said what is to come; the power may fail before the new file has its name, or at once after it has.
         let fails = self.random.below(6);
         if fails == 0 {
             self.crash(id, true);
-            let now = self.now;
-            self.nodes.get_mut(&id).into_iter().for_each(|node| node.forgot_at = now);
         } else {
             self.nodes.get_mut(&id).expect("it is up").switch(index);
             self.member_went_down(id);

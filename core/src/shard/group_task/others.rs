@@ -14,7 +14,7 @@ use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
 use crate::identity::incarnation;
 use crate::said::{Caller, MendRefusal, MendRequest, Said};
 use crate::shard::boottime;
-use crate::shard::images::{self, ImageEvent, Place};
+use crate::shard::images::{self, Arrivals, ImageEvent, Place};
 use crate::shard::link::{Asked, KeepAlive, Told};
 use crate::shard::peers::{FromPeer, Links};
 
@@ -35,8 +35,8 @@ pub(super) struct Others {
     pub(super) sending: Vec<NodeId>,
     /// Their senders are told what the pinned states cost.
     pub(super) places: Vec<(NodeId, Rc<Place>)>,
-    /// Index and term of the image that is here.
-    pub(super) image: Option<(u64, u64)>,
+    /// What images have come.
+    pub(super) arrivals: Option<Rc<Arrivals>>,
     /// Raft's message about one that is not here yet.
     pub(super) image_message: Option<(NodeId, Message)>,
     /// What other members have asked for: whose it is, by the request id that the group has them under.
@@ -239,15 +239,19 @@ impl Driver {
         }
     }
 
-    /// A message about an image waits until that image is here.
+    /// A message about an image waits until that image is here. From then on nothing takes its place, for the log will name it.
     fn hear_raft(&mut self, now: Duration, from: NodeId, message: Message) -> Result<(), GroupError> {
-        if let Body::Snapshot(image) = &message.body
-            && self.others.image != Some((image.metadata.index.0, image.metadata.term.0))
-        {
+        let Body::Snapshot(image) = &message.body else { return self.group.step(now, from, message) };
+        let place = (image.metadata.index.0, image.metadata.term.0);
+        let Some(arrivals) = self.others.arrivals.clone().filter(|arrivals| arrivals.claim(place)) else {
             self.others.image_message = Some((from, message));
             return Ok(());
+        };
+        self.group.step(now, from, message)?;
+        if !self.group.has_taken_image() {
+            arrivals.give_up();
         }
-        self.group.step(now, from, message)
+        Ok(())
     }
 
     fn note_image(&mut self, now: Duration, event: ImageEvent) -> Result<(), GroupError> {
@@ -268,9 +272,8 @@ impl Driver {
                 self.others.places.retain(|(member, _)| *member != to);
                 self.group.report_image(to, delivered);
             }
-            ImageEvent::Comes => self.others.image = None,
-            ImageEvent::Here(index, term) => {
-                self.others.image = Some((index, term));
+            ImageEvent::Here(arrivals) => {
+                self.others.arrivals = Some(arrivals);
                 if let Some((from, message)) = self.others.image_message.take() {
                     return self.hear_raft(now, from, message);
                 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use ringstone_pager::api::{Access, Damage, Direction, Fault, KeyRange, PageRun, ReadTrees as _, TreeId, Visitor};
 use ringstone_pager::{Pin, Reader};
 
+use super::arrivals::marks;
 use super::{ImageFailure, at, remove};
 use crate::group::Restore;
 use crate::identity::Identity;
@@ -132,10 +133,10 @@ pub(super) struct OwnStore {
 /// The thread of an image: it makes the file of a state of this index and term.
 pub(super) type PageBuilder = Builder<(u64, u64)>;
 
-/// The thread of what differs, and what it says first.
-pub(super) struct Difference {
+/// A thread that has something to say first.
+pub(super) struct Speaking<T> {
     pub(super) builder: PageBuilder,
-    pub(super) said: Receiver<Compared>,
+    pub(super) said: Receiver<T>,
 }
 
 /// The runs of a map that are not in the member's own store.
@@ -145,15 +146,33 @@ pub(super) struct Compared {
     pub(super) wanted: Arc<Wanted>,
 }
 
-/// Makes the page file of a whole image.
-pub(super) fn whole(pages: PathBuf, identity: Identity) -> Made<PageBuilder> {
+/// Makes the page file of a whole image; with its id, one that another process may go on with.
+pub(super) fn whole(pages: PathBuf, identity: Identity, image: Option<[u8; 16]>) -> Made<PageBuilder> {
     remove(&pages).map_err(at(&pages))?;
-    Builder::begin(move |next| make(&pages, &identity, ImageReader::of_member(), None, next))
+    Builder::begin(move |next| {
+        let restore = Restore::create_member(&pages, &identity)?;
+        let restore = match image {
+            Some(image) => restore.keep_marks(&marks(&pages), image)?,
+            None => restore,
+        };
+        make(restore, ImageReader::of_member(), None, next)
+    })
+}
+
+/// Goes on with what an earlier process has made of an image: says from which offset on.
+pub(super) fn resumed(pages: PathBuf, identity: Identity, image: [u8; 16]) -> Made<Speaking<u64>> {
+    let (say, said) = mpsc::sync_channel(1);
+    let builder = Builder::begin(move |next| {
+        let (restore, reader) = Restore::resume_member(&pages, &marks(&pages), &identity, image)?;
+        say.send(reader.offset()).map_err(|_| ImageFailure::Replaced)?;
+        make(restore, reader, None, next)
+    })?;
+    Ok(Speaking { builder, said })
 }
 
 /// Compares the member's store with a map, and says what differs; then, when that comes, makes the page file of it and of the
 /// store as it was when it was compared.
-pub(super) fn partial(pages: PathBuf, identity: Identity, map: Vec<u8>, own: OwnStore) -> Made<Difference> {
+pub(super) fn partial(pages: PathBuf, identity: Identity, map: Vec<u8>, own: OwnStore) -> Made<Speaking<Compared>> {
     let (say, said) = mpsc::sync_channel(1);
     let builder = Builder::begin(move |next| {
         let map = Arc::new(ImageMap::decode(&map)?);
@@ -161,25 +180,22 @@ pub(super) fn partial(pages: PathBuf, identity: Identity, map: Vec<u8>, own: Own
         let wanted = Arc::new(map.compare(&mut own));
         let compared = Compared { id: map.id, runs: map.runs.len(), wanted: Arc::clone(&wanted) };
         say.send(compared).map_err(|_| ImageFailure::Replaced)?;
-        // Until then the name may be another builder's.
-        let first = next()?;
-        remove(&pages).map_err(at(&pages))?;
-        let first = Cell::new(first);
+        // The file is made when there is something to write to it.
+        let first = Cell::new(next()?);
         let next = || first.take().map_or_else(next, |bytes| Ok(Some(bytes)));
-        make(&pages, &identity, ImageReader::partial(map, wanted), Some(&mut own), &next)
+        let restore = Restore::create_member(&pages, &identity)?;
+        make(restore, ImageReader::partial(map, wanted), Some(&mut own), &next)
     })?;
-    Ok(Difference { builder, said })
+    Ok(Speaking { builder, said })
 }
 
 /// On disk when this returns: the file, synced, by a name that no start looks at.
 fn make(
-    pages: &Path,
-    identity: &Identity,
+    mut restore: Restore,
     mut reader: ImageReader,
     mut own: Option<&mut dyn OwnRecords>,
     next: &dyn Fn() -> Made<Option<Bytes>>,
 ) -> Made<(u64, u64)> {
-    let mut restore = Restore::create_member(pages, identity)?;
     while let Some(bytes) = next()? {
         reader.push(&bytes)?;
         match &mut own {
@@ -239,6 +255,15 @@ impl OwnRecords for Own<'_> {
             seen = last.or(seen);
         }
     }
+}
+
+/// One that takes what comes, and makes nothing of it.
+#[cfg(test)]
+pub(super) fn idle() -> Made<PageBuilder> {
+    Builder::begin(|next| {
+        while next()?.is_some() {}
+        Err(ImageFailure::TooLate)
+    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! behind it. Any other offer, of another state or of another leader, takes its place. So does time: a leader that has not come
 //! back by then has let go of its state.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -17,14 +16,13 @@ use ringstone_raft::NodeId;
 use super::super::group_task::Inbox;
 use super::super::peers::{FromPeer, Links};
 use super::super::{Shard, boottime};
-use super::build::{self, Builder, Compared, Difference, OwnStore, PageBuilder};
-use super::{Content, ImageEvent, ImageFailure, at, new_pages, remove};
+use super::arrivals::{Arrivals, ComparedMap, Going, REST_MAX};
+use super::build::{self, Builder, Compared, OwnStore, PageBuilder, Speaking};
+use super::{Content, ImageEvent, ImageFailure, fetched_pages};
 use crate::image::MAP_BYTES_MAX;
 use crate::said::{Said, Word};
 use crate::shared::Shared;
 
-/// How long what has come waits for the rest: longer than its sender does (send.rs).
-const REST_MAX: Duration = Duration::from_secs(90);
 /// A map is asked for where this many bytes of a store might be saved: less is sent sooner than compared.
 const OWN_BYTES_MIN: u64 = 8 << 20;
 /// How long nothing is asked for once what was asked for did not come.
@@ -34,32 +32,14 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Longest wait between two looks at one that is to end.
 const LOOK_MAX: Duration = Duration::from_millis(20);
 
-/// What comes to this member.
-#[derive(Default)]
-pub struct Arrivals {
-    arriving: RefCell<Option<Arriving>>,
-    /// Of a map that has come: what may be offered next, and its builder.
-    compared: RefCell<Option<ComparedMap>>,
-    /// Counts the streams: an older one has nothing to say any more.
-    turn: Cell<u64>,
-    /// Where a difference has failed: whole images for a while.
-    no_map_until: Cell<Duration>,
-}
-
-struct ComparedMap {
-    id: [u8; 16],
-    builder: PageBuilder,
-}
-
-struct Arriving {
-    from: u64,
-    id: [u8; 16],
-    /// Bytes that the builder has.
-    offset: u64,
-    builder: Rc<PageBuilder>,
-    touched: Duration,
-    /// It is here: index and term. Its sender may not know it yet.
-    made: Option<(u64, u64)>,
+/// What an earlier process has left waits for its sender as long as what a broken connection has.
+pub fn forget_left(arrivals: &Rc<Arrivals>) {
+    let arrivals = Rc::clone(arrivals);
+    glommio::spawn_local(async move {
+        sleep(REST_MAX).await;
+        arrivals.forget_left();
+    })
+    .detach();
 }
 
 /// Takes what a member offers.
@@ -72,19 +52,18 @@ pub async fn receive(
     arrivals: Rc<Arrivals>,
 ) {
     let member = format!("{from:x}");
-    arrivals.turn.set(arrivals.turn.get() + 1);
-    let turn = arrivals.turn.get();
-    let receiver = Receiver { shard: &shard, links: &links, inbox: &inbox, from, arrivals: &arrivals, turn };
+    let turn = arrivals.next_turn();
+    let receiver = Receiver { shard: &shard, links: &links, from, arrivals: &arrivals, turn };
     match receiver.receive(stream).await {
         Ok(Some((index, term))) => {
-            tracing::info!(from = member, index, "the whole state of a member has come");
-            inbox.hear(FromPeer::Image(ImageEvent::Here(index, term)));
+            tracing::info!(from = member, index, term, "the whole state of a member has come");
+            inbox.hear(FromPeer::Image(ImageEvent::Here(Rc::clone(&arrivals))));
         }
         Ok(None) => {}
         Err(error) => tracing::warn!(from = member, error = %error, "an image of the state was not taken"),
     }
     sleep(REST_MAX).await;
-    receiver.forget_old();
+    receiver.arrivals.forget_old(boottime(), turn);
 }
 
 /// Takes a whole image and makes a page file of it, beside the one in use, for a member that has no group: index and term of
@@ -93,7 +72,7 @@ pub async fn receive(
 /// # Errors
 /// [`ImageFailure`]: nothing was changed.
 pub(in crate::shard) async fn take(shared: &Shared, mut stream: SnapshotReceiver) -> Result<(u64, u64), ImageFailure> {
-    let builder = build::whole(new_pages(&shared.config.data_dir), shared.identity)?;
+    let builder = build::whole(fetched_pages(&shared.config.data_dir), shared.identity, None)?;
     stream.accept(0)?;
     while let Some(bytes) = stream.next_unconfirmed().await? {
         while !builder.push(&bytes) {
@@ -117,7 +96,6 @@ pub(in crate::shard) async fn take(shared: &Shared, mut stream: SnapshotReceiver
 struct Receiver<'a> {
     shard: &'a Shard,
     links: &'a Links,
-    inbox: &'a Inbox,
     from: u64,
     arrivals: &'a Arrivals,
     /// Of its stream.
@@ -131,13 +109,13 @@ impl Receiver<'_> {
         match Content::of_group(offer.group) {
             Some(Content::Map) => self.take_map(stream).await.map(|()| None),
             Some(content) => {
-                let known = self.arrivals.arriving.borrow().as_ref().is_some_and(|known| known.id == offer.id);
+                let known = self.arrivals.going(offer.id).is_some();
                 if !known && content == Content::Whole && self.wants_map() {
                     self.links.say(NodeId(self.from), &Said::Image(Word::Map(offer.id)));
                     return Ok(None);
                 }
                 if !known {
-                    self.begin(content, offer.id)?;
+                    self.begin(content, offer.id).await?;
                 }
                 self.take(stream, offer.id).await
             }
@@ -156,6 +134,7 @@ impl Receiver<'_> {
     /// A map of the leader's state: it learns which runs are not here.
     async fn take_map(&self, mut stream: SnapshotReceiver) -> Result<(), ImageFailure> {
         self.arrivals.no_map_until.set(boottime() + NO_MAP);
+        let id = stream.offer().id;
         let length = stream.offer().length.unwrap_or(u64::MAX);
         if length > MAP_BYTES_MAX as u64 {
             return Err(ImageFailure::LongMap(length));
@@ -173,9 +152,12 @@ impl Receiver<'_> {
         let config = &self.shard.shared.config;
         let own_path = config.data_dir.join("member").join("pages-0");
         let own = OwnStore { reader: self.shard.reader.another(), path: own_path };
-        let pages = new_pages(&config.data_dir);
-        let Difference { builder, said } = build::partial(pages, self.shard.shared.identity, bytes, own)?;
-        let compared = self.compared(&builder, &said).await?;
+        let pages = self.arrivals.pages(id);
+        let Speaking { builder, said } = build::partial(pages, self.shard.shared.identity, bytes, own)?;
+        let compared: Compared = self.said(&builder, &said).await?;
+        if compared.id != id {
+            return Err(ImageFailure::NotAsked);
+        }
         tracing::info!(
             from = format!("{:x}", self.from),
             runs = compared.runs,
@@ -188,11 +170,11 @@ impl Receiver<'_> {
         Ok(())
     }
 
-    /// What the thread says that compares.
-    async fn compared(&self, builder: &PageBuilder, said: &mpsc::Receiver<Compared>) -> Result<Compared, ImageFailure> {
+    /// What the thread says first.
+    async fn said<T>(&self, builder: &PageBuilder, said: &mpsc::Receiver<T>) -> Result<T, ImageFailure> {
         loop {
             match (said.try_recv(), builder.made()) {
-                (Ok(compared), _) => return Ok(compared),
+                (Ok(first), _) => return Ok(first),
                 (Err(_), Some(made)) => return Err(made.err().unwrap_or(ImageFailure::Replaced)),
                 (Err(_), None) => sleep(LOOK_MAX).await,
             }
@@ -201,35 +183,40 @@ impl Receiver<'_> {
     }
 
     /// A new page file; what has come of another one is thrown away.
-    fn begin(&self, content: Content, id: [u8; 16]) -> Result<(), ImageFailure> {
-        let pages = new_pages(&self.shard.shared.config.data_dir);
-        if let Some(other) = self.arrivals.arriving.take().filter(|other| other.made.is_none()) {
-            tracing::warn!(
-                from = format!("{:x}", self.from),
-                before = format!("{:x}", other.from),
-                bytes = other.offset,
-                "an image of another state is offered: what has come of the one before is of no use, it begins anew"
-            );
-        }
-        let identity = self.shard.shared.identity;
+    async fn begin(&self, content: Content, id: [u8; 16]) -> Result<(), ImageFailure> {
+        let is_left = self.arrivals.make_way(self.from, id)?;
+        let (pages, identity) = (self.arrivals.pages(id), self.shard.shared.identity);
         let compared = self.arrivals.compared.take().filter(|compared| compared.id == id);
-        let builder = match content {
-            Content::Partial => compared.ok_or(ImageFailure::NotAsked)?.builder,
-            _ => build::whole(pages, identity)?,
+        let (builder, offset) = match content {
+            Content::Partial => (compared.ok_or(ImageFailure::NotAsked)?.builder, 0),
+            _ if is_left => match self.resume(id).await {
+                Err(ImageFailure::Replaced) => return Err(ImageFailure::Replaced),
+                Err(error) => {
+                    tracing::info!(error = %error, "an image that an earlier process has begun to take begins anew");
+                    self.arrivals.remove(id);
+                    (build::whole(pages, identity, Some(id))?, 0)
+                }
+                Ok(resumed) => resumed,
+            },
+            _ => (build::whole(pages, identity, Some(id))?, 0),
         };
-        self.inbox.hear(FromPeer::Image(ImageEvent::Comes));
-        let (from, builder) = (self.from, Rc::new(builder));
-        let arriving = Arriving { from, id, offset: 0, builder, touched: boottime(), made: None };
-        self.arrivals.arriving.replace(Some(arriving));
+        self.arrivals.begin(boottime(), self.from, id, offset, builder);
         Ok(())
+    }
+
+    /// What an earlier process has made of this image, and up to where.
+    async fn resume(&self, id: [u8; 16]) -> Result<(PageBuilder, u64), ImageFailure> {
+        let Speaking { builder, said } = build::resumed(self.arrivals.pages(id), self.shard.shared.identity, id)?;
+        let offset = self.said(&builder, &said).await;
+        if matches!(offset, Err(ImageFailure::Replaced)) {
+            self.arrivals.remove(id);
+        }
+        Ok((builder, offset?))
     }
 
     /// Takes the image on from where it is. A stream that breaks leaves it for the next.
     async fn take(&self, mut stream: SnapshotReceiver, id: [u8; 16]) -> Result<Option<(u64, u64)>, ImageFailure> {
-        let (builder, offset, made) = match &*self.arrivals.arriving.borrow() {
-            Some(arriving) if arriving.id == id => (Rc::clone(&arriving.builder), arriving.offset, arriving.made),
-            _ => return Err(ImageFailure::Replaced),
-        };
+        let Some(Going { builder, offset, made }) = self.arrivals.going(id) else { return Err(ImageFailure::Replaced) };
         if offset > 0 {
             tracing::info!(from = format!("{:x}", self.from), offset, "an image that was interrupted goes on");
         }
@@ -238,17 +225,15 @@ impl Receiver<'_> {
             Some(place) => stream.next().await.map(|_| place).map_err(ImageFailure::from),
             None => self.take_to_end(&mut stream, &builder).await,
         };
-        if self.arrivals.turn.get() != self.turn {
-            // A later stream has taken over.
-            return Err(ImageFailure::Replaced);
-        }
+        // Or a later stream has taken over.
+        self.check_turn()?;
         match made {
             Ok(place) => {
                 self.arrivals.no_map_until.set(Duration::ZERO);
                 Ok(Some(place))
             }
             Err(ImageFailure::Peer(error)) if error.is_of_connection() => {
-                let offset = self.touch(|arriving| arriving.offset);
+                let offset = self.arrivals.touch(boottime(), 0, None);
                 tracing::info!(
                     from = format!("{:x}", self.from), offset, error = %error,
                     "an image was interrupted: what has come of it waits for the rest"
@@ -256,7 +241,7 @@ impl Receiver<'_> {
                 Ok(None)
             }
             Err(failure) => {
-                self.forget();
+                self.arrivals.forget();
                 Err(failure)
             }
         }
@@ -273,14 +258,14 @@ impl Receiver<'_> {
                 self.check_turn()?;
             }
             self.check_turn()?;
-            self.touch(|arriving| arriving.offset += bytes.len() as u64);
+            self.arrivals.touch(boottime(), bytes.len(), None);
             if let Some(Err(failure)) = builder.made() {
                 return Err(failure);
             }
         }
         builder.end();
         let place = self.ended(builder).await?;
-        self.touch(|arriving| arriving.made = Some(place));
+        self.arrivals.touch(boottime(), 0, Some(place));
         // Its sender learns that it is here, and says what raft has to say of it.
         stream.confirm();
         Ok(place)
@@ -300,34 +285,6 @@ impl Receiver<'_> {
     }
 
     fn check_turn(&self) -> Result<(), ImageFailure> {
-        if self.arrivals.turn.get() == self.turn { Ok(()) } else { Err(ImageFailure::Replaced) }
-    }
-
-    fn touch<T: Default>(&self, change: impl FnOnce(&mut Arriving) -> T) -> T {
-        let mut arriving = self.arrivals.arriving.borrow_mut();
-        let Some(arriving) = arriving.as_mut() else { return T::default() };
-        arriving.touched = boottime();
-        change(arriving)
-    }
-
-    fn forget(&self) {
-        self.arrivals.arriving.take();
-        let pages = new_pages(&self.shard.shared.config.data_dir);
-        if let Err(error) = remove(&pages).map_err(at(&pages)) {
-            tracing::warn!(error = %error, "what has come of an image can't be removed");
-        }
-    }
-
-    /// What nobody goes on with gives its space back.
-    fn forget_old(&self) {
-        // The pin of what was compared, too.
-        if self.arrivals.turn.get() == self.turn {
-            self.arrivals.compared.take();
-        }
-        let is_old = |arriving: &Arriving| arriving.made.is_none() && boottime() - arriving.touched >= REST_MAX;
-        if self.arrivals.arriving.borrow().as_ref().is_some_and(is_old) {
-            tracing::warn!("an image was interrupted and nobody goes on with it: what has come of it is thrown away");
-            self.forget();
-        }
+        self.arrivals.check_turn(self.turn)
     }
 }

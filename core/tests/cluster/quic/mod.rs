@@ -160,14 +160,14 @@ impl World {
     fn hear(&mut self, id: u64, heard: Heard) {
         match heard {
             Heard::Frame(from, frame) => {
-                let frame = Frame { group: frame.group, bytes: frame.payload, is_damaged: false, sent: self.now };
+                let frame = Frame { group: frame.group, bytes: frame.payload, is_damaged: false };
                 self.deliver_frame(from, id, frame);
             }
             Heard::Image(from, bytes) => {
                 let mut bytes = Bytes::from(bytes);
                 let (group, index) = (bytes.get_u64_le(), bytes.get_u64_le());
                 let length = bytes.get_u32_le() as usize;
-                let frame = Frame { group, bytes: bytes.split_to(length), is_damaged: false, sent: self.now };
+                let frame = Frame { group, bytes: bytes.split_to(length), is_damaged: false };
                 self.take_image(from, id, frame, (index, &bytes));
             }
             Heard::ImageSent(to, delivered) => {
