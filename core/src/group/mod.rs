@@ -31,6 +31,7 @@ mod open;
 mod reads;
 mod records;
 mod repair;
+mod replay;
 mod restore;
 mod shrink;
 

@@ -4,12 +4,10 @@
 //!  page file: newest good meta -> state at `applied`
 //!  log:       carried records, then all in physical order:
 //!             hard state       the last one counts
-//!             entry            kept if behind `applied`; one that comes again replaces the tail
-//!             truncate         drops the tail
+//!             entries          kept if behind `applied`: replay.rs
 //!             checkpoint       its generation must not be newer than the page file's: else the disk went back in time
 //!                              (where the newer meta is damaged: that of the checkpoint before it; 0: another file follows)
 //!             configuration    an entry; who the members are at `applied` stands in the page file
-//!  the entries kept must follow `applied` without a gap: else stop
 //!  ballot:    term and vote again; the later of the two counts
 //! ```
 
@@ -19,7 +17,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use ringstone_pager::api::{Damage, Fault, ReadTrees as _, TreeSpec};
 use ringstone_pager::disk::{self, Disk as PageDisk, Io, IoPurpose, StdDisk};
 use ringstone_pager::eviction::Evictor;
@@ -28,13 +25,12 @@ use ringstone_pager::mapping::{Mapping, PageSource};
 use ringstone_pager::meta::MetaOutcome;
 use ringstone_pager::sigbus;
 use ringstone_pager::{FileOptions, Pager};
-use ringstone_raft::{
-    Config, Configuration, Entry, EntryKind, HardState, Index, NodeId, Raft, SnapshotMetadata, Stable, Term,
-};
+use ringstone_raft::{Config, Configuration, HardState, Index, NodeId, Raft, SnapshotMetadata, Stable, Term};
 use ringstone_wal::disk::Disk as LogDisk;
 use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalError};
 
 use super::membership::{announced, configuration_of, founders, read_members};
+use super::replay::Replay;
 use super::{CheckpointPace, GROUP, Group, Outputs, force, records};
 use crate::identity::{Identity, IdentityError, ballot};
 use crate::lease;
@@ -225,75 +221,6 @@ pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ 
     move |error| OpenError::Io { path: path.to_owned(), error }
 }
 
-/// What the log says beyond the page file.
-struct Replay {
-    applied: u64,
-    hard_state: HardState,
-    checkpoint: u64,
-    checkpoint_index: u64,
-    /// The one before `checkpoint`, where the log still has it.
-    checkpoint_before: u64,
-    entries: Vec<Entry>,
-    fault: Option<OpenError>,
-}
-
-impl Replay {
-    fn visit(&mut self, record: &Record<'_>) {
-        if record.group != GROUP || self.fault.is_some() {
-            return;
-        }
-        let malformed = |kind| Some(OpenError::Record { kind, index: record.index });
-        match record.kind {
-            Kind::HardState => match records::read_hard_state(record.payload) {
-                Some(hard_state) => self.hard_state = hard_state,
-                None => self.fault = malformed("hard state"),
-            },
-            Kind::Checkpoint => match records::read_checkpoint(record.payload) {
-                Some(generation) if generation != self.checkpoint => {
-                    self.checkpoint_before = if generation == 0 { 0 } else { self.checkpoint };
-                    (self.checkpoint, self.checkpoint_index) = (generation, record.index);
-                }
-                Some(_) => {}
-                None => self.fault = malformed("checkpoint"),
-            },
-            Kind::Truncate => self.truncate(record.index),
-            Kind::Entry => self.entry(record, EntryKind::Normal),
-            Kind::Config => match Configuration::decode(&Bytes::copy_from_slice(record.payload)) {
-                Some(_) => self.entry(record, EntryKind::Configuration),
-                None => self.fault = malformed("configuration"),
-            },
-            Kind::Position => {}
-        }
-    }
-
-    fn truncate(&mut self, from: u64) {
-        let keep = self.entries.partition_point(|entry| entry.index.0 < from);
-        self.entries.truncate(keep);
-    }
-
-    fn entry(&mut self, record: &Record<'_>, kind: EntryKind) {
-        if record.index <= self.applied {
-            return;
-        }
-        self.truncate(record.index);
-        let expected = self.entries.last().map_or(self.applied, |entry| entry.index.0) + 1;
-        if record.index != expected {
-            self.fault = Some(OpenError::Mismatch {
-                what: "an entry is missing in the log",
-                applied: self.applied,
-                found: record.index,
-            });
-            return;
-        }
-        self.entries.push(Entry {
-            term: Term(record.term),
-            index: Index(record.index),
-            kind,
-            payload: Bytes::copy_from_slice(record.payload),
-        });
-    }
-}
-
 /// Opens the group's files and starts raft, with the founders that the settings name where the log is new. `random` seeds
 /// raft's incarnation; `now` is CLOCK_BOOTTIME.
 ///
@@ -390,20 +317,10 @@ fn open_kept(
     if state.kinds() > shared.config.entry_kinds {
         return Err(OpenError::Kinds { agreed: state.kinds(), known: shared.config.entry_kinds });
     }
-    let mut replay = Replay {
-        applied: state.applied_index,
-        hard_state: HardState::default(),
-        checkpoint: 0,
-        checkpoint_index: 0,
-        checkpoint_before: 0,
-        entries: Vec::new(),
-        fault: None,
-    };
+    let mut replay = Replay::behind(state.applied_index);
     let log_options = Options { needed_from: vec![(GROUP, state.applied_index + 1)], ..storage.log_options };
     let (mut log, recovered) = Log::open(storage.log_disk, log_options, &mut |record| replay.visit(&record))?;
-    if let Some(fault) = replay.fault {
-        return Err(fault);
-    }
+    replay.check()?;
     // A damaged meta is made up for by the older one, whose pages nothing has touched, and by the log, which is kept for it.
     let least = if meta == MetaOutcome::BothValid { replay.checkpoint } else { replay.checkpoint_before };
     if replay.checkpoint > pager.generation() && least <= pager.generation() {
