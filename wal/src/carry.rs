@@ -1,7 +1,7 @@
 //! What must outlive the segments that it was written to.
 //!
-//! The last hard state, checkpoint and configuration of each group, and the position of its last entry, are copied to
-//! the start of each new segment. So a segment may be released however old they are, and a log without its first
+//! The last hard state, checkpoint and configuration of each group, and the position of its last entry (a configuration is
+//! one), are copied to the start of each new segment; a configuration that a truncation has dropped is not. So a segment may be released however old they are, and a log without its first
 //! segments still says where it begins. Kept twice: as of the last sealed batch (that is what a start may hold: it
 //! stands before the batch being filled) and what the batch being filled will change.
 
@@ -16,11 +16,13 @@ struct Carried {
     index: u64,
     payload: Vec<u8>,
     present: bool,
+    /// A truncation dropped it; the one before it is not known any more.
+    dropped: bool,
 }
 
 impl Carried {
     fn set(&mut self, record: &Record<'_>) {
-        (self.term, self.index, self.present) = (record.term, record.index, true);
+        (self.term, self.index, self.present, self.dropped) = (record.term, record.index, true, false);
         self.payload.clear();
         self.payload.extend_from_slice(record.payload);
     }
@@ -74,10 +76,17 @@ impl Carry {
     pub fn note(&mut self, record: &Record<'_>) {
         let slots = self.slots(record.group);
         match record.kind {
-            Kind::Entry | Kind::Position => {
-                slots[slot_of(Kind::Position)].filling.set(&Record { payload: &[], ..*record })
+            Kind::Entry | Kind::Config | Kind::Position => {
+                slots[slot_of(Kind::Position)].filling.set(&Record { payload: &[], ..*record });
+                if record.kind == Kind::Config {
+                    slots[slot_of(Kind::Config)].filling.set(record);
+                }
             }
             Kind::Truncate => {
+                let slot = &mut slots[slot_of(Kind::Config)];
+                if slot.latest().present && slot.latest().index >= record.index {
+                    (slot.filling.present, slot.filling.dropped) = (true, true);
+                }
                 let slot = &mut slots[slot_of(Kind::Position)];
                 let (last, present) = (slot.latest().index, slot.latest().present);
                 if present && last >= record.index {
@@ -107,7 +116,8 @@ impl Carry {
     /// The records that a segment's start holds now.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         self.groups.iter().flat_map(|group| {
-            group.slots.iter().zip(SLOTS).filter(|(slot, _)| slot.sealed.present).map(|(slot, kind)| Record {
+            let stands = |(slot, _): &(&Slot, Kind)| slot.sealed.present && !slot.sealed.dropped;
+            group.slots.iter().zip(SLOTS).filter(stands).map(|(slot, kind)| Record {
                 group: group.group,
                 kind,
                 term: slot.sealed.term,
@@ -168,5 +178,27 @@ mod tests {
         carry.note(&record(Kind::Truncate, 8, b""));
         carry.seal();
         assert_eq!(carry.records().next().expect("a position").index, 3);
+    }
+
+    #[test]
+    fn a_configuration_is_an_entry_and_goes_with_a_truncation() {
+        let carried = |carry: &Carry| carry.records().map(|r| (r.kind, r.index)).collect::<Vec<_>>();
+        let mut carry = Carry::default();
+        carry.note(&record(Kind::Entry, 4, b""));
+        carry.note(&record(Kind::Config, 5, b"three"));
+        carry.seal();
+        assert_eq!(carried(&carry), [(Kind::Position, 5), (Kind::Config, 5)]);
+        carry.note(&record(Kind::Truncate, 6, b""));
+        carry.seal();
+        assert_eq!(carried(&carry), [(Kind::Position, 5), (Kind::Config, 5)], "it stands before what was cut");
+        carry.note(&record(Kind::Truncate, 5, b""));
+        assert_eq!(carried(&carry), [(Kind::Position, 5), (Kind::Config, 5)], "the batch is not sealed");
+        carry.seal();
+        assert_eq!(carried(&carry), [(Kind::Position, 4)]);
+        carry.note(&record(Kind::Config, 5, b"four"));
+        carry.note(&record(Kind::Truncate, 5, b""));
+        carry.note(&record(Kind::Config, 5, b"five"));
+        carry.seal();
+        assert_eq!(carried(&carry), [(Kind::Position, 5), (Kind::Config, 5)]);
     }
 }

@@ -66,7 +66,7 @@ pub(crate) struct BatchNotes {
 impl BatchNotes {
     pub(crate) fn note(&mut self, record: &Record<'_>) {
         match record.kind {
-            Kind::Entry => {
+            Kind::Entry | Kind::Config => {
                 if !self.first.iter().any(|&(group, _)| group == record.group) {
                     self.first.push((record.group, record.index));
                 }

@@ -14,7 +14,8 @@ pub enum Kind {
     Truncate,
     /// A checkpoint of the page file. The last one of each group outlives the release of its segment.
     Checkpoint,
-    /// A membership configuration. The last one of each group outlives the release of its segment.
+    /// An entry of the replicated log with a membership configuration. The last one of each group outlives the release of its
+    /// segment, unless a truncation has dropped it.
     Config,
     /// Written by the log itself at a segment's start: index and term of the group's last entry before it.
     Position,

@@ -165,6 +165,28 @@ fn truncated_entries_do_not_hold_their_segments() {
     assert_eq!(records.iter().rfind(|read| read.kind == Kind::Entry), Some(&entry(30, 3000)));
 }
 
+/// Only entries of one kind held their segment: one that had configurations alone was released as soon as it was full, and
+/// was not read where it was needed.
+#[test]
+fn configurations_hold_their_segments_as_entries_do() {
+    let mut disk = SimDisk::new(1);
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    let meta = log.register_holder("meta", 1, 0);
+    for index in 1..=60 {
+        write(&mut disk, &mut log, &[record(Kind::Config, index, &[3; 3000])]).expect("writes");
+    }
+    log.release(meta, 30);
+    run_until_idle(&mut disk, &mut log).expect("runs");
+    for needed in [30, 31, 45, 60] {
+        let options = Options { needed_from: vec![(1, needed)], ..small() };
+        let (_, recovered, records) = open(&mut disk.after_crash(Keep::Nothing), options).expect("opens");
+        let before = recovered.before_first[0].2;
+        assert!(0 < before && before < needed, "{before} is before what is read, from {needed} on");
+        let indexes: Vec<u64> = records.iter().map(|record| record.index).collect();
+        assert_eq!(indexes, (before..=60).collect::<Vec<_>>(), "the one before is carried over");
+    }
+}
+
 #[test]
 fn records_that_can_never_be_taken_are_refused_and_the_largest_is_taken() {
     let mut disk = SimDisk::new(1);

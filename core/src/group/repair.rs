@@ -102,7 +102,7 @@ impl LogFacts {
 /// [`WalError`]: it is damaged, or can't be read.
 pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts, WalError> {
     let mut facts = LogFacts::default();
-    let (mut is_void, mut is_other_state, mut is_open) = (false, false, false);
+    let (mut is_void, mut is_other_state, mut is_open, mut cut) = (false, false, false, u64::MAX);
     let recovered = ringstone_wal::read_only(disk, options.identity, &mut |record| {
         if record.group != GROUP {
             return;
@@ -112,7 +112,10 @@ pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts
                 facts.hard_state = records::read_hard_state(record.payload).unwrap_or(facts.hard_state);
             }
             Kind::Entry | Kind::Config if record.index > 0 => facts.entry(&record),
-            Kind::Truncate => facts.truncate(record.index),
+            Kind::Truncate => {
+                facts.truncate(record.index);
+                cut = cut.min(record.index.saturating_sub(1));
+            }
             // A state of unknown place took that of the old one, and what was behind that is void.
             Kind::Checkpoint => {
                 let says = records::read_checkpoint(record.payload);
@@ -131,8 +134,9 @@ pub fn inspect_log(disk: &mut dyn LogDisk, options: &Options) -> Result<LogFacts
         is_other_state = true;
         facts.give_up();
     }
-    let before = recovered.before_first.iter().find(|before| before.0 == GROUP);
-    Ok(facts.settled(Index(before.map_or(0, |before| before.2)), is_other_state))
+    let before = recovered.before_first.iter().find(|before| before.0 == GROUP).map_or(0, |before| before.2);
+    // The first segment may begin within a tail that is void (replay.rs).
+    Ok(facts.settled(Index(before.min(cut)), is_other_state))
 }
 
 /// Another state takes the place of the one that the log belongs to; its entries behind that state go on to count. On disk

@@ -158,7 +158,12 @@ impl Replay {
 
 #[cfg(test)]
 mod tests {
+    use ringstone_wal::disk::FileName;
+    use ringstone_wal::disk::sim::{Keep, SimDisk};
+    use ringstone_wal::{Options, run_until_idle};
+
     use super::*;
+    use crate::group::repair::{LogNeed, inspect_log};
 
     fn of_records(applied: u64, records: &[(Kind, u64, Vec<u8>)]) -> Replay {
         let mut replay = Replay::behind(applied);
@@ -215,5 +220,81 @@ mod tests {
         let later = of_records(11, &not);
         assert_eq!((kept(&later), later.checkpoint, later.switch.is_some()), (vec![12, 13], 4, false));
         assert_eq!(kept(&of_records(4, &not)), (5..=13).collect::<Vec<_>>());
+    }
+
+    fn options() -> Options {
+        Options {
+            segment_bytes: 64 << 10,
+            fill_slice_bytes: 64 << 10,
+            spare_segments: 1,
+            create: true,
+            ..Options::new(ringstone_wal::Identity([3; 16]))
+        }
+    }
+
+    fn append(disk: &mut SimDisk, log: &mut Log, kind: Kind, term: u64, index: u64) {
+        let payload: &[u8] = if kind == Kind::Entry { &[7; 3000] } else { b"" };
+        log.append(Record { group: GROUP, kind, term, index, payload }).expect("room");
+        run_until_idle(disk, log).expect("the disk works");
+    }
+
+    /// A follower that was leader for long, alone: of its tail from entry 16 on nothing counts, and both metas of the page
+    /// file have applied 20 when the log lets go of what they are past. With so many entries behind that.
+    fn cut_and_released(behind: u64) -> SimDisk {
+        let mut disk = SimDisk::new(1);
+        let (mut log, _) = Log::open(&mut disk, options(), &mut |_| {}).expect("a log");
+        let holder = log.register_holder("page file", GROUP, 0);
+        (1..=70).for_each(|index| append(&mut disk, &mut log, Kind::Entry, 1, index));
+        append(&mut disk, &mut log, Kind::Truncate, 0, 16);
+        (16..=20 + behind).for_each(|index| append(&mut disk, &mut log, Kind::Entry, 2, index));
+        log.release(holder, 20);
+        run_until_idle(&mut disk, &mut log).expect("the disk works");
+        disk.after_crash(Keep::Nothing)
+    }
+
+    /// What opens, as term and index, and the entry that is read first.
+    fn replayed(disk: &mut SimDisk, applied: u64) -> (Result<Vec<(u64, u64)>, OpenError>, u64) {
+        let (mut replay, mut first) = (Replay::behind(applied), 0);
+        let needed = Options { needed_from: vec![(GROUP, applied + 1)], ..options() };
+        Log::open(disk, needed, &mut |record| {
+            first = if first == 0 { record.index } else { first };
+            replay.visit(&record);
+        })
+        .expect("a sound log");
+        let checked = replay.check();
+        (checked.map(|()| replay.entries.iter().map(|entry| (entry.term.0, entry.index.0)).collect()), first)
+    }
+
+    #[test]
+    fn the_end_of_a_cut_tail_may_stand_alone() {
+        for behind in 0..3 {
+            let (entries, first) = replayed(&mut cut_and_released(behind), 20);
+            assert!(first > 31, "what is read begins within the cut tail, far behind the page file: {first}");
+            let entries = entries.expect("nothing is missing");
+            assert_eq!(entries, (21..=20 + behind).map(|index| (2, index)).collect::<Vec<_>>());
+            let facts = inspect_log(&mut cut_and_released(behind), &options()).expect("a sound log");
+            assert_eq!(
+                facts.need(),
+                LogNeed::From(15),
+                "the state that a member mends itself with need not be of the cut tail"
+            );
+            assert!(facts.has(20 + behind, 2) && !facts.has(60, 1));
+        }
+    }
+
+    #[test]
+    fn a_segment_that_is_needed_and_gone_is_missed() {
+        let mut disk = SimDisk::new(1);
+        let (mut log, _) = Log::open(&mut disk, options(), &mut |_| {}).expect("a log");
+        (1..=70).for_each(|index| append(&mut disk, &mut log, Kind::Entry, 1, index));
+        // What is cut behind the gap does not close it, nor do those that come in the place of that.
+        append(&mut disk, &mut log, Kind::Truncate, 0, 69);
+        append(&mut disk, &mut log, Kind::Entry, 2, 69);
+        let mut disk = disk.after_crash(Keep::Nothing);
+        assert_eq!(replayed(&mut disk, 0).0.expect("all is there").len(), 69);
+        disk.tamper_remove(FileName::Segment(1));
+        let (missed, first) = replayed(&mut disk, 0);
+        assert!(matches!(missed, Err(OpenError::Mismatch { applied: 0, found, .. }) if found == first));
+        assert!(replayed(&mut disk, first - 1).0.is_ok(), "it begins where this page file ends");
     }
 }
