@@ -29,8 +29,8 @@ struct Digest {
 #[derive(Default)]
 pub struct Invariants {
     leaders: BTreeMap<u64, u64>,
-    /// Term of each index that was published anywhere.
-    terms: BTreeMap<u64, u64>,
+    /// Of each index that was published anywhere: its term, and that of the member which first did, so that it was committed by then.
+    terms: BTreeMap<u64, (u64, u64)>,
     digests: BTreeMap<u64, (u64, Digest)>,
     /// What members say of their own states, by index.
     sums: BTreeMap<u64, (u64, Sum)>,
@@ -46,7 +46,8 @@ impl Invariants {
         self.leaders.len() as u64
     }
 
-    /// One leader a term, and it has all that was ever committed.
+    /// One leader a term, and it has all that was committed by then. The last vote of a term may come when others have
+    /// committed in a later one: that leader lacks it, and can commit nothing any more.
     pub fn check_role(&mut self, id: u64, life: &Life) {
         let role = life.group.raft().role();
         if role.role != Role::Leader || self.leaders.get(&role.term.0) == Some(&id) {
@@ -57,7 +58,7 @@ impl Invariants {
         }
         let raft = life.group.raft();
         let compacted = raft.status().compacted.0;
-        for (index, term) in self.terms.range(compacted + 1..) {
+        for (index, (term, _)) in self.terms.range(compacted + 1..).filter(|(_, (_, by))| *by <= role.term.0) {
             let here = raft.metadata_at(Index(*index)).map(|metadata| metadata.term.0);
             assert_eq!(here, Some(*term), "leader {id} of term {} lacks the entry at {index}", role.term);
         }
@@ -78,7 +79,8 @@ impl Invariants {
             logical_bytes: state.logical_bytes,
             lease_clock: state.lease_clock,
         };
-        self.terms.insert(state.applied_index, state.applied_term);
+        let now = life.group.raft().role().term.0;
+        self.terms.entry(state.applied_index).or_insert((state.applied_term, now));
         match self.digests.get(&state.applied_index) {
             None => {
                 self.digests.insert(state.applied_index, (id, digest));
