@@ -21,13 +21,8 @@ impl Walk {
 
     /// The leaves that were made in one generation, with nothing else.
     pub fn leaves_of(generation: u64, roots: impl Iterator<Item = Child>) -> Walk {
-        let mut walk = Walk { leaves_of: Some(generation), ..Walk::new(core::iter::empty()) };
-        walk.roots = roots.filter(|root| walk.takes(root)).collect();
-        walk
-    }
-
-    fn takes(&self, child: &Child) -> bool {
-        child.reference.is_frame() && self.leaves_of.is_none_or(|generation| child.generation == generation)
+        let leaves_of = Some(generation);
+        Walk { leaves_of, ..Walk::new(roots.filter(|root| takes(leaves_of, root))) }
     }
 
     /// The next frame: all frames below it were given before.
@@ -46,13 +41,18 @@ impl Walk {
                 }
                 continue;
             }
-            let below = view.child(*index);
+            // Most children are pages: of those nothing else is looked at.
+            let below = view.child_reference(*index).is_frame().then(|| view.child(*index));
             *index += 1;
-            if self.takes(&below) {
+            if let Some(below) = below.filter(|below| takes(self.leaves_of, below)) {
                 self.stack.push((below, 0));
             }
         }
     }
+}
+
+fn takes(leaves_of: Option<u64>, child: &Child) -> bool {
+    child.reference.is_frame() && leaves_of.is_none_or(|generation| child.generation == generation)
 }
 
 /// Appends the node of a frame to `slice`, as the page that it becomes: all its children have pages by now.
@@ -63,8 +63,8 @@ pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, 
     let target = &mut slice[start..];
     if !view.is_leaf() {
         for index in 0..view.len() {
-            let below = view.child(index);
-            if below.reference.is_frame() {
+            if view.child_reference(index).is_frame() {
+                let below = view.child(index);
                 let page = forest.page_of_frame(below.reference, below.pages);
                 assert_ne!(page, 0, "children are placed before their parents");
                 let offset = view.reference_offset(index);

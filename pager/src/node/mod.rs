@@ -13,7 +13,7 @@ mod memory;
 mod verify;
 mod view;
 
-pub(crate) use edit::{LeafValue, NodeEdit};
+pub(crate) use edit::{Entry, LeafValue, NodeEdit};
 pub(crate) use memory::NodeMemory;
 pub(crate) use verify::{crc_of, verify};
 pub(crate) use view::NodeView;

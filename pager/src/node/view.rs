@@ -94,6 +94,14 @@ impl<'a> NodeView<'a> {
         self.memory.slice(cell + leaf_at::KEY + key_bytes, self.memory.u32(cell + leaf_at::VALUE_BYTES) as usize)
     }
 
+    /// Bytes of a leaf's cell.
+    pub fn leaf_cell(self, index: usize) -> &'a [u8] {
+        let cell = self.cell(index);
+        let key_bytes = self.memory.u32(cell + leaf_at::KEY_BYTES) as usize;
+        let value_bytes = self.memory.u32(cell + leaf_at::VALUE_BYTES) as usize;
+        self.memory.slice(cell, leaf_at::KEY + key_bytes + value_bytes)
+    }
+
     pub fn child(self, index: usize) -> Child {
         debug_assert!(!self.is_leaf());
         let cell = self.cell(index);
@@ -113,6 +121,11 @@ impl<'a> NodeView<'a> {
             bytes: self.memory.u64(cell + branch_at::BYTES),
             hash: self.memory.u64(cell + branch_at::HASH),
         }
+    }
+
+    /// As in [`NodeView::child`], without the rest.
+    pub fn child_reference(self, index: usize) -> Reference {
+        Reference(self.memory.word(self.reference_offset(index)))
     }
 
     /// As in [`NodeView::child`], without the rest.
