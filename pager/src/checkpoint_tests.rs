@@ -98,6 +98,12 @@ proptest! {
         let mut done = 0;
         for (number, action) in history.iter().enumerate() {
             act(&mut pager, &mut model, action);
+            // A look-up whose put comes next, or later, when the way to it may be another.
+            if let Some(Action::Put(key, ..)) = history.get(number + 1 + number % 3) {
+                let key = key_of(*key);
+                let found = resume(&mut pager, |pager| Ok(pager.get(TREE, &key)?.map(<[u8]>::to_vec)));
+                prop_assert_eq!(found.as_deref(), model.get(TREE, &key).expect("the model"));
+            }
             if number % 4 == 0 {
                 pager.publish();
                 if number % 3 == 0 {

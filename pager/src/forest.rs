@@ -1,6 +1,6 @@
 //! The writer's trees: the state that is being made, the frames that it stands in, and what became garbage on the way.
 
-use core::cell::Cell;
+use core::cell::RefCell;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -51,6 +51,16 @@ pub(crate) struct Edge {
     pub path: Path,
 }
 
+/// The way to a key that was looked up: the put that follows goes the same one, without comparing keys again.
+struct Way {
+    tree: TreeId,
+    key: SmallVec<[u8; 64]>,
+    path: Path,
+    found: bool,
+    /// [`Forest::changes`] at that time.
+    changes: u64,
+}
+
 /// What the checkpoint under way wants to know of changes.
 pub(crate) struct Watched {
     /// Frames born at or before it belong to it.
@@ -82,8 +92,10 @@ pub(crate) struct Forest {
     pub dirty_bytes: u64,
     pub watched: Option<Watched>,
     pub edge: Option<Edge>,
-    /// The writer's state is of one thread: sums are settled behind a shared borrow.
-    pub not_sync: core::marker::PhantomData<Cell<()>>,
+    /// Counts what makes a way to a key worthless: nodes and references that are changed.
+    changes: u64,
+    /// The last look-ups, of two trees. (The writer's state is of one thread: sums are settled behind a shared borrow, too.)
+    ways: RefCell<[Option<Way>; 2]>,
 }
 
 impl Nodes for Forest {
@@ -104,7 +116,8 @@ impl Forest {
             dirty_bytes: 0,
             watched: None,
             edge: None,
-            not_sync: core::marker::PhantomData,
+            changes: 0,
+            ways: RefCell::default(),
         }
     }
 
@@ -113,11 +126,37 @@ impl Forest {
     }
 
     pub fn root_mut(&mut self, tree: TreeId) -> &mut TreeRoot {
+        self.note_change();
         &mut self.state.roots[usize::from(tree.0)]
     }
 
     pub fn summarize(&self, tree: TreeId) -> Summarize {
         self.shared.summarize(tree)
+    }
+
+    /// Nodes are changed, or references to them: known ways to keys may lead nowhere.
+    pub fn note_change(&mut self) {
+        self.changes += 1;
+    }
+
+    /// The value of `key`; the way to it is kept for [`Forest::descend_again`].
+    pub fn look_up(&self, tree: TreeId, key: &[u8]) -> Access<Option<&[u8]>> {
+        let Some((path, found)) = self.descend(tree, key)? else { return Ok(None) };
+        let Step { child, index } = path[path.len() - 1];
+        let way = Way { tree, key: SmallVec::from_slice(key), path, found, changes: self.changes };
+        self.ways.borrow_mut()[usize::from(tree.0 % 2)] = Some(way);
+        Ok(found.then(|| self.view(&child).value(index)))
+    }
+
+    /// As [`Forest::descend`]; without a descent where nothing has changed since the key was looked up.
+    pub fn descend_again(&mut self, tree: TreeId, key: &[u8]) -> Access<Option<(Path, bool)>> {
+        let way = self.ways.get_mut()[usize::from(tree.0 % 2)].take();
+        let way = way.filter(|way| way.changes == self.changes && way.tree == tree && way.key[..] == *key);
+        match way {
+            // Pages may have been forgotten meanwhile.
+            Some(way) if way.path.iter().all(|step| self.load(&step.child).is_ok()) => Ok(Some((way.path, way.found))),
+            _ => self.descend(tree, key),
+        }
     }
 
     /// The way to where `key` is or would be, and whether it is there. `None` in an empty tree.
@@ -149,6 +188,7 @@ impl Forest {
     /// The bytes of a node of the unpublished generation.
     pub fn edit(&mut self, child: &Child) -> NodeEdit<'_> {
         assert!(self.is_own(child), "only frames of the unpublished generation are edited");
+        self.note_change();
         // SAFETY: of the unpublished generation, so no reader has it; `&mut self` ends all views of the writer.
         NodeEdit::new(unsafe { self.frames.bytes_mut(child.reference, child.pages) })
     }
@@ -172,21 +212,31 @@ impl Forest {
 
     /// Makes the nodes of the path the writer's own, from the root down, and marks their sums as out of date.
     pub fn own(&mut self, tree: TreeId, path: &mut [Step]) {
+        self.own_nodes(tree, path);
+        for step in path {
+            self.edit(&step.child).set_flags(crate::node::FLAG_STALE);
+        }
+    }
+
+    /// Makes the nodes of the path the writer's own, from the root down; their sums are as right as they were.
+    pub fn own_nodes(&mut self, tree: TreeId, path: &mut [Step]) {
         for depth in 0..path.len() {
             let child = path[depth].child;
             if !self.is_own(&child) {
                 let copy = self.copy(&child);
-                if depth == 0 {
-                    self.root_mut(tree).child = copy;
-                } else {
-                    let parent = path[depth - 1];
-                    self.edit(&parent.child).set_child(parent.index, &copy);
-                }
-                self.retire(&child);
-                path[depth].child = copy;
+                self.set_node(tree, path, depth, copy);
             }
-            self.edit(&path[depth].child).set_flags(crate::node::FLAG_STALE);
         }
+    }
+
+    /// Puts `new` in the place of a node of the path, all above which are the writer's own.
+    pub fn set_node(&mut self, tree: TreeId, path: &mut [Step], depth: usize, new: Child) {
+        let old = core::mem::replace(&mut path[depth].child, new);
+        match depth.checked_sub(1).map(|above| path[above]) {
+            Some(parent) => self.edit(&parent.child).set_child(parent.index, &new),
+            None => self.root_mut(tree).child = new,
+        }
+        self.retire(&old);
     }
 
     /// A copy of a node in a frame of the unpublished generation, with the sum that its parent knows.
@@ -197,12 +247,16 @@ impl Forest {
         let mut edit = NodeEdit::new(frame.bytes_mut());
         edit.set_generation(generation);
         edit.set_page(0);
-        edit.set_crc(0);
+        if !child.reference.is_frame() {
+            // No child of a page is a frame.
+            edit.set_crc(0);
+        }
         Child { sum: child.sum, ..self.link(frame) }
     }
 
     /// Says that the next state has no use for a node.
     pub fn retire(&mut self, child: &Child) {
+        self.note_change();
         if self.is_own(child) {
             self.edge = None;
         }
@@ -229,6 +283,7 @@ impl Forest {
 
     /// Gives the memory of a frame back that nobody reaches: one of the unpublished generation, or out of the limbo.
     pub fn release(&mut self, retired: &Retired) {
+        self.note_change();
         if retired.pages > 1 && self.watched.is_some() {
             // Memory of long runs goes back to the system: forget that it was a branch.
             // SAFETY: the frame lives until it is released below.

@@ -14,8 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::node::{NodeMemory, NodeView, PAGE_BYTES, Reference};
 
-/// Frames that are taken from the system at once.
+/// Frames that are taken from the system at once, as long as there are few.
 const BLOCK_FRAMES: usize = 64;
+/// And later: a huge page. Frames are copied from all over the pool, and with small pages each copy misses the processor's
+/// tables of addresses, which a virtual machine pays for twice.
+const HUGE_FRAMES: usize = HUGE_BYTES / PAGE_BYTES;
+const HUGE_BYTES: usize = 2 << 20;
 
 /// Owns the memory of all frames. Freed when writer and readers are gone.
 #[derive(Default)]
@@ -29,6 +33,24 @@ impl Arena {
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) });
         let Some(start) = start else { std::alloc::handle_alloc_error(layout) };
+        self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(start.as_ptr() as usize, layout);
+        start
+    }
+
+    /// Memory for [`HUGE_FRAMES`] frames, in one page of the system where it has such.
+    fn allocate_huge(&self) -> NonNull<u8> {
+        let layout = Layout::from_size_align(HUGE_BYTES, HUGE_BYTES).expect("a huge page's size is a legal layout");
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { std::alloc::alloc(layout) });
+        let Some(start) = start else { std::alloc::handle_alloc_error(layout) };
+        // Advice: what the kernel does not follow costs speed only. Before the first touch, which decides.
+        #[cfg(not(miri))]
+        // SAFETY: the range was just allocated, and its content is not changed.
+        unsafe {
+            libc::madvise(start.as_ptr().cast(), HUGE_BYTES, libc::MADV_HUGEPAGE)
+        };
+        // SAFETY: the range was just allocated; nobody else knows it.
+        unsafe { start.as_ptr().write_bytes(0, HUGE_BYTES) };
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(start.as_ptr() as usize, layout);
         start
     }
@@ -67,7 +89,7 @@ impl Frame {
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: taken from the pool and not linked yet: nobody else knows the address. Its memory was zeroed when it
-        // came from the system, so all bytes are initialised.
+        // came from the allocator, so all bytes are initialised.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.pages as usize * PAGE_BYTES) }
     }
 
@@ -104,8 +126,13 @@ impl Frames {
             return Frame { start: self.arena.allocate(pages as usize), pages };
         }
         if self.free.is_empty() {
-            let block = self.arena.allocate(BLOCK_FRAMES);
-            for index in (0..BLOCK_FRAMES).rev() {
+            let is_small = self.bytes < HUGE_BYTES as u64;
+            let (block, frames) = if is_small {
+                (self.arena.allocate(BLOCK_FRAMES), BLOCK_FRAMES)
+            } else {
+                (self.arena.allocate_huge(), HUGE_FRAMES)
+            };
+            for index in (0..frames).rev() {
                 // SAFETY: inside of the block that was just allocated.
                 self.free.push(unsafe { block.add(index * PAGE_BYTES) });
             }

@@ -194,7 +194,7 @@ impl ReadTrees for Pager {
         if self.forest.is_behind(tree, key) {
             return Ok(None);
         }
-        tree::get(&self.forest, tree, &self.forest.root(tree), key)
+        self.forest.look_up(tree, key)
     }
 
     fn visit(

@@ -55,6 +55,7 @@ impl Forest {
     fn switch_spilled(&mut self) {
         // It ends in a leaf that is no frame any more.
         self.edge = None;
+        self.note_change();
         for number in 1..TREES_MAX {
             let root = self.state.roots[number].child;
             if let Some(page) = self.spilled(&root) {

@@ -26,6 +26,7 @@ impl Forest {
     /// Switches the roots.
     pub fn switch_roots(&mut self, published: &Published) {
         let Some(generation) = self.watched.as_ref().map(|watched| watched.generation) else { return };
+        self.note_change();
         for number in 0..TREES_MAX {
             let child = self.state.roots[number].child;
             if let Some(page) = self.switched(&child, generation) {
@@ -42,6 +43,7 @@ impl Forest {
     /// Switches some of the branches that were made since the checkpoint began: `branches` of them, or twice as many as
     /// were made since the last call, so that it comes to an end. True when none are left.
     pub fn switch_branches(&mut self, branches: usize) -> bool {
+        self.note_change();
         let Some(watched) = &mut self.watched else { return true };
         let generation = watched.generation;
         let made = watched.young_branches.len().saturating_sub(watched.branches_left);
@@ -61,7 +63,7 @@ impl Forest {
         if view.is_leaf() || view.generation() <= generation {
             return;
         }
-        for index in 0..view.len() {
+        for index in view.frames(0) {
             if let Some(page) = self.switched(&view.child(index), generation) {
                 self.store(reference, view.reference_offset(index), page.0);
             }

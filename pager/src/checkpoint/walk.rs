@@ -21,13 +21,8 @@ impl Walk {
 
     /// The leaves that were made in one generation, with nothing else.
     pub fn leaves_of(generation: u64, roots: impl Iterator<Item = Child>) -> Walk {
-        let mut walk = Walk { leaves_of: Some(generation), ..Walk::new(core::iter::empty()) };
-        walk.roots = roots.filter(|root| walk.takes(root)).collect();
-        walk
-    }
-
-    fn takes(&self, child: &Child) -> bool {
-        child.reference.is_frame() && self.leaves_of.is_none_or(|generation| child.generation == generation)
+        let leaves_of = Some(generation);
+        Walk { leaves_of, ..Walk::new(roots.filter(|root| takes(leaves_of, root))) }
     }
 
     /// The next frame: all frames below it were given before.
@@ -39,20 +34,25 @@ impl Walk {
                 continue;
             };
             let view = forest.view(branch);
-            if view.is_leaf() || *index == view.len() {
+            let below = if view.is_leaf() { None } else { view.frames(*index).next() };
+            let Some(below) = below else {
                 let (child, _) = self.stack.pop().expect("just seen");
                 if view.is_leaf() || self.leaves_of.is_none() {
                     return Some(child);
                 }
                 continue;
-            }
-            let below = view.child(*index);
-            *index += 1;
-            if self.takes(&below) {
+            };
+            *index = below + 1;
+            let below = view.child(below);
+            if takes(self.leaves_of, &below) {
                 self.stack.push((below, 0));
             }
         }
     }
+}
+
+fn takes(leaves_of: Option<u64>, child: &Child) -> bool {
+    child.reference.is_frame() && leaves_of.is_none_or(|generation| child.generation == generation)
 }
 
 /// Appends the node of a frame to `slice`, as the page that it becomes: all its children have pages by now.
@@ -62,14 +62,12 @@ pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, 
     slice.extend_from_slice(view.memory().slice(0, view.memory().len()));
     let target = &mut slice[start..];
     if !view.is_leaf() {
-        for index in 0..view.len() {
+        for index in view.frames(0) {
             let below = view.child(index);
-            if below.reference.is_frame() {
-                let page = forest.page_of_frame(below.reference, below.pages);
-                assert_ne!(page, 0, "children are placed before their parents");
-                let offset = view.reference_offset(index);
-                target[offset..offset + 8].copy_from_slice(&Reference::page(page).0.to_le_bytes());
-            }
+            let page = forest.page_of_frame(below.reference, below.pages);
+            assert_ne!(page, 0, "children are placed before their parents");
+            let offset = view.reference_offset(index);
+            target[offset..offset + 8].copy_from_slice(&Reference::page(page).0.to_le_bytes());
         }
     }
     let mut edit = NodeEdit::new(target);

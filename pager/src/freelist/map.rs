@@ -36,9 +36,17 @@ impl Bits {
     }
 
     pub fn set(&mut self, start: u32, pages: u32, free: bool) {
-        for page in start..start + pages {
-            let (word, bit) = (page as usize / 64, 1u64 << (page % 64));
-            if free { self.0[word] |= bit } else { self.0[word] &= !bit }
+        let (mut page, end) = (start, start + pages);
+        while page < end {
+            let bits = (end - page).min(64 - page % 64);
+            let mask = (u64::MAX >> (64 - bits)) << (page % 64);
+            let word = &mut self.0[page as usize / 64];
+            if free {
+                *word |= mask
+            } else {
+                *word &= !mask
+            }
+            page += bits;
         }
     }
 
@@ -78,11 +86,26 @@ impl Bits {
     /// Calls with start and length of each run of free pages, in order.
     pub fn for_each_run(&self, mut visit: impl FnMut(u32, u32)) {
         let mut page = 0u32;
-        while let Some(start) = self.next(page, true) {
-            let end = self.next(start, false).unwrap_or(REGION_PAGES as u32);
+        while let Some(start) = self.next_free(page) {
+            let end = self.end_of_run(start);
             visit(start, end - start);
             page = end;
         }
+    }
+
+    /// The first free page from `from` on.
+    pub fn next_free(&self, from: u32) -> Option<u32> {
+        self.next(from, true)
+    }
+
+    /// Behind the last of the free pages that `page` is one of.
+    pub fn end_of_run(&self, page: u32) -> u32 {
+        self.next(page, false).unwrap_or(REGION_PAGES as u32)
+    }
+
+    /// The first of the free pages that `page` is one of.
+    pub fn start_of_run(&self, page: u32) -> u32 {
+        self.last_used(0, page).map_or(0, |used| used + 1)
     }
 
     /// The first page from `from` on that is free, or is not.

@@ -34,6 +34,15 @@ impl LeafValue<'_> {
     }
 }
 
+/// A leaf's entry that takes the place of the one at `index`, or, where none is `found`, a new place before it.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    pub index: usize,
+    pub found: bool,
+    pub key: &'a [u8],
+    pub value: LeafValue<'a>,
+}
+
 fn u32_of(bytes: &[u8], offset: usize) -> usize {
     u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes")) as usize
 }
@@ -68,6 +77,40 @@ impl<'a> NodeEdit<'a> {
         edit.bytes[at::TREE] = tree;
         edit.bytes[at::LEVEL] = level;
         edit.set_u32(at::START, edit.bytes.len());
+        edit
+    }
+
+    /// Makes a leaf of it that has the cells of `old`, without holes between them, and a changed one: in one pass, where a copy
+    /// that is edited has to make room first.
+    ///
+    /// # Panics
+    /// There is not so much room.
+    pub fn rewrite_leaf(bytes: &'a mut [u8], old: NodeView<'_>, generation: u64, changed: Entry<'_>) -> NodeEdit<'a> {
+        let Entry { index, found, key, value } = changed;
+        let cells = old.len() + usize::from(!found);
+        let slots_end = HEADER_BYTES + cells * SLOT_BYTES;
+        let mut edit = NodeEdit { bytes };
+        edit.bytes[..HEADER_BYTES].copy_from_slice(old.memory().slice(0, HEADER_BYTES));
+        edit.set_generation(generation);
+        edit.set_page(0);
+        edit.set_crc(0);
+        let mut start = edit.bytes.len();
+        for target in 0..cells {
+            if target == index {
+                start -= leaf_cell_bytes(key.len(), value.len()) - SLOT_BYTES;
+                edit.write_entry(start, key, value);
+            } else {
+                let cell = old.leaf_cell(if target > index && !found { target - 1 } else { target });
+                start -= cell.len();
+                edit.bytes[start..start + cell.len()].copy_from_slice(cell);
+            }
+            edit.set_u32(HEADER_BYTES + target * SLOT_BYTES, start);
+        }
+        assert!(slots_end <= start, "callers check the room of a node first");
+        edit.bytes[slots_end..start].fill(0);
+        edit.set_u32(at::CELLS, cells);
+        edit.set_u32(at::START, start);
+        edit.set_u32(at::WASTE, 0);
         edit
     }
 
@@ -108,6 +151,7 @@ impl<'a> NodeEdit<'a> {
         self.set_u64(at::PAGE, page);
     }
 
+    /// Of a page; in a frame's branch these are its marks.
     pub fn set_crc(&mut self, crc: u32) {
         self.bytes[at::CRC..at::CRC + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -156,6 +200,11 @@ impl<'a> NodeEdit<'a> {
     pub fn insert_entry(&mut self, index: usize, key: &[u8], value: LeafValue<'_>) {
         let value_bytes = value.len();
         let cell = self.open_cell(index, leaf_cell_bytes(key.len(), value_bytes) - SLOT_BYTES);
+        self.write_entry(cell, key, value);
+    }
+
+    fn write_entry(&mut self, cell: usize, key: &[u8], value: LeafValue<'_>) {
+        let value_bytes = value.len();
         self.set_u32(cell + leaf_at::KEY_BYTES, key.len());
         self.set_u32(cell + leaf_at::VALUE_BYTES, value_bytes);
         let value_at = cell + leaf_at::KEY + key.len();
@@ -178,7 +227,13 @@ impl<'a> NodeEdit<'a> {
 
     /// Inserts a child before `index`; the caller knows that it fits.
     pub fn insert_child(&mut self, index: usize, key: &[u8], child: &Child) {
+        let is_last = index == self.len();
         let cell = self.open_cell(index, branch_cell_bytes(key.len()) - SLOT_BYTES);
+        if is_last {
+            self.mark_frame(index, child);
+        } else {
+            self.mark_all();
+        }
         self.set_u32(cell + branch_at::KEY_BYTES, key.len());
         self.bytes[cell + branch_at::KEY..cell + branch_at::KEY + key.len()].copy_from_slice(key);
         self.write_child(cell, child);
@@ -200,7 +255,26 @@ impl<'a> NodeEdit<'a> {
     /// Replaces all but the separator.
     pub fn set_child(&mut self, index: usize, child: &Child) {
         let cell = self.cell(index);
+        self.mark_frame(index, child);
         self.write_child(cell, child);
+    }
+
+    fn mark_frame(&mut self, index: usize, child: &Child) {
+        let mark = if child.reference.is_frame() { 1 << (index % 32) } else { 0 };
+        let marks = self.view().memory().u32(at::FRAMES) | mark;
+        self.set_crc(marks);
+    }
+
+    /// Children have other places now.
+    fn mark_all(&mut self) {
+        self.set_crc(u32::MAX);
+    }
+
+    /// Adds to the sum that a branch knows of a child.
+    pub fn add_to_sum(&mut self, index: usize, change: Aggregate) {
+        let cell = self.cell(index);
+        let sum = self.view().child_sum(index).plus(change);
+        self.write_sum(cell, sum);
     }
 
     /// Forgets the first separator: the child is going to hold smaller keys.
@@ -219,6 +293,9 @@ impl<'a> NodeEdit<'a> {
         assert!(index < cells, "a cell's index is below their number");
         let cell = self.cell(index);
         let bytes = cell_bytes(self.bytes, cell);
+        if self.bytes[at::LEVEL] > 0 {
+            self.mark_all();
+        }
         self.bytes[cell..cell + bytes].fill(0);
         let slot = HEADER_BYTES + index * SLOT_BYTES;
         let end = HEADER_BYTES + cells * SLOT_BYTES;

@@ -94,6 +94,14 @@ impl<'a> NodeView<'a> {
         self.memory.slice(cell + leaf_at::KEY + key_bytes, self.memory.u32(cell + leaf_at::VALUE_BYTES) as usize)
     }
 
+    /// Bytes of a leaf's cell.
+    pub fn leaf_cell(self, index: usize) -> &'a [u8] {
+        let cell = self.cell(index);
+        let key_bytes = self.memory.u32(cell + leaf_at::KEY_BYTES) as usize;
+        let value_bytes = self.memory.u32(cell + leaf_at::VALUE_BYTES) as usize;
+        self.memory.slice(cell, leaf_at::KEY + key_bytes + value_bytes)
+    }
+
     pub fn child(self, index: usize) -> Child {
         debug_assert!(!self.is_leaf());
         let cell = self.cell(index);
@@ -113,6 +121,19 @@ impl<'a> NodeView<'a> {
             bytes: self.memory.u64(cell + branch_at::BYTES),
             hash: self.memory.u64(cell + branch_at::HASH),
         }
+    }
+
+    /// In a branch that is a frame: the children that are frames too, from `from` on.
+    pub fn frames(self, from: usize) -> impl Iterator<Item = usize> + 'a {
+        let marks = self.memory.u32(at::FRAMES);
+        let may_be = move |index: usize| marks & (1 << (index % 32)) != 0;
+        debug_assert!((0..self.len()).all(|index| may_be(index) || !self.child_reference(index).is_frame()));
+        (from..self.len()).filter(move |index| may_be(*index) && self.child_reference(*index).is_frame())
+    }
+
+    /// As in [`NodeView::child`], without the rest.
+    pub fn child_reference(self, index: usize) -> Reference {
+        Reference(self.memory.word(self.reference_offset(index)))
     }
 
     /// As in [`NodeView::child`], without the rest.

@@ -1,10 +1,13 @@
 //! Putting an entry: in place where it fits, else the leaf is dealt out anew and its parents take the new children.
 
+use smallvec::SmallVec;
+
 use super::split::{self, separator};
-use crate::api::{Access, TreeId};
+use crate::api::{Access, Aggregate, TreeId};
 use crate::forest::{Edge, Forest, Parts, Path, Step};
 use crate::node::{
-    Child, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes, leaf_cell_bytes, pages_for,
+    Child, Entry, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes, leaf_cell_bytes,
+    pages_for,
 };
 use crate::root::TreeRoot;
 
@@ -17,7 +20,7 @@ impl Forest {
             return Ok(());
         }
         self.edge = self.edge.take().filter(|edge| edge.tree != tree);
-        let Some((mut path, found)) = self.descend(tree, key)? else {
+        let Some((mut path, found)) = self.descend_again(tree, key)? else {
             let child = self.new_leaf(tree, key, value);
             *self.root_mut(tree) = TreeRoot { level: 0, child };
             return Ok(());
@@ -27,23 +30,59 @@ impl Forest {
         let view = self.view(&child);
         let old_bytes = if found { leaf_cell_bytes(view.key(index).len(), view.value(index).len()) } else { 0 };
         let fits = child.pages == 1 && view.free_bytes() + old_bytes >= leaf_cell_bytes(key.len(), value.len());
-        let owned = if fits { path.len() } else { leaf };
-        self.own(tree, &mut path[..owned]);
-        self.lower_first_keys(&path[..leaf], key);
+        let entry = Entry { index, found, key, value };
         if fits {
-            let mut edit = self.edit(&path[leaf].child);
-            if found {
-                edit.replace_value(index, key, value)
-            } else {
-                edit.insert_entry(index, key, value)
-            }
+            self.own_nodes(tree, &mut path[..leaf]);
+            self.lower_first_keys(&path[..leaf], key);
+            self.put_into(tree, &mut path, entry);
             if !found && self.is_edge(&path) {
                 self.edge = Some(Edge { tree, path });
             }
         } else {
-            self.put_beside(tree, &path, found, key, value);
+            self.own(tree, &mut path[..leaf]);
+            self.lower_first_keys(&path[..leaf], key);
+            self.put_beside(tree, &path, entry);
         }
         Ok(())
+    }
+
+    /// Puts an entry for which there is room into the leaf at the end of a path whose other nodes are the writer's own.
+    fn put_into(&mut self, tree: TreeId, path: &mut [Step], entry: Entry<'_>) {
+        let leaf = path.len() - 1;
+        let old = path[leaf].child;
+        let view = self.view(&old);
+        let is_settled = view.flags() & FLAG_STALE == 0;
+        let before = entry.found.then(|| self.summarize(tree)(view.key(entry.index), view.value(entry.index)));
+        if self.is_own(&old) || (entry.found && view.value(entry.index).len() == entry.value.len()) {
+            self.own_nodes(tree, path);
+            let mut edit = self.edit(&path[leaf].child);
+            if entry.found {
+                edit.replace_value(entry.index, entry.key, entry.value);
+            } else {
+                edit.insert_entry(entry.index, entry.key, entry.value);
+            }
+        } else {
+            let generation = self.state.generation;
+            let mut frame = self.take(1);
+            NodeEdit::rewrite_leaf(frame.bytes_mut(), self.view(&old), generation, entry);
+            let new = Child { sum: old.sum, ..self.link(frame) };
+            self.set_node(tree, path, leaf, new);
+        }
+        if is_settled {
+            self.note_sum(tree, path, entry.index, before.unwrap_or_default());
+        }
+    }
+
+    /// Brings the sums above an entry of a settled leaf up to date: it has taken the place of one that added `before`.
+    fn note_sum(&mut self, tree: TreeId, path: &[Step], index: usize, before: Aggregate) {
+        let (leaf, parents) = path.split_last().expect("a path ends in a leaf");
+        let view = self.view(&leaf.child);
+        let change = self.summarize(tree)(view.key(index), view.value(index)).minus(before);
+        for step in parents {
+            self.edit(&step.child).add_to_sum(step.index, change);
+        }
+        let root = self.root_mut(tree);
+        root.child.sum = root.child.sum.plus(change);
     }
 
     /// Puts the entry behind the last one of the tree, where the edge is known and has room; false, and nothing is done, else.
@@ -51,16 +90,20 @@ impl Forest {
         if !self.is_behind(tree, key) {
             return false;
         }
-        let edge = self.edge.take().expect("there is one behind which the key is");
+        let mut edge = self.edge.take().expect("there is one behind which the key is");
         let leaf = edge.path[edge.path.len() - 1].child;
         let view = self.view(&leaf);
         let fits = view.free_bytes() >= leaf_cell_bytes(key.len(), value.len());
         if fits {
             let (index, is_settled) = (view.len(), view.flags() & FLAG_STALE == 0);
-            for step in edge.path.iter().filter(|_| is_settled) {
-                self.edit(&step.child).set_flags(FLAG_STALE);
-            }
             self.edit(&leaf).insert_entry(index, key, value);
+            if is_settled {
+                // What was deleted before it has moved the cells.
+                let ends: SmallVec<[usize; 8]> =
+                    edge.path.iter().map(|step| self.view(&step.child).len() - 1).collect();
+                edge.path.iter_mut().zip(ends).for_each(|(step, end)| step.index = end);
+                self.note_sum(tree, &edge.path, index, Aggregate::default());
+            }
         }
         self.edge = Some(edge);
         fits
@@ -92,7 +135,8 @@ impl Forest {
     }
 
     /// The leaf has no room for the entry, or is a run for one large entry.
-    fn put_beside(&mut self, tree: TreeId, path: &Path, found: bool, key: &[u8], value: LeafValue<'_>) {
+    fn put_beside(&mut self, tree: TreeId, path: &Path, entry: Entry<'_>) {
+        let Entry { found, key, value, .. } = entry;
         let (leaf, parents) = path.split_last().expect("a path ends in a leaf");
         let view = self.view(&leaf.child);
         let at_end =
@@ -109,7 +153,7 @@ impl Forest {
                 Parts::from_iter([(Vec::new(), leaf.child), (border, new)])
             }
         } else {
-            let parts = self.deal_out_leaf(tree, leaf, found, key, value);
+            let parts = self.deal_out_leaf(tree, &leaf.child, entry);
             self.retire(&leaf.child);
             parts
         };
@@ -127,14 +171,13 @@ impl Forest {
     }
 
     /// New leaves with the cells of an old one and the new entry.
-    fn deal_out_leaf(&mut self, tree: TreeId, leaf: &Step, found: bool, key: &[u8], value: LeafValue<'_>) -> Parts {
+    fn deal_out_leaf(&mut self, tree: TreeId, leaf: &Child, changed: Entry<'_>) -> Parts {
         let generation = self.state.generation;
-        let total = self.view(&leaf.child).len() + usize::from(!found);
-        let changed = Changed { index: leaf.index, found, key, value };
-        let view = self.view(&leaf.child);
+        let view = self.view(leaf);
+        let total = view.len() + usize::from(!changed.found);
         let sizes: Vec<usize> = (0..total)
             .map(|index| {
-                let (key, value) = changed.cell(view, index);
+                let (key, value) = cell_of(changed, view, index);
                 leaf_cell_bytes(key.len(), value.len())
             })
             .collect();
@@ -143,15 +186,15 @@ impl Forest {
         for group in groups {
             let pages = pages_for(sizes[group.clone()].iter().sum());
             let mut frame = self.take(pages);
-            let view = self.view(&leaf.child);
+            let view = self.view(leaf);
             let border = if group.start == 0 {
                 Vec::new()
             } else {
-                separator(changed.cell(view, group.start - 1).0, changed.cell(view, group.start).0).to_vec()
+                separator(cell_of(changed, view, group.start - 1).0, cell_of(changed, view, group.start).0).to_vec()
             };
             let mut edit = NodeEdit::format(frame.bytes_mut(), tree.0, 0, generation, pages);
             for (target, index) in group.enumerate() {
-                let (key, value) = changed.cell(view, index);
+                let (key, value) = cell_of(changed, view, index);
                 edit.insert_entry(target, key, value);
             }
             edit.set_flags(FLAG_STALE);
@@ -224,23 +267,10 @@ impl Forest {
 }
 
 /// A leaf's cells as they will be.
-#[derive(Clone, Copy)]
-struct Changed<'a> {
-    index: usize,
-    found: bool,
-    key: &'a [u8],
-    value: LeafValue<'a>,
-}
-
-impl<'a> Changed<'a> {
-    fn cell<'b>(self, view: NodeView<'b>, index: usize) -> (&'b [u8], LeafValue<'b>)
-    where
-        'a: 'b,
-    {
-        if index == self.index {
-            return (self.key, self.value);
-        }
-        let old = if index > self.index && !self.found { index - 1 } else { index };
-        (view.key(old), LeafValue::One(view.value(old)))
+fn cell_of<'a>(changed: Entry<'a>, view: NodeView<'a>, index: usize) -> (&'a [u8], LeafValue<'a>) {
+    if index == changed.index {
+        return (changed.key, changed.value);
     }
+    let old = if index > changed.index && !changed.found { index - 1 } else { index };
+    (view.key(old), LeafValue::One(view.value(old)))
 }
