@@ -30,6 +30,12 @@ const _: () = assert!(WORDS * 64 == REGION_PAGES as usize);
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Bits(Box<[u64; WORDS]>);
 
+impl Default for Bits {
+    fn default() -> Bits {
+        Bits::none()
+    }
+}
+
 impl Bits {
     pub fn none() -> Bits {
         Bits(Box::new([0; WORDS]))
@@ -99,13 +105,8 @@ impl Bits {
     }
 
     /// Behind the last of the free pages that `page` is one of.
-    pub fn end_of_run(&self, page: u32) -> u32 {
+    fn end_of_run(&self, page: u32) -> u32 {
         self.next(page, false).unwrap_or(REGION_PAGES as u32)
-    }
-
-    /// The first of the free pages that `page` is one of.
-    pub fn start_of_run(&self, page: u32) -> u32 {
-        self.last_used(0, page).map_or(0, |used| used + 1)
     }
 
     /// The first page from `from` on that is free, or is not.

@@ -1,4 +1,4 @@
-//! Which pages may be used again now, and where do those lie side by side?
+//! Which pages may be used again now, and where is a long run of them?
 //!
 //! Too early, and a reader on another core, or the file after a crash, follows a reference into somebody else's page; too
 //! late, and the file grows. A page that exists in the generations `born..freed` is held by the pins, the metas and the
@@ -49,7 +49,7 @@ use crate::pins::Held;
 
 use map::Bits;
 use pending::{Pending, PendingRuns};
-use region::FreeRuns;
+use region::{CLASSES, FreeRuns, class_for, class_of};
 use region_set::RegionSet;
 use shrink::{Ceiling, insert};
 
@@ -57,7 +57,7 @@ use shrink::{Ceiling, insert};
 const FILE_PAGES_FIRST: u64 = 256;
 /// The file grows by a quarter, but at least by 1 MiB and at most by 32 MiB at once (and not beyond its region).
 const GROWTH_PAGES: core::ops::RangeInclusive<u64> = 256..=8192;
-/// A region with fewer free pages is full of short runs: before one is begun with, regions are looked at that have not been.
+/// A region with fewer free pages has short runs: before one is begun with, regions are looked at that have not been.
 const GOOD_FREE_PAGES: u32 = (REGION_PAGES / 8) as u32;
 
 /// What a meta says about the space of its file.
@@ -118,22 +118,15 @@ struct OpenRegion {
     digest: u64,
 }
 
-/// What the runs of a region come to.
-#[derive(Clone, Copy, Default)]
-struct Room {
-    free_pages: u32,
-    longest_most: u32,
-}
-
 /// The free pages of a file.
 pub struct Freelist {
     file: FileId,
     space: Space,
     regions: Vec<Region>,
     unread: RegionSet,
-    /// What each region has for allocations; nothing where it is not open.
-    rooms: Vec<Room>,
-    /// Where the last single pages were given out: region, page in it. The next ones are those behind it.
+    /// Regions with a run of the class.
+    by_class: Vec<RegionSet>,
+    /// Where a checkpoint was given pages last: region, page in it. The next ones are those behind it.
     cursor: (u64, u32),
     /// Freed, and not free yet in any map, in the order of `freed`.
     unrecorded: VecDeque<Pending>,
@@ -177,7 +170,6 @@ impl Freelist {
         freelist.opened_older = older;
         for region in 0..freelist.space.file_pages.div_ceil(REGION_PAGES) {
             freelist.regions.push(Region::Unread);
-            freelist.rooms.push(Room::default());
             freelist.unread.set(region, true);
         }
         freelist
@@ -189,7 +181,7 @@ impl Freelist {
             space,
             regions: Vec::new(),
             unread: RegionSet::empty(),
-            rooms: Vec::new(),
+            by_class: vec![RegionSet::empty(); CLASSES],
             cursor: (0, 0),
             unrecorded: VecDeque::new(),
             unrecorded_pages: 0,
@@ -262,7 +254,7 @@ impl Freelist {
         match self.open_region(region, maps) {
             Ok(open) => {
                 self.regions[region as usize] = Region::Open(Box::new(open));
-                self.count_room(region);
+                self.reclass(region, 0);
                 Ok(())
             }
             Err(what) => {
@@ -328,7 +320,6 @@ impl Freelist {
         while self.space.file_pages < file_pages {
             let region = region_of(self.space.file_pages);
             if region as usize == self.regions.len() {
-                self.rooms.push(Room::default());
                 self.regions.push(Region::Open(Box::new(OpenRegion {
                     runs: FreeRuns::default(),
                     tail: FreeRuns::default(),
@@ -379,14 +370,12 @@ impl Freelist {
     }
 
     fn take_run(&mut self, pages: u32) -> Result<PageRun, Need> {
-        let mut from = 0;
-        while let Some(more) = self.rooms[from..].iter().position(|room| room.longest_most >= pages) {
-            let region = (from + more) as u64;
-            // Where there is none as long after all, the region says so from now on.
+        let fitting = self.by_class[class_for(pages)..].iter().filter_map(RegionSet::lowest).min();
+        // Else a region whose longest run shares the class with shorter ones may have it.
+        for region in fitting.into_iter().chain(self.by_class[class_of(pages)].lowest()) {
             if let Some(start) = self.change_runs(region, |open| open.take(pages)).flatten() {
                 return Ok(PageRun { first: region * REGION_PAGES + u64::from(start), pages });
             }
-            from += more + 1;
         }
         Err(self.need(pages))
     }
@@ -416,16 +405,19 @@ impl Freelist {
         if let Some(run) = self.take_next(region, from, pages_max) {
             return Ok(run);
         }
-        let most = self.rooms.iter().map(|room| room.free_pages).max().unwrap_or(0);
+        let free_pages = |region: &Region| if let Region::Open(open) = region { open.runs.free_pages() } else { 0 };
+        let most = self.regions.iter().map(free_pages).max().unwrap_or(0);
         if most == 0 || (most < GOOD_FREE_PAGES && self.unread.lowest().is_some()) {
             return Err(self.need(1));
         }
-        let emptiest = self.rooms.iter().position(|room| room.free_pages == most).expect("one has the most");
+        let emptiest = self.regions.iter().position(|region| free_pages(region) == most).expect("one has the most");
         Ok(self.take_next(emptiest as u64, 0, pages_max).expect("the region has free pages"))
     }
 
     fn take_next(&mut self, region: u64, from: u32, pages_max: u32) -> Option<PageRun> {
-        self.rooms.get(region as usize).filter(|room| room.free_pages > 0)?;
+        if region as usize >= self.regions.len() {
+            return None;
+        }
         let (start, pages) = self.change_runs(region, |open| open.take_next(from, pages_max)).flatten()?;
         self.cursor = (region, start + pages);
         Some(PageRun { first: region * REGION_PAGES + u64::from(start), pages })
@@ -637,15 +629,20 @@ impl Freelist {
 
     fn change_runs<T>(&mut self, region: u64, change: impl FnOnce(&mut OpenRegion) -> T) -> Option<T> {
         let Region::Open(open) = &mut self.regions[region as usize] else { return None };
+        let before = open.runs.classes();
         let result = change(open);
-        self.count_room(region);
+        self.reclass(region, before);
         Some(result)
     }
 
-    fn count_room(&mut self, region: u64) {
-        if let Region::Open(open) = &self.regions[region as usize] {
-            self.rooms[region as usize] =
-                Room { free_pages: open.runs.free_pages(), longest_most: open.runs.longest_most() };
+    fn reclass(&mut self, region: u64, before: u128) {
+        let Region::Open(open) = &self.regions[region as usize] else { return };
+        let now = open.runs.classes();
+        let mut different = before ^ now;
+        while different != 0 {
+            let class = different.trailing_zeros() as usize;
+            self.by_class[class].set(region, now & (1 << class) != 0);
+            different &= different - 1;
         }
     }
 }

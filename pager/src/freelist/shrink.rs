@@ -114,7 +114,6 @@ impl Freelist {
         let Some(page) = self.ceiling().filter(|page| self.is_released(*page)) else { return };
         let regions = page.div_ceil(REGION_PAGES);
         while self.regions.len() as u64 > regions {
-            self.rooms.pop();
             if let Some(Region::Open(open)) = self.regions.pop() {
                 self.space.map_digest = self.space.map_digest.wrapping_sub(open.digest);
             }
