@@ -18,10 +18,12 @@
 mod group_support;
 
 use group_support::disks::{Disks, End, Fuse, Trouble};
-use group_support::history::{Ended, recover};
+use group_support::history::{Ended, Made, recover, rounds};
 use group_support::journal::Journal;
 use group_support::life;
-use group_support::snapshot::{restore, snapshot};
+use group_support::snapshot::{self, restore, snapshot};
+use ringstone_core::group::{Restore, RestoreError};
+use ringstone_core::image::{ImageReader, ImageWriter};
 use ringstone_pager::disk::Fault as PagesFault;
 use ringstone_wal::disk::sim::Fault as LogFault;
 
@@ -145,5 +147,59 @@ fn a_new_member_whose_disk_fails_is_not_made() {
             failed += u64::from(made.is_err());
         }
         assert!(failed > 5, "{trouble:?} {failed}");
+    }
+}
+
+/// The process ends behind any checkpoint, and behind so many of its bytes more: the next one goes on there.
+#[test]
+fn what_a_process_has_made_of_an_image_is_gone_on_with() {
+    let (disks, journal) = (Disks::new(), Journal::new().shared());
+    life::create(&disks, &Fuse::whole()).expect("the disks work");
+    let mut life = life::open(&disks, &Fuse::whole(), &journal, 5).expect("the disks work");
+    rounds(&mut life, 5, 60, &mut Made::default()).expect("the disks work");
+    let image = snapshot::written(&life.group.reader(), ImageWriter::streamed(&life::IDENTITY));
+    let folder = tempfile::tempdir().expect("a folder");
+    let (pages, marks, id) = (folder.path().join("pages"), folder.path().join("marks"), [3; 16]);
+    let fill = |restore: &mut Restore, reader: &mut ImageReader, bytes: &[u8]| {
+        restore.set_dirty_bytes_max(64 << 10);
+        for bytes in bytes.chunks(4096) {
+            reader.push(bytes).expect("a good image");
+            restore.drain(reader).expect("the disk works");
+        }
+    };
+    let resume = |id| Restore::resume_member(&pages, &marks, &life::IDENTITY, id);
+    let (mut resumed, mut offsets) = (0, Vec::new());
+    for part in 1..8 {
+        let made = Restore::create_member(&pages, &life::IDENTITY).and_then(|made| made.keep_marks(&marks, id));
+        let (mut restore, mut reader) = (made.expect("the disk works"), ImageReader::of_member());
+        fill(&mut restore, &mut reader, &image[..image.len() / 8 * part]);
+        drop(restore);
+        assert!(matches!(resume([4; 16]), Err(RestoreError::NoMark)), "it is of another image");
+        if let Ok((mut restore, mut reader)) = resume(id) {
+            let from = usize::try_from(reader.offset()).expect("small");
+            assert!(from <= image.len() / 8 * part);
+            fill(&mut restore, &mut reader, &image[from..]);
+            let summary = reader.finish().expect("a whole image");
+            restore.finish_member(&summary).expect("the disk works");
+            assert!(matches!(resume(id), Err(RestoreError::NoMark)), "it is made");
+            assert_eq!(snapshot::streamed_again(&pages), image);
+            (resumed, offsets) = (resumed + 1, [offsets, vec![from]].concat());
+        }
+        std::fs::remove_file(&pages).expect("it is there");
+    }
+    assert!(resumed >= 5 && offsets.last() > offsets.first(), "{offsets:?}");
+    // Another boot of the system, or a bit that rots: what is there counts for nothing.
+    let made = Restore::create_member(&pages, &life::IDENTITY).and_then(|made| made.keep_marks(&marks, id));
+    let (mut restore, mut reader) = (made.expect("the disk works"), ImageReader::of_member());
+    fill(&mut restore, &mut reader, &image[..image.len() / 2]);
+    drop(restore);
+    resume(id).map(drop).expect("there is a mark");
+    let kept = std::fs::read(&marks).expect("it is there");
+    for at in [4, 20, 40, 100] {
+        let mut other = kept.clone();
+        other[at] ^= 1;
+        other[4096 + at] ^= 1;
+        std::fs::write(&marks, other).expect("room");
+        assert!(matches!(resume(id), Err(RestoreError::NoMark)), "byte {at}");
     }
 }

@@ -1,12 +1,17 @@
 //! Snapshots of a member, and members made from them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ringstone_core::error::ReadFault;
-use ringstone_core::group::{Restore, RestoreError, RestoreOptions};
+use ringstone_core::group::{Restore, RestoreError, RestoreOptions, tree_specs};
 use ringstone_core::image::{ImageReader, ImageWriter, Step};
 use ringstone_core::state::State;
 use ringstone_pager::api::ReadTrees as _;
+use ringstone_pager::disk::{Disk as _, StdDisk};
+use ringstone_pager::layout::PAGE_BYTES;
+use ringstone_pager::mapping::Mapping;
+use ringstone_pager::{FileOptions, Pager, Reader};
 
 use super::disks::{Disks, Fuse};
 use super::history::{Made, rounds};
@@ -15,8 +20,12 @@ use super::life::{self, IDENTITY, Life};
 
 /// The image of a member's store.
 pub fn image_of(life: &Life) -> Vec<u8> {
-    let reader = life.group.reader();
-    let (mut writer, mut image) = (ImageWriter::new(&IDENTITY), Vec::new());
+    written(&life.group.reader(), ImageWriter::new(&IDENTITY))
+}
+
+/// What this writer makes of what is published.
+pub fn written(reader: &Reader, mut writer: ImageWriter) -> Vec<u8> {
+    let mut image = Vec::new();
     loop {
         let pin = reader.pin();
         let state = State::from_attributes(pin.attributes()).expect("a state of this version");
@@ -28,6 +37,19 @@ pub fn image_of(life: &Life) -> Vec<u8> {
             Err(fault) => panic!("{fault}"),
         }
     }
+}
+
+/// What a page file holds, as one member sends it to another.
+pub fn streamed_again(pages: &Path) -> Vec<u8> {
+    let mut disk = StdDisk::open(pages).expect("it is there");
+    let file_pages = disk.length().expect("it is there") / PAGE_BYTES as u64;
+    let mapping = Arc::new(Mapping::new(disk.file(), file_pages).expect("it can be mapped"));
+    let (trees, mut owner_id) = (tree_specs(), [0; 16]);
+    owner_id[..8].copy_from_slice(&IDENTITY.cluster_id.to_be_bytes());
+    owner_id[8..].copy_from_slice(&IDENTITY.member_id.to_be_bytes());
+    let options = FileOptions { file_id: IDENTITY.file_id, owner_id, trees: &trees };
+    let (pager, _) = Pager::open(&mut disk, mapping, &options, 0).expect("a whole file");
+    written(&pager.reader(), ImageWriter::streamed(&IDENTITY))
 }
 
 /// A store with something of everything, and what it holds.
