@@ -37,8 +37,8 @@ type attack struct {
 	want string
 	// long: not in the short form.
 	long bool
-	// big: needs the large values of preload.
-	big bool
+	// store fills the store before.
+	store func(endpoint string) error
 	// lasts, where it is not the usual time.
 	lasts time.Duration
 	run   func(*arena)
@@ -163,8 +163,8 @@ func fight(command string, attack *attack, lasts time.Duration, short bool, quie
 		return result, err
 	}
 	defer child.Kill()
-	if attack.big {
-		if err := preload(child.Endpoint); err != nil {
+	if attack.store != nil {
+		if err := attack.store(child.Endpoint); err != nil {
 			return result, err
 		}
 	}

@@ -66,7 +66,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "slow-read-zero-window", bound: "64 KiB and one answer a call; answers on a connection and on the server are bounded", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "slow-read-zero-window", bound: "64 KiB and one answer a call; answers on a connection and on the server are bounded", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				a.connections(a.scaled(200), func(w *wire) error {
 					return a.forever(w, func() error {
@@ -78,7 +78,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "slow-read-one-byte", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "slow-read-one-byte", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				a.connections(a.scaled(100), func(w *wire) error {
 					for range 64 {
@@ -99,7 +99,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "unread-answers", bound: "nothing is read from who doesn't read", want: "closed within the budget", big: true,
+			name: "unread-answers", bound: "nothing is read from who doesn't read", want: "closed within the budget", store: bigValuesOf,
 			run: func(a *arena) {
 				a.silent(a.scaled(200), func(w *wire) error {
 					if err := w.framer.WriteWindowUpdate(0, 1<<30); err != nil {
