@@ -18,7 +18,7 @@ func splitBar(text string) []string { return strings.Split(text, "|") }
 func requests() []attack {
 	return []attack{
 		{
-			name: "odd-protobuf", bound: "100 levels; unknown fields are skipped, not kept", want: "INTERNAL or INVALID_ARGUMENT, or answered as protobuf has it",
+			name: "odd-protobuf", cases: true, bound: "100 levels; unknown fields are skipped, not kept", want: "INTERNAL or INVALID_ARGUMENT, or answered as protobuf has it",
 			run:   oddProtobuf,
 			check: func(a *arena) string { return a.ends.failures() },
 		},

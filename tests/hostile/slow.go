@@ -138,7 +138,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "no-preface", bound: "", want: "400, or closed",
+			name: "no-preface", cases: true, bound: "", want: "400, or closed",
 			run: func(a *arena) {
 				a.http1(map[string]string{
 					"garbage":               "\x00\x01\x02\x03\x04garbage\r\n\r\n",
@@ -152,7 +152,7 @@ func slow() []attack {
 			check: func(a *arena) string { return a.ends.failures() },
 		},
 		{
-			name: "http1-smuggling", bound: "one reading of where a request ends", want: "400 and closed",
+			name: "http1-smuggling", cases: true, bound: "one reading of where a request ends", want: "400 and closed",
 			run: func(a *arena) {
 				post := "POST /health HTTP/1.1\r\nHost: a\r\n"
 				hidden := "GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -183,7 +183,7 @@ func slow() []attack {
 			check: func(a *arena) string { return a.ends.failures() },
 		},
 		{
-			name: "http1-bombs", bound: "64 KiB and 100 fields of head, 2 MiB of body", want: "431 or 413 and closed",
+			name: "http1-bombs", cases: true, bound: "64 KiB and 100 fields of head, 2 MiB of body", want: "431 or 413 and closed",
 			run: func(a *arena) {
 				post := "POST /health HTTP/1.1\r\nHost: a\r\n"
 				a.http1(map[string]string{
