@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +20,7 @@ const udpFoundWithin = 60 * time.Second
 // spoilers need namespaces and disks of the members' own. They are done in turn, so that each comes up; what takes long only in
 // the long form.
 func spoilers(long bool) []fault {
-	all := append(links(), diskFaults()...)
+	all := slices.Concat(links(), diskFaults(), pairs())
 	all = append(all, fault{"a member is replaced under load", func(t *test, _ *load, s scene) error {
 		return t.replaced(s.follower)
 	}})
@@ -118,6 +120,44 @@ func diskFaults() []fault {
 		{"a power cut of all", func(t *test, _ *load, s scene) error {
 			return t.powerCut(s.lasts, t.all()...)
 		}},
+	}
+}
+
+// pairs are two faults at a time, of which the second one begins while the first one lasts.
+func pairs() []fault {
+	both := func(name string, first, second func(t *test, load *load, s scene) error) fault {
+		return fault{name, func(t *test, load *load, s scene) error {
+			done := make(chan error, 1)
+			go func() { done <- first(t, load, s) }()
+			time.Sleep(s.lasts / 4)
+			return errors.Join(second(t, load, s), <-done)
+		}}
+	}
+	killFollower := func(t *test, load *load, s scene) error {
+		return t.killed(load, s.lasts, s.leader, s.follower)
+	}
+	return []fault{
+		both("the leader is cut off, a follower killed", func(t *test, _ *load, s scene) error {
+			return t.rains(weather{cut: between([]int{s.leader}, t.rest(s.leader))}, s.lasts)
+		}, killFollower),
+		both("packets are lost, the leader is killed", func(t *test, _ *load, s scene) error {
+			return t.rains(weather{loss: 0.1, delayMax: 15 * time.Millisecond}, 2*s.lasts)
+		}, func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, s.leader)
+		}),
+		both("the disk of the leader stands still, a follower is killed", func(t *test, _ *load, s scene) error {
+			return t.standsStill(s.leader, s.lasts)
+		}, killFollower),
+		both("the disk of the leader is slow, the power of a follower is cut", func(t *test, _ *load, s scene) error {
+			return t.isSlow(s.leader, 2*s.lasts)
+		}, func(t *test, _ *load, s scene) error {
+			return t.powerCut(s.lasts, s.follower)
+		}),
+		both("a follower is stopped, then the others are killed", func(t *test, _ *load, s scene) error {
+			return t.stopped(2*s.lasts, s.follower)
+		}, func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, t.rest(s.follower)...)
+		}),
 	}
 }
 
