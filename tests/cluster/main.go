@@ -194,12 +194,14 @@ func (t *test) run(command string, members, clients, operations, faults int, onl
 	defer t.cluster.kill()
 	load := startLoad(t.cluster, clients, t.random.Int63())
 	kinds := newTurns(t, named(processFaults(), only))
+	began := time.Now()
 	for n := 0; n < faults || load.count() < operations; n++ {
 		if n >= 10*faults+100 {
 			t.verdict("the load", []string{fmt.Sprintf("%d operations beside %d faults", load.count(), n)})
 			break
 		}
 		name, err := t.next(load, kinds.take())
+		fmt.Printf("%5.1f s, %d operations: %s\n", time.Since(began).Seconds(), load.count(), name)
 		if err != nil {
 			t.verdict(name, []string{err.Error()})
 			break
