@@ -54,6 +54,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
+    let folders = folders(&config);
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.cause() == server::Cause::Again => {
@@ -65,11 +66,17 @@ pub fn main(arguments: &[String]) -> ExitCode {
             ExitStatus::Limits.into()
         }
         Err(error) => {
-            tracing::error!(error = %error, "the member stops");
-            eprintln!("ringstone: {error}");
+            tracing::error!(error = %error, folder = %folders, "the member stops");
+            eprintln!("ringstone: {error} (the member in {folders})");
             status_of(&error).into()
         }
     }
+}
+
+/// Where the member is: errors name its files, and a machine may have several members and disks.
+fn folders(config: &ServerConfig) -> String {
+    let data = config.data_dir.display();
+    config.wal_dir.as_ref().map_or_else(|| data.to_string(), |wal| format!("{data}, its log in {}", wal.display()))
 }
 
 /// `--force-new-cluster` as a variable.

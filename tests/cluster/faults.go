@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"syscall"
 	"time"
 
@@ -15,38 +16,103 @@ import (
 // leftBehindPuts of largeBytes are more than ringstone keeps for followers (16 MiB).
 const leftBehindPuts = 24
 
-// fault does something to the members, undoes it, and waits until all of them serve and writes go through.
-func (t *test) fault(load *load) (name string, err error) {
+// scene is who plays which part in a fault, and for how long it lasts.
+type scene struct {
+	leader, follower int
+	lasts            time.Duration
+}
+
+// fault is something that is done to the members, and undone.
+type fault struct {
+	name string
+	does func(t *test, load *load, s scene) error
+}
+
+// processFaults need nothing but the members' processes. They are done in turn, so that each comes up.
+func processFaults() []fault {
+	return []fault{
+		{"SIGKILL of the leader", func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, s.leader)
+		}},
+		{"SIGKILL of a follower", func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, s.follower)
+		}},
+		{"SIGKILL of as many as may fail, the leader among them", func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, t.some(s.leader, t.mayFail())...)
+		}},
+		{"SIGKILL of as many followers as may fail", func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, t.followers(s, t.mayFail())...)
+		}},
+		{"SIGKILL of a majority", func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, t.some(s.leader, t.mayFail()+1)...)
+		}},
+		{"SIGKILL of all", func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, t.all()...)
+		}},
+		{"SIGSTOP of the leader", func(t *test, _ *load, s scene) error {
+			return t.stopped(s.lasts+time.Second, s.leader)
+		}},
+		{"SIGSTOP of a follower", func(t *test, _ *load, s scene) error {
+			return t.stopped(s.lasts, s.follower)
+		}},
+		{"SIGSTOP of all", func(t *test, _ *load, s scene) error {
+			return t.stopped(s.lasts, t.all()...)
+		}},
+		{"SIGTERM of the leader", func(t *test, load *load, s scene) error {
+			return t.ended(load, s.lasts, s.leader)
+		}},
+		{"SIGKILL of a follower while much is written", func(t *test, load *load, s scene) error {
+			return t.leftBehind(load, s.leader, s.follower)
+		}},
+		{"the leader hands over", func(t *test, _ *load, s scene) error {
+			return t.handedOver(s.leader, s.follower)
+		}},
+	}
+}
+
+// next does the fault, and waits until all members serve and writes go through.
+func (t *test) next(load *load, kind fault) (name string, err error) {
 	leader, err := t.cluster.leader()
 	if err != nil {
-		return "the search for a leader", err
+		return kind.name, err
 	}
-	follower := (leader + 1 + t.random.Intn(max(len(t.cluster.members)-1, 1))) % len(t.cluster.members)
-	downtime := 200*time.Millisecond + time.Duration(t.random.Int63n(int64(2*time.Second)))
-	switch t.random.Intn(8) {
-	case 0, 1:
-		name, err = fmt.Sprintf("SIGKILL of the leader, member %d, for %v", leader, downtime), t.killed(load, downtime, leader, leader)
-	case 2:
-		name, err = fmt.Sprintf("SIGKILL of follower %d for %v", follower, downtime), t.killed(load, downtime, leader, follower)
-	case 3:
-		name, err = fmt.Sprintf("SIGKILL of all for %v", downtime), t.killed(load, downtime, leader, t.all()...)
-	case 4:
-		downtime += time.Second
-		name, err = fmt.Sprintf("SIGSTOP of the leader, member %d, for %v", leader, downtime), t.stopped(downtime, leader)
-	case 5:
-		name, err = fmt.Sprintf("SIGSTOP of follower %d for %v", follower, downtime), t.stopped(downtime, follower)
-	case 6:
-		name, err = fmt.Sprintf("SIGKILL of follower %d while much is written", follower), t.leftBehind(load, leader, follower)
-	default:
-		name, err = fmt.Sprintf("the leader hands over, from member %d to %d", leader, follower), t.handedOver(leader, follower)
+	s := scene{leader: leader, follower: leader, lasts: 300*time.Millisecond + time.Duration(t.random.Int63n(int64(2500*time.Millisecond)))}
+	if rest := t.rest(leader); len(rest) > 0 {
+		s.follower = rest[t.random.Intn(len(rest))]
 	}
-	if err == nil {
+	name = fmt.Sprintf("%s (leader %d, follower %d, %v)", kind.name, s.leader, s.follower, s.lasts.Round(time.Millisecond))
+	if err = kind.does(t, load, s); err == nil {
 		err = t.cluster.settle()
 	}
 	if err == nil {
 		err = t.written(load)
 	}
 	return name, err
+}
+
+// mayFail is how many members may fail at once.
+func (t *test) mayFail() int { return (len(t.cluster.members) - 1) / 2 }
+
+// some is so many members, this one first.
+func (t *test) some(first, count int) []int {
+	return append([]int{first}, t.rest(first)...)[:max(count, 1)]
+}
+
+// followers is so many members, that of the scene first and the leader not among them.
+func (t *test) followers(s scene, count int) []int {
+	return append([]int{s.follower}, t.without([]int{s.leader, s.follower})...)[:max(count, 1)]
+}
+
+// rest is all members but one.
+func (t *test) rest(but int) []int { return t.without([]int{but}) }
+
+func (t *test) without(some []int) (rest []int) {
+	for i := range t.cluster.members {
+		if !slices.Contains(some, i) {
+			rest = append(rest, i)
+		}
+	}
+	return rest
 }
 
 func (t *test) all() []int {
@@ -100,13 +166,30 @@ func writtenSince(load *load, moment int64) bool {
 	return load.written.Load() > moment+int64(20*time.Millisecond)
 }
 
-func (t *test) stopped(downtime time.Duration, who int) error {
-	member := t.cluster.members[who]
-	if err := member.Signal(syscall.SIGSTOP); err != nil {
-		return err
+func (t *test) stopped(downtime time.Duration, who ...int) (err error) {
+	for _, i := range who {
+		err = errors.Join(err, t.cluster.members[i].Signal(syscall.SIGSTOP))
 	}
 	time.Sleep(downtime)
-	return member.Signal(syscall.SIGCONT)
+	for _, i := range who {
+		err = errors.Join(err, t.cluster.members[i].Signal(syscall.SIGCONT))
+	}
+	return err
+}
+
+// ended asks a member to end, which it must do in order and soon, and starts it again.
+func (t *test) ended(load *load, downtime time.Duration, who int) error {
+	began := time.Now()
+	if err := t.cluster.members[who].Stop(patience); err != nil {
+		return err
+	}
+	if len(t.cluster.members) > 2 {
+		if err := t.written(load); err != nil {
+			return err
+		}
+	}
+	time.Sleep(downtime - time.Since(began))
+	return t.cluster.members[who].Launch()
 }
 
 func (t *test) handedOver(leader, to int) error {

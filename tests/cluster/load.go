@@ -39,7 +39,11 @@ type load struct {
 	total    atomic.Int64
 	larges   atomic.Int64
 	// written is the time of the latest acknowledged write, in nanoseconds since began.
-	written atomic.Int64
+	written  atomic.Int64
+	watchers []*watcher
+	holders  *holders
+	// compactions that were answered.
+	compactions atomic.Int64
 }
 
 func startLoad(c *cluster, clients int, seed int64) *load {
@@ -51,15 +55,26 @@ func startLoad(c *cluster, clients int, seed int64) *load {
 			l.client(n, rand.New(rand.NewSource(seed+int64(n))))
 		}()
 	}
+	l.watchers = startWatchers(l, seed)
+	l.holders = startHolders(l, seed)
+	l.group.Go(func() { l.compact(rand.New(rand.NewSource(seed - 100))) })
 	return l
 }
 
 func (l *load) count() int { return int(l.total.Load()) }
 
+// finish ends the clients and those who hold leases; the watchers go on.
 func (l *load) finish() []history.Operation {
 	close(l.stop)
 	l.group.Wait()
 	return l.recorded
+}
+
+// record enters what was asked for beside the clients.
+func (l *load) record(operations ...history.Operation) {
+	l.lock.Lock()
+	l.recorded = append(l.recorded, operations...)
+	l.lock.Unlock()
 }
 
 func (l *load) now() int64 { return time.Since(l.began).Nanoseconds() }
@@ -78,9 +93,8 @@ func (l *load) large(member, puts int) error {
 		n := l.larges.Add(1)
 		o := history.Operation{Client: -1, Member: member, Kind: history.Put, Key: "large", Value: fmt.Sprintf("large-%d-%s", n, strings.Repeat("x", largeBytes))}
 		if l.call(pb.NewKVClient(connection), &o) {
-			l.lock.Lock()
-			l.recorded = append(l.recorded, o)
-			l.lock.Unlock()
+			o.Value = brief(o.Value)
+			l.record(o)
 		}
 	}
 	return nil
@@ -88,15 +102,10 @@ func (l *load) large(member, puts int) error {
 
 // client goes from member to member; a call that has no answer it does not repeat.
 func (l *load) client(n int, random *rand.Rand) {
-	stubs := make([]pb.KVClient, len(l.cluster.members))
-	for i, member := range l.cluster.members {
-		quick := backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 200 * time.Millisecond}
-		connection, err := grpc.NewClient("passthrough:///"+member.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}))
-		if err != nil {
-			panic(err)
-		}
-		defer connection.Close()
+	connections := l.dial()
+	defer hangUp(connections)
+	stubs := make([]pb.KVClient, len(connections))
+	for i, connection := range connections {
 		stubs[i] = pb.NewKVClient(connection)
 	}
 	var own []history.Operation
@@ -104,9 +113,7 @@ func (l *load) client(n int, random *rand.Rand) {
 	for count := 0; ; count++ {
 		select {
 		case <-l.stop:
-			l.lock.Lock()
-			l.recorded = append(l.recorded, own...)
-			l.lock.Unlock()
+			l.record(own...)
 			return
 		case <-time.After(time.Duration(random.Intn(4)) * time.Millisecond):
 		}
@@ -125,6 +132,28 @@ func (l *load) client(n int, random *rand.Rand) {
 				l.written.Store(o.Return)
 			}
 		}
+	}
+}
+
+// dial makes a connection to each member.
+func (l *load) dial() []*grpc.ClientConn {
+	connections := make([]*grpc.ClientConn, len(l.cluster.members))
+	for i, member := range l.cluster.members {
+		quick := backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 200 * time.Millisecond}
+		connection, err := grpc.NewClient("passthrough:///"+member.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: time.Second}),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1)))
+		if err != nil {
+			panic(err) // only malformed targets do this
+		}
+		connections[i] = connection
+	}
+	return connections
+}
+
+func hangUp(connections []*grpc.ClientConn) {
+	for _, connection := range connections {
+		_ = connection.Close()
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"math/rand"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -31,7 +32,7 @@ func main() {
 	mode := flag.String("mode", "faults", "faults, partitions, failover or stall")
 	runs := flag.Int("runs", 50, "runs of failover and stall")
 	long := flag.Bool("long", false, "partitions: those that take long, too")
-	only := flag.String("only", "", "partitions: only those whose name contains this, and nothing else")
+	only := flag.String("only", "", "only faults whose name contains this")
 	operations := flag.Int("operations", 20_000, "operations at least")
 	faults := flag.Int("faults", 20, "faults at least")
 	seed := flag.Int64("seed", 0, "seed of keys, operations and faults; 0 picks one and prints it")
@@ -58,7 +59,7 @@ func main() {
 	switch *mode {
 	case "faults":
 		name = "cluster"
-		t.run(*command, *members, *clients, *operations, *faults)
+		t.run(*command, *members, *clients, *operations, *faults, *only)
 	case "partitions":
 		t.partitions(*command, *members, *clients, *operations, *faults, *long, *only)
 	case "failover":
@@ -158,45 +159,78 @@ func (t *test) end() {
 	}
 }
 
-func (t *test) run(command string, members, clients, operations, faults int) {
+// turns gives one kind of fault after the other, each once before any comes again.
+type turns struct {
+	kinds []fault
+	order []int
+	taken int
+}
+
+// named are those whose name contains a text.
+func named(kinds []fault, text string) []fault {
+	chosen := slices.DeleteFunc(kinds, func(kind fault) bool { return !strings.Contains(kind.name, text) })
+	if len(chosen) == 0 {
+		fmt.Println("no fault has a name with", text)
+		os.Exit(2)
+	}
+	return chosen
+}
+
+func newTurns(t *test, kinds []fault) *turns {
+	return &turns{kinds: kinds, order: t.random.Perm(len(kinds))}
+}
+
+func (t *turns) take() fault {
+	t.taken++
+	return t.kinds[t.order[(t.taken-1)%len(t.order)]]
+}
+
+func (t *test) isEtcd() bool { return strings.HasSuffix(t.program, "etcd") }
+
+func (t *test) run(command string, members, clients, operations, faults int, only string) {
 	if !t.begin(command, members, nil) {
 		return
 	}
 	defer t.cluster.kill()
 	load := startLoad(t.cluster, clients, t.random.Int63())
+	kinds := newTurns(t, named(processFaults(), only))
+	began := time.Now()
 	for n := 0; n < faults || load.count() < operations; n++ {
 		if n >= 10*faults+100 {
 			t.verdict("the load", []string{fmt.Sprintf("%d operations beside %d faults", load.count(), n)})
 			break
 		}
-		name, err := t.fault(load)
+		name, err := t.next(load, kinds.take())
+		fmt.Printf("%5.1f s, %d operations: %s\n", time.Since(began).Seconds(), load.count(), name)
 		if err != nil {
 			t.verdict(name, []string{err.Error()})
 			break
 		}
 		t.passed++
 	}
-	recorded := load.finish()
-	t.judge(recorded)
+	t.judge(load)
 }
 
-// judge gathers what each member has, and asks the judges.
-func (t *test) judge(recorded []history.Operation) {
+// judge ends the load, gathers what each member has, and asks the judges.
+func (t *test) judge(load *load) {
+	recorded := load.finish()
 	if err := t.cluster.settle(); err != nil {
 		t.verdict("the cluster at the end", []string{err.Error()})
 		return
 	}
+	t.verdict("the leases", load.leaseComplaints())
+	now, err := t.cluster.revision()
+	if err != nil {
+		t.verdict("the revision at the end", []string{err.Error()})
+		return
+	}
+	events, complaints := load.history(now)
+	t.verdict("the watchers", complaints)
 	members := map[int][]history.Event{}
-	var longest []history.Event
 	for i := range t.cluster.members {
-		own, err := t.cluster.events(i)
-		if err != nil {
+		if members[i], err = t.cluster.events(i); err != nil {
 			t.verdict(fmt.Sprint("the events of member ", i), []string{err.Error()})
 			return
-		}
-		members[i] = own
-		if len(own) > len(longest) {
-			longest = own
 		}
 	}
 	t.write(recorded)
@@ -208,13 +242,13 @@ func (t *test) judge(recorded []history.Operation) {
 			unknown++
 		}
 	}
-	fmt.Printf("%d operations %v, %d of unknown outcome; %d events\n", len(recorded), kinds, unknown, len(longest))
+	fmt.Printf("%d operations %v, %d of unknown outcome; %d events\n", len(recorded), kinds, unknown, len(events))
 	if n := len(t.failovers); n > 0 {
 		sort.Slice(t.failovers, func(i, j int) bool { return t.failovers[i] < t.failovers[j] })
 		fmt.Printf("writes again behind the end of a leader: median %v, most %v, of %d\n", t.failovers[n/2].Round(time.Millisecond), t.failovers[n-1].Round(time.Millisecond), n)
 	}
-	t.verdict("the history by its revisions", history.Check(recorded, longest, members))
-	t.verdict("the history by its values", history.Linearizable(recorded, longest))
+	t.verdict("the history by its revisions", history.Check(recorded, events, members))
+	t.verdict("the history by its values", history.Linearizable(recorded, events))
 	t.verdict("the hashes of the members", t.cluster.hashes())
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -93,7 +94,20 @@ func (c *cluster) status(member *server.Server) (*pb.StatusResponse, error) {
 	return pb.NewMaintenanceClient(connection).Status(ctx, &pb.StatusRequest{})
 }
 
-// events is a member's own history, by a watch from the first revision to the present one.
+// revision is that of the store now.
+func (c *cluster) revision() (int64, error) {
+	connection, err := server.Dial(c.members[0].Endpoint)
+	if err != nil {
+		return 0, err
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	now, err := pb.NewKVClient(connection).Range(ctx, &pb.RangeRequest{Key: []byte{0}, CountOnly: true})
+	return now.GetHeader().GetRevision(), err
+}
+
+// events is a member's own history, by a watch from where it begins to the present revision.
 func (c *cluster) events(i int) (events []history.Event, err error) {
 	connection, err := server.Dial(c.members[i].Endpoint)
 	if err != nil {
@@ -111,28 +125,47 @@ func (c *cluster) events(i int) (events []history.Event, err error) {
 		return nil, err
 	}
 	create := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 1}
-	if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
-		return nil, err
-	}
 	last := int64(1)
-	for last < now.Header.Revision {
+	for begun := false; last < now.Header.Revision; {
+		if !begun {
+			if err := stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
+				return nil, err
+			}
+			begun = true
+		}
 		response, err := stream.Recv()
 		if err != nil {
 			return nil, err
+		}
+		if response.CompactRevision >= create.StartRevision {
+			last, create.StartRevision, begun = response.CompactRevision, response.CompactRevision+1, false
+			continue
 		}
 		if response.Canceled {
 			return nil, errors.New("the watch was cancelled: " + response.CancelReason)
 		}
 		for _, event := range response.Events {
 			last = event.Kv.ModRevision
-			own := history.Event{Revision: last, Key: string(event.Kv.Key)}
-			if event.Type == mvccpb.PUT {
-				own.Value = string(event.Kv.Value)
-			}
-			events = append(events, own)
+			events = append(events, eventOf(event))
 		}
 	}
 	return events, nil
+}
+
+// eventOf is an event with a value that can be kept by the thousand: a large one has become its beginning and its sum.
+func eventOf(event *mvccpb.Event) history.Event {
+	own := history.Event{Revision: event.Kv.ModRevision, Key: string(event.Kv.Key)}
+	if event.Type == mvccpb.PUT {
+		own.Value = brief(string(event.Kv.Value))
+	}
+	return own
+}
+
+func brief(value string) string {
+	if len(value) <= 1<<10 {
+		return value
+	}
+	return fmt.Sprintf("%s #%d %x", value[:32], len(value), crc32.ChecksumIEEE([]byte(value)))
 }
 
 // hashes compares the members' states at one revision.

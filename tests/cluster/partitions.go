@@ -17,63 +17,148 @@ import (
 // udpFoundWithin is how long it may take to find out that UDP alone is cut: 15 s of silence, and dials that run out of time.
 const udpFoundWithin = 60 * time.Second
 
-// spoilt is a kind of fault that needs namespaces and disks of the members' own.
-type spoilt struct {
-	name string
-	does func(t *test, load *load, leader, follower int, lasts time.Duration) error
-}
-
-// spoilers are done in turn, so that each comes up; longer ones only in the long form.
-func spoilers(long bool) []spoilt {
-	all := []spoilt{
-		{"the leader is cut off", func(t *test, _ *load, leader, _ int, lasts time.Duration) error {
-			return t.rains(weather{cut: between([]int{leader}, t.rest(leader))}, lasts)
-		}},
-		{"a follower is cut off", func(t *test, _ *load, _, follower int, lasts time.Duration) error {
-			return t.rains(weather{cut: between([]int{follower}, t.rest(follower))}, lasts)
-		}},
-		{"the leader is heard, and hears nobody", func(t *test, _ *load, leader, _ int, lasts time.Duration) error {
-			return t.rains(weather{cut: oneWay(t.rest(leader), []int{leader})}, lasts)
-		}},
-		{"the leader hears, and nobody hears it", func(t *test, _ *load, leader, _ int, lasts time.Duration) error {
-			return t.rains(weather{cut: oneWay([]int{leader}, t.rest(leader))}, lasts)
-		}},
-		{"a follower does not hear the leader", func(t *test, _ *load, leader, follower int, lasts time.Duration) error {
-			return t.rains(weather{cut: oneWay([]int{leader}, []int{follower})}, lasts)
-		}},
-		{"a bridge: two halves that only one member can reach", func(t *test, _ *load, leader, follower int, lasts time.Duration) error {
-			others := t.rest(follower)
-			half := len(others) / 2
-			return t.rains(weather{cut: between(others[:half], others[half:])}, lasts)
-		}},
-		{"two halves, the leader in the smaller one", func(t *test, _ *load, leader, _ int, lasts time.Duration) error {
-			smaller := append([]int{leader}, t.rest(leader)[:(len(t.cluster.members)-1)/2-1]...)
-			return t.rains(weather{cut: between(smaller, t.without(smaller))}, lasts)
-		}},
-		{"a tenth of the packets is lost, some are doubled, all late by up to 15 ms", func(t *test, _ *load, _, _ int, lasts time.Duration) error {
-			return t.rains(weather{loss: 0.1, double: 0.05, delayMax: 15 * time.Millisecond}, lasts)
-		}},
-		{"the disk of the leader stands still", func(t *test, _ *load, leader, _ int, lasts time.Duration) error {
-			return t.standsStill(leader, lasts)
-		}},
-		{"the disk of a follower stands still", func(t *test, _ *load, _, follower int, lasts time.Duration) error {
-			return t.standsStill(follower, lasts)
-		}},
-		{"the disk of a follower is full", func(t *test, load *load, leader, follower int, lasts time.Duration) error {
-			return t.isFull(load, leader, follower, lasts)
-		}},
-		{"a member is replaced under load", func(t *test, load *load, _, follower int, _ time.Duration) error {
-			return t.replaced(follower)
-		}},
-	}
+// spoilers need namespaces and disks of the members' own. They are done in turn, so that each comes up; what takes long only in
+// the long form.
+func spoilers(long bool) []fault {
+	all := slices.Concat(links(), diskFaults(), pairs())
+	all = append(all, fault{"a member is replaced under load", func(t *test, _ *load, s scene) error {
+		return t.replaced(s.follower)
+	}})
 	if long {
-		all = append(all, spoilt{"the disk of the leader is full", func(t *test, load *load, leader, _ int, lasts time.Duration) error {
-			return t.isFull(load, leader, leader, lasts)
-		}}, spoilt{"UDP of a follower is cut, TCP works", func(t *test, _ *load, _, follower int, _ time.Duration) error {
-			return t.noUDP(follower)
+		all = append(all, fault{"the disk of the leader is full", func(t *test, load *load, s scene) error {
+			return t.isFull(load, s, s.leader)
+		}}, fault{"UDP of a follower is cut, TCP works", func(t *test, _ *load, s scene) error {
+			return t.noUDP(s.follower)
 		}})
 	}
 	return all
+}
+
+// links are what the network does.
+func links() []fault {
+	cuts := func(name string, cut func(t *test, s scene) map[link]bool) fault {
+		return fault{name, func(t *test, _ *load, s scene) error { return t.rains(weather{cut: cut(t, s)}, s.lasts) }}
+	}
+	return []fault{
+		cuts("the leader is cut off", func(t *test, s scene) map[link]bool {
+			return between([]int{s.leader}, t.rest(s.leader))
+		}),
+		cuts("a follower is cut off", func(t *test, s scene) map[link]bool {
+			return between([]int{s.follower}, t.rest(s.follower))
+		}),
+		cuts("the leader is heard, and hears nobody", func(t *test, s scene) map[link]bool {
+			return oneWay(t.rest(s.leader), []int{s.leader})
+		}),
+		cuts("the leader hears, and nobody hears it", func(t *test, s scene) map[link]bool {
+			return oneWay([]int{s.leader}, t.rest(s.leader))
+		}),
+		cuts("a follower does not hear the leader", func(_ *test, s scene) map[link]bool {
+			return oneWay([]int{s.leader}, []int{s.follower})
+		}),
+		cuts("a follower hears, and nobody hears it", func(t *test, s scene) map[link]bool {
+			return oneWay([]int{s.follower}, t.rest(s.follower))
+		}),
+		cuts("a bridge: two halves that only one member can reach", func(t *test, s scene) map[link]bool {
+			others := t.rest(s.follower)
+			half := len(others) / 2
+			return between(others[:half], others[half:])
+		}),
+		cuts("two halves, the leader in the smaller one", func(t *test, s scene) map[link]bool {
+			smaller := t.some(s.leader, t.mayFail())
+			return between(smaller, t.without(smaller))
+		}),
+		cuts("two halves, the leader in the larger one", func(t *test, s scene) map[link]bool {
+			smaller := t.followers(s, t.mayFail())
+			return between(smaller, t.without(smaller))
+		}),
+		cuts("nobody reaches anybody", func(t *test, _ scene) map[link]bool {
+			return between(t.all(), t.all())
+		}),
+		{"a tenth of the packets is lost, some are doubled, all late by up to 15 ms", func(t *test, _ *load, s scene) error {
+			return t.rains(weather{loss: 0.1, double: 0.05, delayMax: 15 * time.Millisecond}, s.lasts)
+		}},
+		{"a link comes and goes", func(t *test, _ *load, s scene) error {
+			for until := time.Now().Add(s.lasts); time.Now().Before(until); {
+				_ = t.rains(weather{cut: between([]int{s.leader}, []int{s.follower})}, 150*time.Millisecond)
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		}},
+	}
+}
+
+// diskFaults are what the members' disks do.
+func diskFaults() []fault {
+	return []fault{
+		{"the disk of the leader stands still", func(t *test, _ *load, s scene) error {
+			return t.standsStill(s.leader, s.lasts)
+		}},
+		{"the disk of a follower stands still", func(t *test, _ *load, s scene) error {
+			return t.standsStill(s.follower, s.lasts)
+		}},
+		{"the disk of the leader is slow", func(t *test, _ *load, s scene) error {
+			return t.isSlow(s.leader, s.lasts)
+		}},
+		{"the disk of a follower is slow", func(t *test, _ *load, s scene) error {
+			return t.isSlow(s.follower, s.lasts)
+		}},
+		{"the disk of a follower is full", func(t *test, load *load, s scene) error {
+			return t.isFull(load, s, s.follower)
+		}},
+		{"the disk of the leader fails", func(t *test, load *load, s scene) error {
+			return t.fails(load, s, s.leader)
+		}},
+		{"the disk of a follower fails", func(t *test, load *load, s scene) error {
+			return t.fails(load, s, s.follower)
+		}},
+		{"a power cut of the leader", func(t *test, _ *load, s scene) error {
+			return t.powerCut(s.lasts, s.leader)
+		}},
+		{"a power cut of a follower", func(t *test, _ *load, s scene) error {
+			return t.powerCut(s.lasts, s.follower)
+		}},
+		{"a power cut of all", func(t *test, _ *load, s scene) error {
+			return t.powerCut(s.lasts, t.all()...)
+		}},
+	}
+}
+
+// pairs are two faults at a time, of which the second one begins while the first one lasts.
+func pairs() []fault {
+	both := func(name string, first, second func(t *test, load *load, s scene) error) fault {
+		return fault{name, func(t *test, load *load, s scene) error {
+			done := make(chan error, 1)
+			go func() { done <- first(t, load, s) }()
+			time.Sleep(s.lasts / 4)
+			return errors.Join(second(t, load, s), <-done)
+		}}
+	}
+	killFollower := func(t *test, load *load, s scene) error {
+		return t.killed(load, s.lasts, s.leader, s.follower)
+	}
+	return []fault{
+		both("the leader is cut off, a follower killed", func(t *test, _ *load, s scene) error {
+			return t.rains(weather{cut: between([]int{s.leader}, t.rest(s.leader))}, s.lasts)
+		}, killFollower),
+		both("packets are lost, the leader is killed", func(t *test, _ *load, s scene) error {
+			return t.rains(weather{loss: 0.1, delayMax: 15 * time.Millisecond}, 2*s.lasts)
+		}, func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, s.leader)
+		}),
+		both("the disk of the leader stands still, a follower is killed", func(t *test, _ *load, s scene) error {
+			return t.standsStill(s.leader, s.lasts)
+		}, killFollower),
+		both("the disk of the leader is slow, the power of a follower is cut", func(t *test, _ *load, s scene) error {
+			return t.isSlow(s.leader, 2*s.lasts)
+		}, func(t *test, _ *load, s scene) error {
+			return t.powerCut(s.lasts, s.follower)
+		}),
+		both("a follower is stopped, then the others are killed", func(t *test, _ *load, s scene) error {
+			return t.stopped(2*s.lasts, s.follower)
+		}, func(t *test, load *load, s scene) error {
+			return t.killed(load, s.lasts, s.leader, t.rest(s.follower)...)
+		}),
+	}
 }
 
 // partitions is clients of all members at work while the network and the disks of the members are spoilt, and members killed and
@@ -90,20 +175,17 @@ func (t *test) partitions(command string, members, clients, operations, faults i
 	}
 	defer t.cluster.kill()
 	load := startLoad(t.cluster, clients, t.random.Int63())
-	kinds := slices.DeleteFunc(spoilers(long || only != ""), func(kind spoilt) bool { return !strings.Contains(kind.name, only) })
-	if len(kinds) == 0 {
-		t.verdict("-only", []string{"there is no such fault"})
-		return
+	kinds, others := newTurns(t, spoilers(long)), newTurns(t, processFaults())
+	if only != "" {
+		kinds = newTurns(t, named(append(spoilers(true), processFaults()...), only))
 	}
-	order := t.random.Perm(len(kinds))
 	began := time.Now()
-	for n := 0; n < max(faults, len(kinds)) || load.count() < operations; n++ {
-		var name string
+	for n := 0; n < faults || load.count() < operations; n++ {
+		turns := kinds
 		if n%3 == 2 && only == "" {
-			name, err = t.fault(load)
-		} else {
-			name, err = t.spoil(load, kinds[order[(n-n/3)%len(kinds)]])
+			turns = others
 		}
+		name, err := t.next(load, turns.take())
 		fmt.Printf("%5.1f s, %d operations: %s\n", time.Since(began).Seconds(), load.count(), name)
 		if err != nil {
 			t.verdict(name, []string{err.Error()})
@@ -112,41 +194,7 @@ func (t *test) partitions(command string, members, clients, operations, faults i
 		t.passed++
 	}
 	fmt.Printf("%d packets were lost on purpose\n", network.eaten.Load())
-	t.judge(load.finish())
-}
-
-// spoil does it, undoes it, and waits until all members serve and writes go through.
-func (t *test) spoil(load *load, kind spoilt) (name string, err error) {
-	leader, err := t.cluster.leader()
-	if err != nil {
-		return kind.name, err
-	}
-	follower := t.rest(leader)[t.random.Intn(len(t.cluster.members)-1)]
-	lasts := 500*time.Millisecond + time.Duration(t.random.Int63n(int64(2500*time.Millisecond)))
-	name = fmt.Sprintf("%s (leader %d, follower %d, %v)", kind.name, leader, follower, lasts.Round(time.Millisecond))
-	if err = kind.does(t, load, leader, follower, lasts); err == nil {
-		err = t.cluster.settle()
-	}
-	if err == nil {
-		err = t.written(load)
-	}
-	return name, err
-}
-
-// rest is all members but one.
-func (t *test) rest(but int) []int { return t.without([]int{but}) }
-
-func (t *test) without(some []int) (rest []int) {
-	for i := range t.cluster.members {
-		is := false
-		for _, one := range some {
-			is = is || one == i
-		}
-		if !is {
-			rest = append(rest, i)
-		}
-	}
-	return rest
+	t.judge(load)
 }
 
 func (t *test) rains(w weather, lasts time.Duration) error {
@@ -154,27 +202,6 @@ func (t *test) rains(w weather, lasts time.Duration) error {
 	time.Sleep(lasts)
 	t.network.heal()
 	return nil
-}
-
-func (t *test) standsStill(who int, lasts time.Duration) error {
-	thawed, err := t.cluster.disks[who].freeze(lasts)
-	if err != nil {
-		return err
-	}
-	return thawed()
-}
-
-func (t *test) isFull(load *load, leader, who int, lasts time.Duration) error {
-	undo, err := t.cluster.disks[who].fill()
-	if err != nil {
-		return err
-	}
-	// The member looks at its disk now and then, and must meet the end of it.
-	time.Sleep(lasts)
-	if who != leader {
-		err = t.written(load)
-	}
-	return errors.Join(err, undo())
 }
 
 // noUDP cuts UDP alone between a member and the others until the others say so in words: in their logs and in Status.
@@ -241,7 +268,7 @@ func (t *test) replaced(who int) error {
 	case <-time.After(patience):
 		return fmt.Errorf("the removed member does not end\n%s", member.LogTail())
 	}
-	if !strings.HasSuffix(t.program, "etcd") && !strings.Contains(member.LogTail(), "removed from") {
+	if !t.isEtcd() && !strings.Contains(member.LogTail(), "removed from") {
 		return fmt.Errorf("the removed member does not say why it ends\n%s", member.LogTail())
 	}
 	if err := os.RemoveAll(member.Data); err != nil {

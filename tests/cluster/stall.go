@@ -31,12 +31,11 @@ func (t *test) stall(command string, members, runs int) {
 		took = append(took, after)
 		t.passed++
 	}
-	recorded := load.finish()
 	if len(took) == runs {
 		t.within("change of leaders", took, movedWithin)
 		t.verdict("what the logs say", t.complaintsAboutWords())
 	}
-	t.judge(recorded)
+	t.judge(load)
 }
 
 // stallOnce answers after what time another member leads, counted from before the disk stood still.
@@ -89,7 +88,7 @@ func (t *test) otherLeader(than int) (bool, error) {
 // complaintsAboutWords: an operator must read which disk it was, how long, and what has become of the leadership. Etcd has
 // other words, and is not asked.
 func (t *test) complaintsAboutWords() []string {
-	if strings.HasSuffix(t.program, "etcd") {
+	if t.isEtcd() {
 		return nil
 	}
 	for i, member := range t.cluster.members {

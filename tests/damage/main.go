@@ -30,7 +30,7 @@ func main() {
 	}
 	fmt.Printf("seed %d, %d trials, %q\n", *seed, *trials, *command)
 	passed, failed := run(*command, *first, *trials, *keys, *seed)
-	fmt.Printf("damage: %d passed, %d failed\n", passed, failed)
+	fmt.Printf("damage: %d passed, %d failed, 0 skipped\n", passed, failed)
 	if failed > 0 {
 		os.Exit(1)
 	}

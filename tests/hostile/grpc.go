@@ -36,7 +36,7 @@ func grpcAttacks() []attack {
 			check: answered("8"),
 		},
 		{
-			name: "odd-messages", bound: "", want: "each refused by itself, as in grpc-go",
+			name: "odd-messages", cases: true, bound: "", want: "each refused by itself, as in grpc-go",
 			run:   oddMessages,
 			check: func(a *arena) string { return a.ends.failures() },
 		},

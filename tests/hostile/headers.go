@@ -140,7 +140,7 @@ func headers() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "odd-heads", bound: "", want: "each refused by itself, as in RFC 9113 and grpc-go",
+			name: "odd-heads", cases: true, bound: "", want: "each refused by itself, as in RFC 9113 and grpc-go",
 			run:   oddHeads,
 			check: func(a *arena) string { return a.ends.failures() },
 		},

@@ -24,6 +24,8 @@ const (
 	// slowerShort is what is allowed at least in the short form: a few hundred calls on a machine that does other things
 	// have no p99 that says more.
 	slowerShort = 250 * time.Millisecond
+	// casesBound is what a table of single requests may take on a machine that does other things.
+	casesBound = 30 * time.Second
 	// quietTime is how long the honest client is alone before each attack.
 	quietTime = 500 * time.Millisecond
 )
@@ -37,8 +39,10 @@ type attack struct {
 	want string
 	// long: not in the short form.
 	long bool
-	// big: needs the large values of preload.
-	big bool
+	// store fills the store before.
+	store func(endpoint string) error
+	// cases: single requests, each tried once, which end the attack when all are answered.
+	cases bool
 	// lasts, where it is not the usual time.
 	lasts time.Duration
 	run   func(*arena)
@@ -109,6 +113,9 @@ func main() {
 				lasts = min(lasts, 2*time.Second)
 			}
 		}
+		if attack.cases {
+			lasts = casesBound
+		}
 		outcome, err := fight(*command, &attack, lasts, *short, quiet)
 		if err != nil {
 			outcome.complaints = append(outcome.complaints, err.Error())
@@ -163,8 +170,8 @@ func fight(command string, attack *attack, lasts time.Duration, short bool, quie
 		return result, err
 	}
 	defer child.Kill()
-	if attack.big {
-		if err := preload(child.Endpoint); err != nil {
+	if attack.store != nil {
+		if err := attack.store(child.Endpoint); err != nil {
 			return result, err
 		}
 	}

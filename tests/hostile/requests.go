@@ -18,7 +18,7 @@ func splitBar(text string) []string { return strings.Split(text, "|") }
 func requests() []attack {
 	return []attack{
 		{
-			name: "odd-protobuf", bound: "100 levels; unknown fields are skipped, not kept", want: "INTERNAL or INVALID_ARGUMENT, or answered as protobuf has it",
+			name: "odd-protobuf", cases: true, bound: "100 levels; unknown fields are skipped, not kept", want: "INTERNAL or INVALID_ARGUMENT, or answered as protobuf has it",
 			run:   oddProtobuf,
 			check: func(a *arena) string { return a.ends.failures() },
 		},
@@ -48,7 +48,7 @@ func requests() []attack {
 			check: answered("3"),
 		},
 		{
-			name: "huge-ranges", bound: "an answer is at most half of the limit, all answers within the budget of the server", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "huge-ranges", bound: "an answer is at most half of the limit, all answers within the budget of the server", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				a.silent(a.scaled(100), func(w *wire) error {
 					for range 4 {
@@ -62,7 +62,7 @@ func requests() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "huge-sorted-ranges", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "huge-sorted-ranges", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				sorted := encoded(&pb.RangeRequest{Key: []byte("big/"), RangeEnd: []byte("big0"), SortTarget: pb.RangeRequest_VALUE, SortOrder: pb.RangeRequest_DESCEND})
 				a.silent(a.scaled(50), func(w *wire) error {
@@ -77,7 +77,7 @@ func requests() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "huge-txn-answers", long: true, bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "huge-txn-answers", long: true, bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				var ops []*pb.RequestOp
 				for range 100 {
@@ -94,7 +94,7 @@ func requests() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "hash-storm", long: true, bound: "reads yield; calls are charged", want: "answered", big: true,
+			name: "hash-storm", long: true, bound: "reads yield; calls are charged", want: "answered", store: bigValuesOf,
 			run: func(a *arena) {
 				a.connections(a.scaled(50), func(w *wire) error {
 					for a.Err() == nil {

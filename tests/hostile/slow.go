@@ -66,7 +66,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "slow-read-zero-window", bound: "64 KiB and one answer a call; answers on a connection and on the server are bounded", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "slow-read-zero-window", bound: "64 KiB and one answer a call; answers on a connection and on the server are bounded", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				a.connections(a.scaled(200), func(w *wire) error {
 					return a.forever(w, func() error {
@@ -78,7 +78,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "slow-read-one-byte", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", big: true,
+			name: "slow-read-one-byte", bound: "as above", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: bigValuesOf,
 			run: func(a *arena) {
 				a.connections(a.scaled(100), func(w *wire) error {
 					for range 64 {
@@ -99,7 +99,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "unread-answers", bound: "nothing is read from who doesn't read", want: "closed within the budget", big: true,
+			name: "unread-answers", bound: "nothing is read from who doesn't read", want: "closed within the budget", store: bigValuesOf,
 			run: func(a *arena) {
 				a.silent(a.scaled(200), func(w *wire) error {
 					if err := w.framer.WriteWindowUpdate(0, 1<<30); err != nil {
@@ -138,7 +138,7 @@ func slow() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "no-preface", bound: "", want: "400, or closed",
+			name: "no-preface", cases: true, bound: "", want: "400, or closed",
 			run: func(a *arena) {
 				a.http1(map[string]string{
 					"garbage":               "\x00\x01\x02\x03\x04garbage\r\n\r\n",
@@ -152,7 +152,7 @@ func slow() []attack {
 			check: func(a *arena) string { return a.ends.failures() },
 		},
 		{
-			name: "http1-smuggling", bound: "one reading of where a request ends", want: "400 and closed",
+			name: "http1-smuggling", cases: true, bound: "one reading of where a request ends", want: "400 and closed",
 			run: func(a *arena) {
 				post := "POST /health HTTP/1.1\r\nHost: a\r\n"
 				hidden := "GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -183,7 +183,7 @@ func slow() []attack {
 			check: func(a *arena) string { return a.ends.failures() },
 		},
 		{
-			name: "http1-bombs", bound: "64 KiB and 100 fields of head, 2 MiB of body", want: "431 or 413 and closed",
+			name: "http1-bombs", cases: true, bound: "64 KiB and 100 fields of head, 2 MiB of body", want: "431 or 413 and closed",
 			run: func(a *arena) {
 				post := "POST /health HTTP/1.1\r\nHost: a\r\n"
 				a.http1(map[string]string{

@@ -95,7 +95,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "watch-fragments", long: true, bound: "events are shared by all streams", want: "held within the budget", big: true,
+			name: "watch-fragments", long: true, bound: "events are shared by all streams", want: "held within the budget", store: bigValuesOf,
 			run: func(a *arena) {
 				message := encoded(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 					Key: []byte("big/"), RangeEnd: []byte("big0"), StartRevision: 2, Fragment: true, PrevKv: true,
@@ -124,7 +124,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "snapshots-aborted", long: true, bound: "a snapshot holds a window and one piece", want: "stays", big: true,
+			name: "snapshots-aborted", long: true, bound: "a snapshot holds a window and one piece", want: "stays", store: bigValuesOf,
 			run: func(a *arena) {
 				a.connections(20, func(w *wire) error {
 					for a.Err() == nil {
@@ -149,7 +149,7 @@ func streams() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "snapshots-unread", bound: "a snapshot holds a window and one piece", want: "held within the budget", big: true,
+			name: "snapshots-unread", bound: "a snapshot holds a window and one piece", want: "held within the budget", store: bigValuesOf,
 			run: func(a *arena) {
 				a.silentOnce(a.scaled(100), func(w *wire) error {
 					for range 20 {

@@ -24,6 +24,8 @@ const (
 	pathHash      = "/etcdserverpb.Maintenance/Hash"
 	pathGrant     = "/etcdserverpb.Lease/LeaseGrant"
 	pathKeepAlive = "/etcdserverpb.Lease/LeaseKeepAlive"
+	pathLeases    = "/etcdserverpb.Lease/LeaseLeases"
+	pathLease     = "/etcdserverpb.Lease/LeaseTimeToLive"
 )
 
 // wire is one HTTP/2 connection whose every frame is the attack's own. Writes go through a buffer: flush sends them.

@@ -47,7 +47,7 @@ func main() {
 	if err := run(*command, &s, check); err != nil {
 		check("the run", err.Error())
 	}
-	fmt.Printf("soak: %d passed, %d failed\n", passed, failed)
+	fmt.Printf("soak: %d passed, %d failed, 0 skipped\n", passed, failed)
 	if failed > 0 {
 		os.Exit(1)
 	}

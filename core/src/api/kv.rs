@@ -290,20 +290,24 @@ fn growing_budget() -> Budget {
 }
 
 /// What an answer holds that grows from step to step and is encoded at its end.
-struct Growing {
+pub(super) struct Growing {
     claim: Claim,
     bytes: usize,
 }
 
 impl Growing {
-    fn new(memory: &Rc<ShardMemory>) -> Growing {
+    pub(super) fn new(memory: &Rc<ShardMemory>) -> Growing {
         Growing { claim: memory.claim(), bytes: 0 }
     }
 
     /// A step has left so much of its [`growing_budget`].
     fn grow(&mut self, left: Budget, bytes_max: usize) -> Result<(), Status> {
         let whole = growing_budget();
-        let taken = (whole.bytes - left.bytes) + (whole.records - left.records) * RECORD_BYTES;
+        self.take((whole.bytes - left.bytes) + (whole.records - left.records) * RECORD_BYTES, bytes_max)
+    }
+
+    /// So many bytes more, of an answer that may have `bytes_max`.
+    pub(super) fn take(&mut self, taken: usize, bytes_max: usize) -> Result<(), Status> {
         self.bytes += taken;
         if self.bytes > bytes_max {
             return Err(pieces::too_large(bytes_max));

@@ -1,5 +1,6 @@
 //! The Lease service.
 
+use std::collections::HashSet;
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
@@ -10,7 +11,7 @@ use ringstone_proto::etcdserverpb::{
     LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 
-use super::kv::send;
+use super::kv::{Growing, send};
 use super::{Answered, Api, encode};
 use crate::command::Command;
 use crate::error::{Error, ReadFault};
@@ -26,6 +27,10 @@ const GRANT_COST_BYTES: u64 = 64;
 const RENEWALS_UNDER_WAY_MAX: usize = 4096;
 /// Keys or leases that one look copies.
 const LIST_SLICE: usize = 1000;
+/// What a key of such a list takes beside its bytes: its handle and the allocation's share.
+const KEY_BYTES: usize = 80;
+/// What a lease of such a list takes: its place in the list, in the set of those that are listed, and in the encoded answer.
+const LISTED_BYTES: usize = 64;
 
 impl Api {
     pub(super) async fn lease_grant(&self, request: LeaseGrantRequest, trace: &Trace) -> Answered {
@@ -84,7 +89,7 @@ impl Api {
         let Some(record) = record else { return encode(trace, &response) };
         response.ttl = record.remaining_s(clock);
         response.granted_ttl = record.ttl_s;
-        let mut more = request.keys;
+        let (mut more, mut held) = (request.keys, Growing::new(&self.memory));
         while more {
             let after = response.keys.last().cloned();
             let keys = self
@@ -94,24 +99,29 @@ impl Api {
                 })
                 .await?;
             more = keys.len() == LIST_SLICE;
+            held.take(keys.iter().map(|key| key.len() + KEY_BYTES).sum(), self.answer_bytes_max())?;
             response.keys.extend(keys);
+            glommio::yield_if_needed().await;
         }
         encode(trace, &response)
     }
 
     pub(super) async fn lease_leases(&self, _request: LeaseLeasesRequest, trace: &Trace) -> Answered {
-        let mut listed = Vec::new();
-        let mut after = None;
+        let (mut listed, mut seen) = (Vec::new(), HashSet::new());
+        let (mut after, mut held) = (None, Growing::new(&self.memory));
         loop {
             let part = self
                 .shard
                 .read(|pin, _| leases::list(pin, after, LIST_SLICE).map(Some).map_err(ReadFault::from))
                 .await?;
-            listed.extend(part.iter().map(|entry| LeaseStatus { id: entry.id }));
+            held.take(part.len() * LISTED_BYTES, self.answer_bytes_max())?;
+            // One that is renewed meanwhile comes again, at its new deadline.
+            listed.extend(part.iter().filter(|entry| seen.insert(entry.id)).map(|entry| LeaseStatus { id: entry.id }));
             after = part.last().copied();
             if part.len() < LIST_SLICE {
                 break;
             }
+            glommio::yield_if_needed().await;
         }
         let header = Some(self.header(self.shard.window().revision));
         encode(trace, &LeaseLeasesResponse { header, leases: listed })

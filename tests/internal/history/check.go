@@ -13,7 +13,8 @@ const most = 20
 const longest = 600
 
 // Check compares what clients were told with the cluster's history: all its events from the first revision on. Each
-// member's own history is that, or a beginning of it. It answers what is wrong.
+// member's own history is that, or a piece of it: what came before a compaction is gone, and what is new may not be there yet.
+// It answers what is wrong.
 func Check(operations []Operation, events []Event, members map[int][]Event) []string {
 	c := &checker{operations: operations, events: events, past: map[string][]Event{}, cause: map[int64]*Operation{}}
 	c.history()
@@ -61,16 +62,25 @@ func (c *checker) history() {
 }
 
 func (c *checker) member(member int, own []Event) {
+	if len(own) == 0 {
+		return
+	}
+	first := c.index(own[0].Revision)
 	for i, event := range own {
-		if i >= len(c.events) {
+		if first+i >= len(c.events) {
 			c.complain("member %d has events behind the end of the history: %v", member, event)
 			return
 		}
-		if event != c.events[i] {
-			c.complain("member %d shows %v where the history has %v", member, event, c.events[i])
+		if event != c.events[first+i] {
+			c.complain("member %d shows %v where the history has %v", member, event, c.events[first+i])
 			return
 		}
 	}
+}
+
+// index is that of the first event from a revision on.
+func (c *checker) index(revision int64) int {
+	return sort.Search(len(c.events), func(i int) bool { return c.events[i].Revision >= revision })
 }
 
 // at is a key's last event up to a revision; its value is empty, and so is the revision, where there was none.
@@ -182,7 +192,7 @@ func (c *checker) last() int64 {
 }
 
 func (c *checker) find(revision int64) *Event {
-	n := sort.Search(len(c.events), func(i int) bool { return c.events[i].Revision >= revision })
+	n := c.index(revision)
 	if n == len(c.events) || c.events[n].Revision != revision {
 		return nil
 	}

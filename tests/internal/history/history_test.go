@@ -59,7 +59,7 @@ func sample(seed int64) (operations []Operation, events []Event) {
 func TestSoundHistoriesPass(t *testing.T) {
 	for seed := range int64(50) {
 		operations, events := sample(seed)
-		if complaints := Check(operations, events, map[int][]Event{0: events, 1: events[:10]}); len(complaints) > 0 {
+		if complaints := Check(operations, events, map[int][]Event{0: events, 1: events[:10], 2: events[10:], 3: nil}); len(complaints) > 0 {
 			t.Fatalf("seed %d: %s", seed, strings.Join(complaints, "\n"))
 		}
 		if complaints := Linearizable(operations, events); len(complaints) > 0 {
@@ -141,6 +141,13 @@ func TestDamagedHistoriesFail(t *testing.T) {
 		}},
 		"a member that differs": {false, func(operations []Operation, events, member *[]Event) {
 			(*member)[5].Value = "another"
+		}},
+		"a member that differs behind a compaction": {false, func(operations []Operation, events, member *[]Event) {
+			(*member)[50].Value = "another"
+			*member = (*member)[40:]
+		}},
+		"a member with a hole": {false, func(operations []Operation, events, member *[]Event) {
+			*member = append((*member)[40:50:50], (*member)[51:]...)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

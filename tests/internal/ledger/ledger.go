@@ -38,6 +38,8 @@ type Ledger struct {
 	watchers         []*watcher
 	wrong            []string             // seen by the load itself
 	expiries         map[string]time.Time // deletes by lease that may come, by name: not before this moment
+	// Expired counts the keys that ended with their leases, Watched the events that watchers which resume were shown.
+	Expired, Watched int
 }
 
 // Acknowledged is the number of writes that were answered.
@@ -261,6 +263,7 @@ func (b *Ledger) judge(events []*mvccpb.Event, now int64) (complaints []string) 
 					complain("revision %d: %q by its lease, %v early", revision, found, time.Until(moment))
 				}
 				delete(b.expiries, found[0])
+				b.Expired++
 			default:
 				complain("revision %d: %q was asked for by nobody, or came twice", revision, found)
 			}

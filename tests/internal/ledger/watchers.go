@@ -78,6 +78,7 @@ func (w *watcher) follow(ctx context.Context, endpoint string) {
 // checkWatchers compares what each watcher was shown with the history that was verified.
 func (b *Ledger) checkWatchers() (complaints []string) {
 	for _, w := range b.watchers {
+		b.Watched += len(w.shown)
 		complaints = append(complaints, w.wrong...)
 		w.wrong = nil
 		complaints = append(complaints, w.compare(b)...)
