@@ -309,9 +309,11 @@ impl Said {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Said::Raft(Message { body: Body::Append { entries, .. }, .. }) if !entries.is_empty() => Lane::Log,
+            // Without entries, too: what overtakes those before it says nothing, or is refused and has them sent once more.
+            Said::Raft(Message { body: Body::Append { .. } | Body::Commit { .. }, .. }) | Said::Proposal(_) => {
+                Lane::Log
+            }
             Said::Raft(Message { body: Body::Heartbeat { .. }, .. }) => Lane::Heartbeat,
-            Said::Proposal(_) => Lane::Log,
             _ => Lane::Control,
         }
     }

@@ -41,7 +41,7 @@ pub enum Body {
         /// Yes or no.
         granted: bool,
     },
-    /// Entries that follow `previous_index`; none of them: a probe, or only news of the commit.
+    /// Entries that follow `previous_index`; none of them: a probe.
     Append {
         /// The place before the first entry.
         previous_index: Index,
@@ -65,6 +65,16 @@ pub enum Body {
         hint_index: Index,
         /// The term there.
         hint_term: Term,
+    },
+    /// Only news of the commit, for a member that has been sent all entries. Nothing is answered; one that comes before those
+    /// entries says nothing.
+    Commit {
+        /// The last entry that was sent there.
+        index: Index,
+        /// Its term.
+        entry_term: Term,
+        /// The leader's commit.
+        committed: Index,
     },
     /// I lead.
     Heartbeat {
@@ -122,6 +132,11 @@ impl Message {
                     return malformed("index out of bounds");
                 }
                 return validate_entries(from, self.term, *previous_index, *previous_term, entries);
+            }
+            Body::Commit { index, entry_term, committed } => {
+                if index.0 > POSITION_MAX || committed.0 > POSITION_MAX || *entry_term > self.term {
+                    return malformed("commit out of bounds");
+                }
             }
             Body::AppendAccepted { matched: index }
             | Body::Heartbeat { committed: index, .. }

@@ -110,18 +110,29 @@ impl Progress {
         }
     }
 
-    pub(crate) fn wants_append(&self, last: Index, committed: Index) -> bool {
+    /// While entries are `held`, only news go to a member that has acknowledged what was sent before.
+    pub(crate) fn wants_append(&self, last: Index, committed: Index, held: bool) -> bool {
         match self.phase {
             Phase::Probe => !self.paused,
             Phase::Replicate => {
-                let has_entries = self.next <= last && !self.in_flight.is_full();
+                let has_entries = self.next <= last && !self.in_flight.is_full() && !held;
                 has_entries || self.nudge || self.committed_sent < committed
             }
             Phase::Snapshot => false,
         }
     }
 
-    /// How many entries may go along: with a full window only news.
+    /// It has been sent all entries, or as many as may be, and only the commit is news to it.
+    pub(crate) fn wants_news_only(&self, last: Index, held: bool) -> bool {
+        self.phase == Phase::Replicate && !self.nudge && (self.next > last || self.in_flight.is_full() || held)
+    }
+
+    /// It was told of this commit.
+    pub(crate) fn told(&mut self, committed: Index) {
+        self.committed_sent = committed;
+    }
+
+    /// How many entries may go along: with a full window none.
     pub(crate) fn may_send_entries(&self) -> bool {
         self.phase == Phase::Probe || !self.in_flight.is_full()
     }

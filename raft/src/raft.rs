@@ -23,7 +23,7 @@ use bytes::Bytes;
 /// One member of one group.
 ///
 /// Method grammar: inputs are `tick`, `campaign`, `step`, `propose*`, `read_index`, `transfer_leadership`,
-/// `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
+/// `resign`, `forget_leader`, `hold_entries`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
 /// `take_actions` is the only output, to be called after any inputs and after `persisted`. Inside, `become_*` changes the
 /// role, `handle_*` takes one kind of message, `maybe_*` may do nothing, `send` is for messages that promise nothing and
 /// `hold` for those that wait for a sync. No method blocks, reads a clock or allocates per entry.
@@ -50,6 +50,8 @@ pub struct Raft {
     pub(crate) transferee: Option<NodeId>,
     /// On a leader: weight of the entries behind the commit.
     uncommitted_bytes: usize,
+    /// On a leader: see [`Raft::hold_entries`].
+    entries_held: bool,
     /// An image that the next `Persist` must carry.
     install: Option<Snapshot>,
     reads: Reads,
@@ -83,6 +85,7 @@ impl Raft {
             progress: BTreeMap::new(),
             transferee: None,
             uncommitted_bytes: 0,
+            entries_held: false,
             install: None,
             reads: Reads::default(),
             lease: Lease::default(),
@@ -161,6 +164,10 @@ impl Raft {
             Body::AppendAccepted { matched } => self.handle_append_accepted(from, matched)?,
             Body::AppendRejected { rejected, hint_index, hint_term } => {
                 self.handle_append_rejected(from, rejected, hint_index, hint_term);
+            }
+            Body::Commit { index, entry_term, committed } => {
+                self.follow(from)?;
+                self.handle_commit(index, entry_term, committed);
             }
             Body::Heartbeat { committed, round } => {
                 self.follow(from)?;

@@ -3,7 +3,9 @@
 //! A read is linearizable at commit index `c` if its member led at some moment after the read came in, with `c` its
 //! commit then, and had committed an entry of its own term (before that its commit may be behind). The proof is a round:
 //! a number that goes out with heartbeats and comes back from a quorum. Rounds are numbered within a term, and a term has
-//! one leader once, so an answer from another leadership can never be taken for one to this. Contexts only ever grow,
+//! one leader once, so an answer from another leadership can never be taken for one to this. A question of another member
+//! is such a confirmation itself: it left, in the leader's term, after the read came in; a later leader that had agreed on
+//! anything before that would have had the vote of the asker, or of the leader, or of one more where those two are no quorum. Contexts only ever grow,
 //! and carry the incarnation of the asking process, so an answer cannot be taken for one to a later question.
 
 use crate::{Index, NodeId};

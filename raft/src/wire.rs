@@ -131,6 +131,7 @@ mod kind {
     pub(super) const READ_RESPONSE: u8 = 12;
     pub(super) const TIMEOUT_NOW: u8 = 13;
     pub(super) const SNAPSHOT: u8 = 14;
+    pub(super) const COMMIT: u8 = 15;
 }
 
 /// How many bytes [`encode`] will write.
@@ -142,7 +143,7 @@ pub fn encoded_bytes(message: &Message) -> usize {
             APPEND_HEAD_BYTES + entries.iter().map(|entry| ENTRY_HEAD_BYTES + entry.payload.len()).sum::<usize>()
         }
         Body::AppendAccepted { .. } => 8,
-        Body::AppendRejected { .. } | Body::ReadResponse { .. } => 24,
+        Body::AppendRejected { .. } | Body::ReadResponse { .. } | Body::Commit { .. } => 24,
         Body::HeartbeatResponse { .. } => 12,
         Body::ReadRequest { .. } => 16,
         Body::Snapshot(snapshot) => {
@@ -188,6 +189,7 @@ fn kind_and_flag(body: &Body) -> (u8, bool) {
         Body::ReadResponse { .. } => (kind::READ_RESPONSE, false),
         Body::TimeoutNow => (kind::TIMEOUT_NOW, false),
         Body::Snapshot(_) => (kind::SNAPSHOT, false),
+        Body::Commit { .. } => (kind::COMMIT, false),
     }
 }
 
@@ -221,6 +223,11 @@ fn encode_body(body: &Body, out: &mut BytesMut) {
             out.put_u64_le(rejected.0);
             out.put_u64_le(hint_index.0);
             out.put_u64_le(hint_term.0);
+        }
+        Body::Commit { index, entry_term, committed } => {
+            out.put_u64_le(index.0);
+            out.put_u64_le(entry_term.0);
+            out.put_u64_le(committed.0);
         }
         Body::Heartbeat { committed, round } => {
             out.put_u64_le(committed.0);
@@ -336,6 +343,11 @@ fn decode_body(input: &mut Input<'_>, kind: u8, flag: bool, limits: &Limits) -> 
         },
         kind::TIMEOUT_NOW => Body::TimeoutNow,
         kind::SNAPSHOT => decode_snapshot(input, limits)?,
+        kind::COMMIT => Body::Commit {
+            index: input.index("last index")?,
+            entry_term: input.term("last term")?,
+            committed: input.index("commit")?,
+        },
         unknown => return Err(WireError::Kind(unknown)),
     })
 }

@@ -193,6 +193,8 @@ fn bodies(term: u64) -> Vec<Body> {
         Body::AppendAccepted { matched: Index(2) },
         Body::AppendAccepted { matched: Index(99) },
         Body::AppendRejected { rejected: Index(3), hint_index: Index(1), hint_term: Term(1) },
+        Body::Commit { index: Index(2), entry_term: Term(2), committed: Index(2) },
+        Body::Commit { index: Index(3), entry_term: Term(term), committed: Index(9) },
         Body::Heartbeat { committed: Index(2), round: 4 },
         Body::Heartbeat { committed: Index(9), round: 4 },
         Body::HeartbeatResponse { round: 0, kinds_known: 1 },

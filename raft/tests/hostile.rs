@@ -52,7 +52,7 @@ fn configuration(random: &mut Random) -> Configuration {
 }
 
 fn body(random: &mut Random) -> Body {
-    match random.below(14) {
+    match random.below(15) {
         0 => Body::PreVoteRequest { last_index: index(random), last_term: term(random) },
         1 => Body::PreVoteResponse { granted: random.chance(700) },
         2 => Body::VoteRequest { last_index: index(random), last_term: term(random), forced: random.chance(500) },
@@ -68,6 +68,7 @@ fn body(random: &mut Random) -> Body {
         10 => Body::HeartbeatResponse { round: number(random), kinds_known: 0 },
         11 => Body::ReadRequest { incarnation: number(random), context: number(random) },
         12 => Body::TimeoutNow,
+        13 => Body::Commit { index: index(random), entry_term: term(random), committed: index(random) },
         _ => {
             let configuration = if random.chance(100) { Configuration::default() } else { configuration(random) };
             let metadata = SnapshotMetadata { index: index(random), term: term(random), configuration };

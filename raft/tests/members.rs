@@ -276,6 +276,52 @@ fn a_learner_gets_the_log_and_counts_for_nothing() {
     assert_eq!(committed(&raft), 2);
 }
 
+/// A question is its asker's word that it follows: with the leader's own that is a quorum of three, and none of five. A
+/// learner's word counts for nothing.
+#[test]
+fn a_question_confirms_the_leader_where_its_asker_completes_a_quorum() {
+    let answers_at_once = |raft: &mut Raft, asker: NodeId| {
+        let _ = settle(raft);
+        step(raft, asker, 2, Body::ReadRequest { incarnation: 5, context: 9 });
+        let (actions, _) = settle(raft);
+        let said = bodies(&actions[0].send_now, asker);
+        said.contains(&&Body::ReadResponse { incarnation: 5, context: 9, index: Index(committed(raft)) })
+    };
+    let mut of_three = member(&[1, 2, 3], 1, &[]);
+    elect(&mut of_three);
+    let _ = settle(&mut of_three);
+    accept(&mut of_three, TWO, 1);
+    assert!(answers_at_once(&mut of_three, THREE));
+    let with_learner = Configuration::new([ME, TWO, THREE], [FOUR]).expect("valid");
+    of_three.propose_configuration(&with_learner, b"").expect("settled");
+    assert!(!answers_at_once(&mut of_three, FOUR));
+
+    let mut of_five = member(&[1, 2, 3, 4, 5], 1, &[]);
+    elect(&mut of_five);
+    let _ = settle(&mut of_five);
+    accept(&mut of_five, TWO, 1);
+    accept(&mut of_five, THREE, 1);
+    assert!(!answers_at_once(&mut of_five, TWO));
+}
+
+/// News of a commit say nothing where the entries that they are about are not here, or are others.
+#[test]
+fn news_of_a_commit_count_for_the_log_that_they_name() {
+    let mut raft = member(&[1, 2, 3], 1, &[1, 1]);
+    let news = |index, entry_term, committed| Body::Commit {
+        index: Index(index),
+        entry_term: Term(entry_term),
+        committed: Index(committed),
+    };
+    step(&mut raft, TWO, 2, news(3, 2, 3));
+    assert_eq!(committed(&raft), 0, "not here yet");
+    step(&mut raft, TWO, 2, news(2, 2, 2));
+    assert_eq!(committed(&raft), 0, "another entry");
+    step(&mut raft, TWO, 2, news(2, 1, 9));
+    assert_eq!(committed(&raft), 2, "no further than what is the same");
+    assert!(settle(&mut raft).0.iter().all(|actions| actions.send_now.is_empty()), "nothing is answered");
+}
+
 #[test]
 fn a_new_leader_changes_no_members_before_a_commit_of_its_own_term() {
     // Found in single-server changes of the Raft thesis in 2015: without this, two leaders' changes may not overlap.

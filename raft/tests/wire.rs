@@ -78,6 +78,7 @@ fn goldens() -> Vec<(Body, u8, u16, String)> {
                 + "03000000"
                 + "696d67",
         ),
+        (Body::Commit { index: Index(7), entry_term: Term(1), committed: Index(5) }, 15, 0, words(&[7, 1, 5])),
     ]
 }
 
@@ -106,7 +107,7 @@ fn every_message_has_its_bytes_and_comes_back() {
         assert_eq!(decode(&bytes, &limits()), Ok((GROUP, message)));
     }
     kinds.dedup();
-    assert_eq!(kinds, (1..=14).collect::<Vec<u8>>(), "a kind has no golden");
+    assert_eq!(kinds, (1..=15).collect::<Vec<u8>>(), "a kind has no golden");
 }
 
 #[test]
@@ -168,7 +169,7 @@ fn what_no_encoder_writes_is_refused_by_name() {
     for (outcome, error) in [
         (tampered(heartbeat.clone(), 0, &[FORMAT + 1]), WireError::Format(2)),
         (tampered(heartbeat.clone(), 1, &[0]), WireError::Kind(0)),
-        (tampered(heartbeat.clone(), 1, &[15]), WireError::Kind(15)),
+        (tampered(heartbeat.clone(), 1, &[16]), WireError::Kind(16)),
         (tampered(heartbeat.clone(), 2, &[1]), WireError::Flags { kind: 8, flags: 1 }),
         (tampered(Body::VoteResponse { granted: true }, 3, &[1]), WireError::Flags { kind: 4, flags: 0x101 }),
         (tampered(heartbeat, 4, &[0xff; 4]), WireError::TooLong { bytes: 24 + u64::from(u32::MAX), limit: 4096 }),

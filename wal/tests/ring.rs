@@ -3,8 +3,8 @@
 mod common;
 
 use common::{close, entry, open, record, small, write};
-use ringstone_wal::disk::Disk;
 use ringstone_wal::disk::ring::{RingDisk, SyncWay};
+use ringstone_wal::disk::{Disk, Io};
 use ringstone_wal::{Kind, Options, Outcome, run_until_idle};
 use std::os::fd::AsRawFd;
 
@@ -65,6 +65,45 @@ fn the_event_descriptor_tells_of_completions() {
     // SAFETY: as above.
     assert_eq!(unsafe { libc::poll(&mut poll, 1, 5000) }, 1);
     assert_eq!(disk.poll_completion().expect("completed").token, token);
+}
+
+/// A parked executor is woken once a batch, by the sync: not by the write before it. Of a pair whose write fails, the write's is
+/// the only completion.
+#[test]
+fn a_write_and_its_linked_sync_complete_once() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let way = Some(SyncWay::WriteFdatasync);
+    let mut disk = RingDisk::open(folder.path(), way).expect("io_uring is there");
+    let (mut log, ..) = open(&mut disk, small()).expect("opens");
+    run_until_idle(&mut disk, &mut log).expect("runs");
+    let mut event = std::fs::File::from(disk.event_fd().try_clone_to_owned().expect("a copy"));
+    let mut count = [0; 8];
+    std::io::Read::read_exact(&mut event, &mut count).expect("earlier completions were counted");
+    log.append(entry(1, 10).borrow()).expect("appends");
+    let (token, io) = log.poll_io().expect("a write");
+    let Io::Write { file, ref buffer, sync: true, .. } = io else { panic!("{io:?}") };
+    let bytes = buffer.len() as u64;
+    disk.submit(token, io);
+    disk.flush().expect("submits");
+    disk.wait().expect("ends");
+    let completion = disk.poll_completion().expect("completed");
+    assert_eq!((completion.token, completion.result.as_ref().ok()), (token, Some(&bytes)));
+    std::io::Read::read_exact(&mut event, &mut count).expect("it was told");
+    assert_eq!(u64::from_le_bytes(count), 1);
+    log.completed(completion);
+
+    let path = folder.path().join(file.to_string());
+    std::fs::remove_file(&path).expect("it is there");
+    std::os::unix::fs::symlink("/dev/full", &path).expect("its place is free");
+    let mut full = RingDisk::open(folder.path(), way).expect("io_uring is there");
+    log.append(entry(2, 10).borrow()).expect("appends");
+    let (token, io) = log.poll_io().expect("a write");
+    full.submit(token, io);
+    full.flush().expect("submits");
+    full.wait().expect("ends");
+    let failed = full.poll_completion().expect("completed").result.expect_err("there is no room");
+    assert_eq!(failed.errno, libc::ENOSPC);
+    assert!(!full.has_ended());
 }
 
 #[test]

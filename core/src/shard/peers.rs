@@ -8,56 +8,31 @@
 //! A frame's group number has the channel in its highest bits: raft's messages are the group's own, the others are requests
 //! of a member to the leader. All may be lost: raft says it again, and who waits for an answer has a time limit.
 
+mod receive;
+mod transport;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::AHashMap;
-use bytes::{Bytes, BytesMut};
-use glommio::timer::sleep;
-use http::{HeaderName, HeaderValue};
-use ringstone_net::HttpResponse;
-use ringstone_net::peer::close::CloseCode;
-use ringstone_net::peer::hello::{Features, Identity};
+use bytes::BytesMut;
 use ringstone_net::peer::pace::Governor;
-use ringstone_net::peer::registry::Latest;
-use ringstone_net::peer::tls::PeerTls;
-use ringstone_net::peer::{
-    LinkState, MemberSpec, Membership, PeerAddress, PeerConfig, PeerError, PeerEvent, PeerHttp, PeerLimits, PeerStatus,
-    Peers,
-};
-use ringstone_raft::{Body, Message, NodeId, wire};
+use ringstone_net::peer::{LinkState, Membership, PeerError, PeerStatus, Peers};
+use ringstone_raft::{Body, Message, NodeId};
 
 use super::group_task::Inbox;
-use super::images::{self, Arrivals, ImageEvent};
-use super::{Shard, boottime, fds, random_bytes};
+use super::{Shard, boottime, fds};
 use crate::command::Member;
-use crate::config::{API_VERSION, CLUSTER_VERSION};
-use crate::group::{GroupError, features_of_kinds};
-use crate::identity::known::{self, Known};
-use crate::join::{CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
+use crate::group::GroupError;
+use crate::identity::known::Known;
 use crate::said::{self, Caller, ITEMS_MAX, Items, Lane, Said, Word};
-use crate::shared::Shared;
+use receive::receive;
+use transport::{answer, features, membership};
 
-/// What waits for the group at most: beyond it the streams are not read.
-const WAITING_MAX: usize = 4096;
-/// How long a full inbox is left alone.
-const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// What comes from other members, or is heard of them.
-pub enum FromPeer {
-    /// A member says something.
-    Said(NodeId, Said),
-    /// The connection to a member was lost.
-    Lost(NodeId),
-    /// A member says that this one was removed.
-    Removed(String),
-    /// A member knows another process of this one.
-    Refused(String),
-    /// What happens to images.
-    Image(ImageEvent),
-    /// It was sent its state, or it was not.
-    Mended(NodeId),
-}
+pub use receive::FromPeer;
+pub(super) use receive::remember;
+pub(super) use transport::transport;
 
 /// The ways to the other members.
 pub struct Links {
@@ -234,144 +209,4 @@ impl Links {
             self.say(NodeId(member.id), said);
         }
     }
-}
-
-/// Opens the peer port and begins to dial.
-///
-/// # Errors
-/// [`PeerError`].
-pub(super) async fn transport(
-    shared: &Shared,
-    incarnation: u64,
-    members: &[Member],
-    known: &Known,
-    kinds: u16,
-) -> Result<Peers, PeerError> {
-    let config = &shared.config;
-    let tls = PeerTls::load(&config.peer_tls)?;
-    if let Some(warning) = tls.trust().warning() {
-        tracing::warn!("{warning}");
-    }
-    let listen = *config.listen_peer.first().expect("the flags name an address");
-    let identity = Identity {
-        cluster_id: shared.identity.cluster_id,
-        member_id: shared.identity.member_id,
-        incarnation,
-        process: random(),
-        features: features(kinds),
-        known_features: features(config.entry_kinds),
-    };
-    let limits = limits(config.max_request_bytes);
-    let membership = membership(members, known)?;
-    Peers::new(PeerConfig { identity, listen, tls, limits, random: Box::new(random) }, &membership).await
-}
-
-/// On disk when this returns, or the log says why not: then a process of another member that went back in time is refused
-/// by those only that have heard the later one in this life.
-pub(super) async fn remember(known: &RefCell<Known>) {
-    let file = known.borrow().encode();
-    if let Err(error) = glommio::executor().spawn_blocking(move || known::save(&file)).await {
-        tracing::error!(error = %error, "the processes of other members can't be remembered");
-    }
-}
-
-/// What this member's hellos say of the entries in its log.
-fn features(kinds: u16) -> Features {
-    Features { refuse: features_of_kinds(kinds), ..Features::default() }
-}
-
-fn random() -> u64 {
-    u64::from_le_bytes(random_bytes())
-}
-
-fn limits(max_request_bytes: usize) -> PeerLimits {
-    let usual = PeerLimits::default();
-    let log = u32::try_from(said::limits(max_request_bytes).message_bytes_max).unwrap_or(u32::MAX);
-    PeerLimits { log_frame_bytes_max: usual.log_frame_bytes_max.max(log), ..usual }
-}
-
-fn membership(members: &[Member], known: &Known) -> Result<Membership, PeerError> {
-    let latest = |id: u64| {
-        let known = known.members().get(&id).filter(|known| known.incarnation > 0)?;
-        Some(Latest { incarnation: known.incarnation, process: Some(known.process) })
-    };
-    let spec = |member: &Member| {
-        let addresses = member.peer_urls.iter().map(|url| PeerAddress::parse(url)).collect::<Result<Vec<_>, _>>()?;
-        Ok(MemberSpec { id: member.id, addresses, latest: latest(member.id) })
-    };
-    Ok(Membership { members: members.iter().map(spec).collect::<Result<_, PeerError>>()?, removed: Vec::new() })
-}
-
-fn answer(cluster_id: u64, kinds: u16, members: &[Member], page: PeerHttp) -> HttpResponse {
-    let json = match page {
-        PeerHttp::Version => serde_json::json!({
-            "etcdserver": API_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION,
-        }),
-        PeerHttp::Members => serde_json::json!(members.iter().cloned().map(Listed::from).collect::<Vec<_>>()),
-    };
-    let mut response = HttpResponse::text(200, json.to_string());
-    response.headers[0].1 = HeaderValue::from_static("application/json");
-    let cluster_id = HeaderValue::from_str(&format!("{cluster_id:x}")).expect("hexadecimal digits");
-    response.headers.push((HeaderName::from_static(CLUSTER_ID_HEADER), cluster_id));
-    response.headers.push((HeaderName::from_static(KINDS_HEADER), HeaderValue::from(kinds)));
-    response
-}
-
-/// Hands what members say to the group.
-async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox: Rc<Inbox>) {
-    let arrivals = Rc::new(Arrivals::of(&shard.shared.config.data_dir));
-    images::forget_left(&arrivals);
-    while let Some(event) = links.peers.next_event().await {
-        let said = match event {
-            PeerEvent::Control { member, group, bytes } | PeerEvent::Log { member, group, bytes } => {
-                match decode(member, group, bytes, &limits) {
-                    // To whoever sends the image.
-                    Some(Said::Image(word)) => {
-                        links.words.borrow_mut().insert(NodeId(member), word);
-                        None
-                    }
-                    said => said.map(|said| FromPeer::Said(NodeId(member), said)),
-                }
-            }
-            PeerEvent::Disconnected { member, .. } => Some(FromPeer::Lost(NodeId(member))),
-            PeerEvent::Refused { member, code, text } => {
-                tracing::error!(member = format!("{member:x}"), "{text}");
-                match code {
-                    CloseCode::RemovedMember => Some(FromPeer::Removed(text)),
-                    CloseCode::Incarnation => Some(FromPeer::Refused(text)),
-                    _ => None,
-                }
-            }
-            PeerEvent::Snapshot { member, stream } => {
-                let (shard, links, inbox) = (Rc::clone(&shard), Rc::clone(&links), Rc::clone(&inbox));
-                let arrivals = Rc::clone(&arrivals);
-                glommio::spawn_local(images::receive(shard, links, inbox, member, stream, arrivals)).detach();
-                None
-            }
-            PeerEvent::Connected { member, incarnation, process, .. } => {
-                if links.known.borrow_mut().heard(member, incarnation, process) {
-                    links.is_known_news.set(true);
-                }
-                None
-            }
-            // The transport has said it in the log.
-            PeerEvent::Finding { .. } => None,
-        };
-        if links.is_known_news.take() {
-            // Before any frame of a process that has just connected is looked at.
-            remember(&links.known).await;
-        }
-        let Some(said) = said else { continue };
-        inbox.hear(said);
-        while inbox.unheard() >= WAITING_MAX {
-            sleep(FULL_PAUSE).await;
-        }
-    }
-}
-
-/// What is nothing that a member says is dropped, and said.
-fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Option<Said> {
-    let said = Said::decode(group, bytes, limits);
-    said.inspect_err(|error| tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {error}"))
-        .ok()
 }

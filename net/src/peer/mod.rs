@@ -11,8 +11,8 @@
 //! What this layer knows of raft: nothing but bytes and their group, and that a heartbeat replaces an older one.
 //!
 //! Free of sockets and clocks: [`hello`] (who speaks), [`frame`] and [`chunk`] (bytes on streams), [`registry`] (which
-//! connection of a member counts), [`queue`], [`pace`] (backoff, throttle), [`close`] (close codes). With the feature
-//! `glommio`: the rest.
+//! connection of a member counts), [`queue`], [`pace`] (backoff, throttle), [`close`] (close codes), and with the feature
+//! `quic` `settings`. With the feature `glommio`: the rest.
 
 pub mod chunk;
 pub mod close;
@@ -22,6 +22,8 @@ mod limits;
 pub mod pace;
 pub mod queue;
 pub mod registry;
+#[cfg(feature = "quic")]
+pub mod settings;
 mod tls_files;
 
 #[cfg(feature = "glommio")]

@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 
 /// How long a sender waits that found the socket's buffer full. glommio can't wait for room; the buffer is megabytes.
 const WRITABLE_AFTER: Duration = Duration::from_micros(200);
+/// Datagrams of less than this together are few: beside bulk more have come meanwhile, and a peek is the longer way to them.
+const FEW_BYTES: usize = 16 << 10;
 /// How long the self-test waits for what must come, and for what must not.
 const SELF_TEST_WAIT: Duration = Duration::from_secs(2);
 const SELF_TEST_SILENCE: Duration = Duration::from_millis(5);
@@ -86,6 +88,8 @@ struct QuicSocket {
     state: UdpSocketState,
     /// The last datagram found no room. quinn asks for room before *each* one: only then is there anything to wait for.
     is_full: AtomicBool,
+    /// The last look found none, or few: another one before a peek says so would be a system call that finds none.
+    is_drained: AtomicBool,
     waiting: SendWrapper<Waiting>,
 }
 
@@ -94,7 +98,7 @@ impl QuicSocket {
         let state = UdpSocketState::new((&socket).into())?;
         let twin = Rc::new(UdpSocket::from(socket2_of_glommio::Socket::from(socket.try_clone()?)));
         let waiting = SendWrapper::new(Waiting { socket: twin, readable: RefCell::new(None) });
-        Ok(QuicSocket { socket, state, is_full: AtomicBool::new(false), waiting })
+        Ok(QuicSocket { socket, state, is_full: AtomicBool::new(false), is_drained: AtomicBool::new(false), waiting })
     }
 
     fn poll_readable(&self, cx: &mut Context) -> Poll<io::Result<()>> {
@@ -139,13 +143,19 @@ impl AsyncUdpSocket for QuicSocket {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         loop {
-            match self.state.recv((&self.socket).into(), buffers, meta) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+            if self.is_drained.load(Ordering::Relaxed) {
+                // An error that a peek meets (an ICMP answer) is the datagrams', not the socket's: receive, which has quinn's
+                // own judgement.
+                let _ = ready!(self.poll_readable(cx));
             }
-            // An error that a peek meets (an ICMP answer) is the datagrams', not the socket's: receive again, which has
-            // quinn's own judgement.
-            let _ = ready!(self.poll_readable(cx));
+            let received = self.state.recv((&self.socket).into(), buffers, meta);
+            let blocked = received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            let few = |count: usize| meta[..count].iter().map(|meta| meta.len).sum::<usize>() < FEW_BYTES;
+            let is_drained = blocked || received.as_ref().is_ok_and(|count| *count < buffers.len() && few(*count));
+            self.is_drained.store(is_drained, Ordering::Relaxed);
+            if !blocked {
+                return Poll::Ready(received);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::member::{Member, add};
 use super::peers::Shared;
 use super::signal::Signal;
 use super::snapshot::{self, SnapshotReceiver};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use std::rc::Rc;
 use std::time::Instant;
@@ -19,7 +19,10 @@ const CONTROL_PRIORITY: i32 = 2;
 const LOG_PRIORITY: i32 = 1;
 /// What one write hands to QUIC, with one frame more: it has left the queue and its bounds.
 const BYTES_A_WRITE: usize = 128 << 10;
-const READ_BYTES: usize = 256 << 10;
+/// A payload up to this is copied behind its header: QUIC takes, keeps and acknowledges pieces, and few are cheaper.
+const COPIED_BYTES_MAX: usize = 4 << 10;
+/// Pieces that are read at once: as many datagrams.
+const READ_PIECES: usize = 16;
 
 /// Grants first, then the member's queue, in batches: whatever has gathered while the last write waited.
 /// `first` goes before all of them.
@@ -105,6 +108,8 @@ async fn wait_either(queue: &Signal, link: &Link, mut look: impl FnMut() -> Opti
 #[derive(Default)]
 struct Batch {
     pieces: Vec<Bytes>,
+    /// Behind them: headers and short payloads.
+    gathered: BytesMut,
     bytes: usize,
 }
 
@@ -112,16 +117,27 @@ impl Batch {
     fn push(&mut self, frame: &Frame) {
         let header = frame::encode_header(frame.kind, frame.group, frame.payload.len() as u32);
         self.bytes += header.len() + frame.payload.len();
-        self.pieces.push(Bytes::copy_from_slice(&header));
-        if !frame.payload.is_empty() {
+        self.gathered.extend_from_slice(&header);
+        if frame.payload.len() <= COPIED_BYTES_MAX {
+            self.gathered.extend_from_slice(&frame.payload);
+        } else {
+            self.pieces.push(self.gathered.split().freeze());
             self.pieces.push(frame.payload.clone());
         }
     }
+
+    fn into_pieces(mut self) -> Vec<Bytes> {
+        if !self.gathered.is_empty() {
+            self.pieces.push(self.gathered.freeze());
+        }
+        self.pieces
+    }
 }
 
-async fn write(member: &Member, stream: &mut SendStream, mut batch: Batch) -> Result<(), quinn::WriteError> {
-    stream.write_all_chunks(&mut batch.pieces).await?;
-    add(&member.counters.sent_bytes, batch.bytes);
+async fn write(member: &Member, stream: &mut SendStream, batch: Batch) -> Result<(), quinn::WriteError> {
+    let bytes = batch.bytes;
+    stream.write_all_chunks(&mut batch.into_pieces()).await?;
+    add(&member.counters.sent_bytes, bytes);
     Ok(())
 }
 
@@ -159,26 +175,30 @@ async fn read_frames(
     handle: impl AsyncFn(Frame) -> Result<(), WireError>,
 ) {
     let mut decoder = Decoder::new(kind, &shared.limits);
+    let mut pieces: [Bytes; READ_PIECES] = Default::default();
     loop {
-        let mut bytes = match stream.read_chunk(READ_BYTES, true).await {
-            Ok(Some(chunk)) => chunk.bytes,
+        let count = match stream.read_chunks(&mut pieces).await {
+            Ok(Some(count)) => count,
             Ok(None) => {
                 // The other side has moved to another connection, or is about to close this one.
                 return decoder.finish().unwrap_or_else(|error| link.fail_wire(shared, member.id, error));
             }
             Err(_) => return,
         };
-        add(&member.counters.received_bytes, bytes.len());
         member.counters.last_heard.set(Some(Instant::now()));
-        loop {
-            match decoder.take(&mut bytes) {
-                Ok(None) => break,
-                Ok(Some(frame)) => {
-                    if let Err(error) = handle(frame).await {
-                        return link.fail_wire(shared, member.id, error);
+        for piece in &mut pieces[..count] {
+            let mut bytes = std::mem::take(piece);
+            add(&member.counters.received_bytes, bytes.len());
+            loop {
+                match decoder.take(&mut bytes) {
+                    Ok(None) => break,
+                    Ok(Some(frame)) => {
+                        if let Err(error) = handle(frame).await {
+                            return link.fail_wire(shared, member.id, error);
+                        }
                     }
+                    Err(error) => return link.fail_wire(shared, member.id, error),
                 }
-                Err(error) => return link.fail_wire(shared, member.id, error),
             }
         }
     }

@@ -5,6 +5,7 @@
 
 use super::error::PeerError;
 use super::limits::PeerLimits;
+use super::settings::transport;
 use super::tls_files::TlsFiles;
 use super::tls_names::{Allowed, Named};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -207,27 +208,6 @@ fn server_builder(provider: &Arc<CryptoProvider>) -> Result<Builder<rustls::Serv
 
 fn client_builder(provider: &Arc<CryptoProvider>) -> Result<Builder<rustls::ClientConfig>, rustls::Error> {
     rustls::ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&rustls::version::TLS13])
-}
-
-fn transport(limits: &PeerLimits) -> quinn::TransportConfig {
-    use super::limits::DATAGRAM_BYTES_LIMIT;
-    let mut discovery = quinn::MtuDiscoveryConfig::default();
-    discovery.upper_bound(limits.datagram_bytes_max.min(DATAGRAM_BYTES_LIMIT));
-    let idle = quinn::IdleTimeout::try_from(limits.idle_timeout).expect("less than 2^62 ms");
-    let mut config = quinn::TransportConfig::default();
-    config
-        // The control stream, and one more so that a second one is an error of the protocol and not silence.
-        .max_concurrent_bidi_streams(2u32.into())
-        // The log stream and the snapshots.
-        .max_concurrent_uni_streams((1 + limits.snapshot_streams_max as u32).into())
-        .stream_receive_window(limits.stream_window_bytes.into())
-        .receive_window(limits.connection_window_bytes.into())
-        .send_window(limits.send_window_bytes)
-        .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(limits.keep_alive_interval))
-        .mtu_discovery_config(Some(discovery))
-        .datagram_receive_buffer_size(None);
-    config
 }
 
 /// Takes any certificate, and checks that its owner speaks.

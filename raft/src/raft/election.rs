@@ -210,7 +210,7 @@ impl Raft {
             Body::VoteRequest { forced, .. } if !forced && (self.hears_leader() || self.backs_a_lease()) => false,
             // A grant of what this member asked for; the term is adopted when it campaigns.
             Body::PreVoteResponse { granted: true } => true,
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
+            Body::Append { .. } | Body::Commit { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
                 self.become_follower(term, Some(from));
                 true
             }
@@ -232,7 +232,9 @@ impl Raft {
         match body {
             Body::PreVoteRequest { .. } => self.send(from, Body::PreVoteResponse { granted: false }),
             Body::VoteRequest { .. } => self.send(from, Body::VoteResponse { granted: false }),
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => self.send(from, Body::NewerTerm),
+            Body::Append { .. } | Body::Commit { .. } | Body::Heartbeat { .. } | Body::Snapshot(_) => {
+                self.send(from, Body::NewerTerm);
+            }
             _ => {}
         }
     }

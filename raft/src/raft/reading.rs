@@ -71,9 +71,16 @@ impl Raft {
         });
     }
 
-    /// Where it is not the leader or too many wait, the asker gives up by itself.
+    /// Where it is not the leader or too many wait, the asker gives up by itself. The question is also a confirmation, by its
+    /// asker: with it and this member a quorum of three needs no round.
     pub(super) fn handle_read_request(&mut self, from: NodeId, incarnation: u64, context: u64) {
-        if self.role == Role::Leader && !self.reads.is_full() {
+        if self.role != Role::Leader || self.reads.is_full() {
+            return;
+        }
+        if self.log.configuration().is_quorum(|id| id == self.config.id || id == from) && self.has_committed_in_term() {
+            let index = self.log.committed();
+            self.send(from, Body::ReadResponse { incarnation, context, index });
+        } else {
             self.reads.queue(Reader::Remote { from, incarnation, context });
         }
     }

@@ -8,6 +8,12 @@ use crate::{Body, Entry, Index, Message, NodeId, RaftError, Role, Snapshot, Term
 use alloc::vec::Vec;
 
 impl Raft {
+    /// From now on new entries wait, or not, for members that are up to date: for a caller whose own disk is busy, so that what
+    /// comes in meanwhile is one append and not many. Probes, nudges and news of commits go on.
+    pub fn hold_entries(&mut self, held: bool) {
+        self.entries_held = held;
+    }
+
     /// Sends what windows allow, once for all inputs since the last call.
     pub(super) fn replicate(&mut self) {
         if self.role != Role::Leader {
@@ -15,7 +21,7 @@ impl Raft {
         }
         let (last, committed, base) = (self.log.last_index(), self.log.committed(), self.log.base_index());
         for (id, progress) in &mut self.progress {
-            while progress.wants_append(last, committed) {
+            while progress.wants_append(last, committed, self.entries_held) {
                 let previous_index = progress.next.previous();
                 if previous_index < base {
                     // An image is work: not for a member that nobody hears.
@@ -27,15 +33,22 @@ impl Raft {
                     }
                     break;
                 }
+                let previous_term = self.log.term_at(previous_index).expect("not below the base");
+                let term = self.hard_state.term;
+                if progress.wants_news_only(last, self.entries_held) {
+                    progress.told(committed);
+                    let body = Body::Commit { index: previous_index, entry_term: previous_term, committed };
+                    self.send_now.push((*id, Message { term, body }));
+                    continue;
+                }
                 let entries = match progress.may_send_entries() {
                     true => self.log.entries_after(previous_index, self.config.append_bytes_max),
                     false => Vec::new(),
                 };
-                let previous_term = self.log.term_at(previous_index).expect("not below the base");
                 let bytes = entries.iter().map(Entry::weight_bytes).sum();
                 progress.sent(entries.last().map(|entry| entry.index), bytes, committed);
                 let body = Body::Append { previous_index, previous_term, committed, entries };
-                self.send_now.push((*id, Message { term: self.hard_state.term, body }));
+                self.send_now.push((*id, Message { term, body }));
             }
         }
         self.progress.retain(|_, progress| !progress.has_left(committed));
@@ -109,6 +122,13 @@ impl Raft {
         self.log.commit_to(committed.min(last_new));
         self.hold(from, Body::AppendAccepted { matched: last_new.max(own_committed) });
         Ok(())
+    }
+
+    /// What this log shares with the leader's up to `index` is committed as far as the leader says.
+    pub(super) fn handle_commit(&mut self, index: Index, entry_term: Term, committed: Index) {
+        if self.log.term_at(index) == Some(entry_term) {
+            self.log.commit_to(committed.min(index));
+        }
     }
 
     /// Appends those that are not here yet; a conflict cuts the log first.

@@ -51,6 +51,7 @@ pub fn kind(body: &Body) -> &'static str {
         Body::Append { .. } => "append",
         Body::AppendAccepted { .. } => "accepted",
         Body::AppendRejected { .. } => "rejected",
+        Body::Commit { .. } => "commit",
         Body::Heartbeat { .. } => "heartbeat",
         Body::HeartbeatResponse { .. } => "heard",
         Body::NewerTerm => "newer-term",
@@ -76,6 +77,7 @@ pub fn message(message: &Message) -> String {
         Body::AppendRejected { rejected, hint_index, hint_term } => {
             format!(" {rejected} hint {hint_index}/{hint_term}")
         }
+        Body::Commit { index, entry_term, committed } => format!(" {committed} of {index}/{entry_term}"),
         Body::Heartbeat { committed, round } => format!(" commit {committed} round {round}"),
         Body::HeartbeatResponse { round, kinds_known: 0 } => format!(" round {round}"),
         Body::HeartbeatResponse { round, kinds_known } => format!(" round {round} kinds {kinds_known}"),

@@ -77,6 +77,8 @@ pub struct RingDisk {
     way: SyncWay,
     files: Vec<OpenFile>,
     files_registered: bool,
+    /// A write with a linked sync has one completion: the sync's, or that of a write which failed or was short.
+    skips_writes: bool,
     operations: Vec<Option<Operation>>,
     waiting: VecDeque<squeue::Entry>,
     ready: VecDeque<Completion>,
@@ -107,12 +109,14 @@ impl RingDisk {
         let event = unsafe { OwnedFd::from_raw_fd(event) };
         ring.submitter().register_eventfd(event.as_raw_fd()).map_err(|error| setup_error(&error))?;
         let files_registered = ring.submitter().register_files_sparse(HELD_SLOT + 1).is_ok();
+        let skips_writes = ring.params().is_feature_skip_cqe_on_success();
         Ok(RingDisk {
             ring,
             directory,
             way,
             files: Vec::new(),
             files_registered,
+            skips_writes,
             operations: Vec::new(),
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
@@ -248,7 +252,7 @@ impl RingDisk {
         let length = u32::try_from(buffer.len()).expect("a write is below 4 GiB");
         let (pointer, dsync) = (buffer.as_ptr(), sync && self.way == SyncWay::DirectDsync);
         let linked = sync && !dsync;
-        operation.entries_left = if linked { 2 } else { 1 };
+        operation.entries_left = if linked && !self.skips_writes { 2 } else { 1 };
         let flags = if dsync { libc::RWF_DSYNC } else { 0 };
         let file = &self.files[open];
         let entry = if self.files_registered {
@@ -258,7 +262,9 @@ impl RingDisk {
         };
         if linked {
             let sync = self.fsync(open, types::FsyncFlags::DATASYNC).user_data(data | PART_SYNC);
-            self.push(entry.flags(squeue::Flags::IO_LINK).user_data(data | PART_MAIN));
+            // Its completion would wake a parked executor for nothing, just before the sync's.
+            let skipped = if self.skips_writes { squeue::Flags::SKIP_SUCCESS } else { squeue::Flags::empty() };
+            self.push(entry.flags(squeue::Flags::IO_LINK | skipped).user_data(data | PART_MAIN));
             self.push(sync);
         } else {
             self.push(entry.user_data(data | PART_MAIN));
@@ -291,8 +297,8 @@ impl RingDisk {
                 // SAFETY: buffers and paths that the entry points to are owned by `operations` until its completion
                 // came in, and the ring is drained before they are dropped.
                 unsafe { queue.push(&entry) }.expect("there are two free places");
-                self.entries_under_way += 1;
             }
+            self.entries_under_way += if linked && !self.skips_writes { 2 } else { 1 };
         }
     }
 
@@ -319,6 +325,8 @@ impl RingDisk {
             }
         } else if part == PART_MAIN {
             operation.written = if matches!(operation.kind, Kind::Write) { result as u64 } else { 0 };
+        } else if part == PART_SYNC && self.skips_writes {
+            operation.written = operation.buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
         }
         if part == PART_MAIN && result >= 0 {
             self.after_main(at, result);

@@ -8,6 +8,7 @@ use ahash::AHashMap;
 use ringstone_raft::{Body, Message, NodeId, Role};
 
 use super::Driver;
+use super::commits::Commits;
 use crate::entry::caller_of;
 use crate::error::Error;
 use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
@@ -31,6 +32,8 @@ pub(super) const STRANGER: u32 = u32::MAX - 1;
 pub(super) struct Others {
     /// The other members; none where this one is alone.
     pub(super) links: Option<Rc<Links>>,
+    /// Who has been told of which commit.
+    pub(super) commits: Commits,
     /// Members that are being sent the state.
     pub(super) sending: Vec<NodeId>,
     /// Their senders are told what the pinned states cost.
@@ -150,7 +153,10 @@ impl Driver {
     }
 
     fn hear_proposal(&mut self, now: Duration, from: NodeId, payload: &[u8]) {
-        let Err(error) = self.group.propose_forwarded(now, payload) else { return };
+        let Err(error) = self.group.propose_forwarded(now, payload) else {
+            let last = self.group.raft().positions().proposed.0.0;
+            return self.others.commits.note_asked(from, last);
+        };
         tracing::debug!(error = %error, "a proposal of another member is not taken");
         if let (Some(links), Some((shard, request_id))) = (&self.others.links, caller_of(payload)) {
             links.say(from, &Said::NotTaken(Caller { shard, request_id }, error.told()));

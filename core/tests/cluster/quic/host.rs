@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use quinn_proto::{
     ClientConfig, Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Dir, Endpoint,
-    EndpointConfig, Event, IdleTimeout, MtuDiscoveryConfig, ServerConfig, StreamEvent, StreamId, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    EndpointConfig, Event, ServerConfig, StreamEvent, StreamId, ValidationTokenConfig, VarInt,
 };
 use ringstone_core::said::Lane;
 use ringstone_net::peer::PeerLimits;
@@ -21,6 +20,7 @@ use ringstone_net::peer::frame::{Decoder, Frame, FrameKind, STREAM_LOG, STREAM_S
 use ringstone_net::peer::hello::{Features, HELLO_BYTES, Hello, Identity};
 use ringstone_net::peer::queue::{ControlQueue, LogQueue};
 use ringstone_net::peer::registry::{Choice, Latest, Live, choose};
+use ringstone_net::peer::settings::transport;
 
 use super::crypto::{Config, Key};
 
@@ -103,25 +103,6 @@ fn member_at(address: SocketAddr) -> u64 {
         SocketAddr::V4(address) => u64::from(address.ip().octets()[3]),
         SocketAddr::V6(_) => unreachable!("nobody has such an address"),
     }
-}
-
-/// As `net::peer` sets it.
-fn transport(limits: &PeerLimits) -> TransportConfig {
-    let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(limits.datagram_bytes_max);
-    let idle = IdleTimeout::try_from(limits.idle_timeout).expect("less than 2^62 ms");
-    let mut config = TransportConfig::default();
-    config
-        .max_concurrent_bidi_streams(2u32.into())
-        .max_concurrent_uni_streams((1 + limits.snapshot_streams_max as u32).into())
-        .stream_receive_window(limits.stream_window_bytes.into())
-        .receive_window(limits.connection_window_bytes.into())
-        .send_window(limits.send_window_bytes)
-        .max_idle_timeout(Some(idle))
-        .keep_alive_interval(Some(limits.keep_alive_interval))
-        .mtu_discovery_config(Some(discovery))
-        .datagram_receive_buffer_size(None);
-    config
 }
 
 impl Host {

@@ -1,0 +1,86 @@
+//! The page file's requests: a checkpoint's writes, and the pages that apply waits for.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use ringstone_pager::api::PageRun;
+
+use super::Driver;
+use crate::group::GroupError;
+use crate::shard::bring_in::read_run;
+
+/// Least time between two requests of a checkpoint while the log is busy.
+const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
+
+/// What a batch of a checkpoint's writes holds: what the pager makes ready at once.
+const PAGE_BATCH_BYTES: usize = 256 << 10;
+
+/// Pages that are read for the group at a time.
+const PAGE_READS_MAX: usize = 64;
+
+impl Driver {
+    pub(super) fn take_page_completions(&mut self) -> Result<bool, GroupError> {
+        let mut moved = false;
+        while let Some(completion) = self.inbox.page_completions.borrow_mut().pop_front() {
+            self.page_io_under_way -= 1;
+            self.group.pages_completed(completion)?;
+            moved = true;
+        }
+        while let Some((run, result)) = self.inbox.brought_in.borrow_mut().pop_front() {
+            self.inbox.bringing_in.borrow_mut().remove(&run.first);
+            self.group.prefetched(run, result)?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    pub(super) fn pages_io(&mut self, now: Duration) -> Result<(), GroupError> {
+        let spaced = now.saturating_sub(self.last_page_io) >= CHECKPOINT_SPACING;
+        if self.page_io_under_way > 0 || (!spaced && self.group.awaits_log() && !self.group.is_pressed()) {
+            return Ok(());
+        }
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BATCH_BYTES {
+            let Some((token, io)) = self.group.poll_pages_io()? else { break };
+            bytes += io.written_bytes();
+            batch.push((token, io));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.page_io_under_way = batch.len();
+        self.last_page_io = now;
+        let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
+        glommio::spawn_local(async move {
+            let completions = file.execute(batch).await;
+            inbox.page_completions.borrow_mut().extend(completions);
+            inbox.wake.notify();
+        })
+        .detach();
+        Ok(())
+    }
+
+    /// Reads the page that apply waits for, and beside it those that it will need.
+    pub(super) fn bring_in(&mut self) {
+        if let Some(run) = self.group.absent() {
+            self.read_page(run);
+        }
+        while self.inbox.bringing_in.borrow().len() < PAGE_READS_MAX {
+            let Some(run) = self.group.poll_prefetch() else { return };
+            self.read_page(run);
+        }
+    }
+
+    fn read_page(&self, run: PageRun) {
+        if !self.inbox.bringing_in.borrow_mut().insert(run.first) {
+            return;
+        }
+        let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
+        glommio::spawn_local(async move {
+            let result = read_run(file.reads(), run).await;
+            inbox.brought_in.borrow_mut().push_back((run, result));
+            inbox.wake.notify();
+        })
+        .detach();
+    }
+}
