@@ -75,6 +75,8 @@ pub(crate) struct Progress {
     committed_sent: Index,
     /// Was heard from since the last check of the quorum.
     pub(crate) is_active: bool,
+    /// Ticks since it was heard from.
+    pub(crate) silent_ticks: u32,
     /// What the image covers that is on its way; 0: none was sent yet.
     pub(crate) image: Index,
     /// The last read round it confirmed.
@@ -103,6 +105,7 @@ impl Progress {
             nudge: false,
             committed_sent: Index(0),
             is_active: false,
+            silent_ticks: u32::MAX,
             image: Index(0),
             round: 0,
             kinds_known: None,
@@ -173,8 +176,13 @@ impl Progress {
         }
     }
 
+    /// It has said something.
+    pub(crate) fn lives(&mut self) {
+        (self.is_active, self.silent_ticks) = (true, 0);
+    }
+
     pub(crate) fn heard(&mut self, last: Index) {
-        self.is_active = true;
+        self.lives();
         self.paused = false;
         if self.phase == Phase::Replicate && self.matched < last {
             self.nudge = true;

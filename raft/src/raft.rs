@@ -23,7 +23,7 @@ use bytes::Bytes;
 /// One member of one group.
 ///
 /// Method grammar: inputs are `tick`, `campaign`, `step`, `propose*`, `read_index`, `transfer_leadership`,
-/// `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
+/// `abandon_transfer`, `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
 /// `take_actions` is the only output, to be called after any inputs and after `persisted`. Inside, `become_*` changes the
 /// role, `handle_*` takes one kind of message, `maybe_*` may do nothing, `send` is for messages that promise nothing and
 /// `hold` for those that wait for a sync. No method blocks, reads a clock or allocates per entry.
@@ -318,9 +318,19 @@ impl Raft {
         self.role_now()
     }
 
+    /// On a leader: whom leadership is being handed to. No proposal is taken meanwhile.
+    pub fn transferee(&self) -> Option<NodeId> {
+        self.transferee
+    }
+
     /// The log's positions.
     pub fn positions(&self) -> Positions {
         self.log.positions()
+    }
+
+    /// Where the configuration in force stands: another one when it has changed.
+    pub fn configuration_index(&self) -> Index {
+        self.log.configuration_index()
     }
 
     /// The configuration in force: the latest in the log, committed or not.

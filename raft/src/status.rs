@@ -38,6 +38,8 @@ pub struct MemberStatus {
     pub bytes_in_flight: usize,
     /// Whether it was heard from since the last check of the quorum, or lately met.
     pub is_active: bool,
+    /// Ticks since it was heard from in this leadership; `u32::MAX`: it never was.
+    pub silent_ticks: u32,
     /// The newest kind of entries that it can apply; `None` until it has said.
     pub kinds_known: Option<u32>,
 }
@@ -68,6 +70,7 @@ impl Raft {
             appends_in_flight: progress.in_flight.count(),
             bytes_in_flight: progress.in_flight.bytes(),
             is_active: progress.is_active,
+            silent_ticks: progress.silent_ticks,
             kinds_known: progress.kinds_known,
         });
         Status {

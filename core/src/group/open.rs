@@ -36,6 +36,7 @@ use ringstone_wal::{Identity as LogIdentity, Kind, Log, Options, Record, WalErro
 
 use super::membership::{announced, configuration_of, founders, read_members};
 use super::{CheckpointPace, GROUP, Group, Outputs, force, records};
+use crate::identity::promises::Standing;
 use crate::identity::{Identity, IdentityError, ballot};
 use crate::lease;
 use crate::lease::lessor::Lessor;
@@ -455,6 +456,12 @@ fn open_kept(
     config.election_ticks = election_ticks(&shared);
     let announced = announced(&replay.entries);
     let replayed_until = replay.entries.last().map_or(0, |entry| entry.index.0);
+    let standing = Standing {
+        mends: 0,
+        term: hard_state.term.0,
+        vote: hard_state.vote.map(|vote| vote.0),
+        index: replayed_until.max(state.applied_index),
+    };
     let stable = Stable {
         hard_state,
         snapshot: SnapshotMetadata { index: Index(state.applied_index), term: Term(state.applied_term), configuration },
@@ -508,8 +515,13 @@ fn open_kept(
         kinds: Default::default(),
         changes: Vec::new(),
         announced,
+        members_changes: 0,
+        standing,
+        on_trial: false,
         in_flight: Default::default(),
+        unled: Default::default(),
         vacancy: None,
+        resigning: None,
         disk_watch: Default::default(),
         retained: Default::default(),
         images: Default::default(),

@@ -8,6 +8,7 @@
 //! ```
 
 mod others;
+mod trial;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -197,6 +198,9 @@ impl Driver {
             sleep(HAND_OVER_LINGER).await;
         }
         ended?;
+        if let Some(links) = &self.others.links {
+            links.remembered().write().await;
+        }
         self.close().await
     }
 
@@ -205,6 +209,7 @@ impl Driver {
         self.watch_ring();
         images::clean(&self.local.shared.config.data_dir);
         self.open_links().await?;
+        self.begin_trial();
         self.start_ticker();
         self.say_first();
         let mut stopping = false;
@@ -217,7 +222,7 @@ impl Driver {
             if self.others.links.is_none() && self.group.has_others() {
                 self.open_links().await?;
             }
-            if stopping && self.group.is_drained() && !self.group.has_work() {
+            if stopping && self.group.is_drained() && !self.group.has_work() && !self.group.is_resigning() {
                 // On a full disk the next start replays the log instead.
                 if self.group.is_checkpointed() || self.group.lacks_space() {
                     break;
@@ -374,6 +379,8 @@ impl Driver {
         if let Some(damage) = shared.take_damage() {
             return Err(GroupError::Damaged(damage));
         }
+        self.maybe_end_trial(now);
+        self.note_connections(now);
         self.follow_members();
         self.note_transfers();
         self.show_complaints(now);

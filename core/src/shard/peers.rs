@@ -30,11 +30,13 @@ use ringstone_raft::{Body, Message, NodeId, wire};
 
 use super::group_task::Inbox;
 use super::images::{self, Arrivals, ImageEvent};
+use super::remembered::Remembered;
 use super::{Shard, boottime, fds, random_bytes};
 use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::group::{GroupError, features_of_kinds};
-use crate::identity::known::{self, Known};
+use crate::identity::known::Known;
+use crate::identity::promises::Standing;
 use crate::join::{CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
 use crate::said::{self, Caller, ITEMS_MAX, Items, Lane, Said, Word};
 use crate::shared::Shared;
@@ -47,6 +49,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(1);
 pub enum FromPeer {
     /// A member says something.
     Said(NodeId, Said),
+    /// A member has connected.
+    Connected(NodeId),
     /// The connection to a member was lost.
     Lost(NodeId),
     /// A member says that this one was removed.
@@ -77,9 +81,9 @@ pub struct Links {
     /// The newest kind of entries agreed on.
     kinds: Rc<Cell<u16>>,
     /// What is remembered of the others.
-    known: RefCell<Known>,
-    /// It is not on disk yet. Only the task that receives writes it.
-    is_known_news: Cell<bool>,
+    remembered: Rc<Remembered>,
+    /// What this process has begun with: said first to whoever connects.
+    standing: Standing,
 }
 
 impl Links {
@@ -92,12 +96,13 @@ impl Links {
         incarnation: u64,
         members: Vec<Member>,
         kinds: u16,
+        standing: Standing,
         inbox: Rc<Inbox>,
     ) -> Result<Rc<Links>, GroupError> {
         let shared = &shard.shared;
-        let mut known = Known::load(&shared.config.data_dir)?;
-        let peers = transport(shared, incarnation, &members, &known, kinds).await?;
-        let is_news = known.follow(shared.identity.member_id, &members, false);
+        let remembered = Remembered::new(shared.identity.member_id, Known::load(&shared.config.data_dir)?);
+        let peers = transport(shared, incarnation, &members, &remembered.known(), kinds).await?;
+        remembered.follow(&members, false);
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
         let members = Rc::new(RefCell::new(members));
         let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
@@ -120,8 +125,8 @@ impl Links {
             members,
             removed: RefCell::default(),
             kinds,
-            known: RefCell::new(known),
-            is_known_news: Cell::new(is_news),
+            remembered,
+            standing,
         });
         let limits = said::limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), limits, inbox)).detach();
@@ -137,10 +142,8 @@ impl Links {
         self.removed
             .borrow_mut()
             .extend(self.members.borrow().iter().filter(|known| !stays(known)).map(|known| known.id));
-        if self.known.borrow_mut().follow(self.own_id, &members, true) {
-            self.is_known_news.set(true);
-        }
-        match membership(&members, &self.known.borrow()) {
+        self.remembered.follow(&members, true);
+        match membership(&members, &self.remembered.known()) {
             Ok(membership) => {
                 self.peers.set_members(&Membership { removed: self.removed.borrow().clone(), ..membership })
             }
@@ -165,6 +168,21 @@ impl Links {
             Some(format!("ringstone: member {:x} is not connected: {text}", status.member))
         };
         missing.filter_map(why).collect()
+    }
+
+    /// As they were told last.
+    pub(super) fn members(&self) -> std::cell::Ref<'_, Vec<Member>> {
+        self.members.borrow()
+    }
+
+    /// What is remembered of the others.
+    pub(super) fn remembered(&self) -> &Rc<Remembered> {
+        &self.remembered
+    }
+
+    /// What this process has begun with.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The transport itself.
@@ -266,15 +284,6 @@ pub(super) async fn transport(
     Peers::new(PeerConfig { identity, listen, tls, limits, random: Box::new(random) }, &membership).await
 }
 
-/// On disk when this returns, or the log says why not: then a process of another member that went back in time is refused
-/// by those only that have heard the later one in this life.
-pub(super) async fn remember(known: &RefCell<Known>) {
-    let file = known.borrow().encode();
-    if let Err(error) = glommio::executor().spawn_blocking(move || known::save(&file)).await {
-        tracing::error!(error = %error, "the processes of other members can't be remembered");
-    }
-}
-
 /// What this member's hellos say of the entries in its log.
 fn features(kinds: u16) -> Features {
     Features { refuse: features_of_kinds(kinds), ..Features::default() }
@@ -329,10 +338,21 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                         links.words.borrow_mut().insert(NodeId(member), word);
                         None
                     }
+                    Some(Said::Standing(standing)) => {
+                        links.say(NodeId(member), &links.remembered.judge(member, &standing));
+                        None
+                    }
+                    Some(Said::Raft(message)) => {
+                        let counts = links.remembered.note(member, &message);
+                        counts.then(|| FromPeer::Said(NodeId(member), Said::Raft(message)))
+                    }
                     said => said.map(|said| FromPeer::Said(NodeId(member), said)),
                 }
             }
-            PeerEvent::Disconnected { member, .. } => Some(FromPeer::Lost(NodeId(member))),
+            PeerEvent::Disconnected { member, .. } => {
+                links.remembered.lost();
+                Some(FromPeer::Lost(NodeId(member)))
+            }
             PeerEvent::Refused { member, code, text } => {
                 tracing::error!(member = format!("{member:x}"), "{text}");
                 match code {
@@ -348,18 +368,16 @@ async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Limits, inbox
                 None
             }
             PeerEvent::Connected { member, incarnation, process, .. } => {
-                if links.known.borrow_mut().heard(member, incarnation, process) {
-                    links.is_known_news.set(true);
-                }
-                None
+                links.remembered.heard(member, incarnation, process);
+                links.say(NodeId(member), &Said::Standing(links.standing));
+                Some(FromPeer::Connected(NodeId(member)))
             }
             // The transport has said it in the log.
             PeerEvent::Finding { .. } => None,
         };
-        if links.is_known_news.take() {
-            // Before any frame of a process that has just connected is looked at.
-            remember(&links.known).await;
-        }
+        // Before any frame of a process that has just connected is looked at, and before a vote counts.
+        links.remembered.settle().await;
+        links.remembered.write_now_and_then();
         let Some(said) = said else { continue };
         inbox.hear(said);
         while inbox.unheard() >= WAITING_MAX {
