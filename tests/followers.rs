@@ -15,7 +15,7 @@ use ringstone_net::{Method, TokioRuntime};
 use ringstone_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
 };
-use seats::{ctl, ctl_until, status, three};
+use seats::{cluster_of, ctl, ctl_until, status, three};
 use support::{Member, RINGSTONE, folder};
 
 /// Status and body of a page.
@@ -93,6 +93,36 @@ fn every_member_answers_for_leases_and_of_itself() {
     members.into_iter().for_each(Member::stop);
 }
 
+/// A leader's end is a wait for those whose requests no leader has; so is a leader that is not there yet.
+#[test]
+fn writes_and_reads_wait_for_the_next_leader() {
+    let folder = folder();
+    let (seats, mut members) = three(folder.path(), &[]);
+    let cluster = cluster_of(&seats);
+    let port = members[0].port;
+    assert!(ctl(port, &["put", "before", "1"]).0);
+    members.drain(1..).for_each(Member::stop);
+    // Nobody leads now, whoever did before.
+    page_until(port, "/health", 503, "RAFT NO LEADER");
+    let waiting = ["put", "get"].map(|word| {
+        std::thread::spawn(move || {
+            let words: &[&str] = if word == "put" { &["put", "after", "2"] } else { &["get", "before"] };
+            ctl(port, &[&["--command-timeout=15s"], words].concat())
+        })
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    let again = seats[1].spawn(folder.path(), &cluster, &[]);
+    for waiting in waiting {
+        let (success, text) = waiting.join().unwrap();
+        assert!(success, "{text}");
+    }
+    again.wait_until_ready();
+    let revision = ctl(again.port, &["get", "after", "-w", "json"]).1;
+    assert!(revision.contains("\"version\":1"), "it came about once: {revision}");
+    again.stop();
+}
+
 #[test]
 fn a_member_without_a_leader_says_so() {
     let folder = folder();
@@ -115,8 +145,13 @@ fn a_member_without_a_leader_says_so() {
     assert_eq!(page(port, "/livez").0, 200);
     assert_eq!(page(port, "/health?serializable=true").0, 200);
     assert!(ctl(port, &["get", "kept", "--consistency=s"]).1.contains("here"));
-    let (success, text) = ctl(port, &["put", "kept", "nowhere"]);
-    assert!(!success && text.contains("etcdserver: no leader"), "{text}");
+    // As in etcd: 5 s and two election timeouts.
+    for words in [&["put", "kept", "nowhere"][..], &["get", "kept"]] {
+        let began = Instant::now();
+        let (success, text) = ctl(port, &[&["--command-timeout=15s"], words].concat());
+        assert!(!success && text.contains("etcdserver: request timed out"), "{text}");
+        assert!((6..10).contains(&began.elapsed().as_secs()), "{words:?}: {:?}", began.elapsed());
+    }
     let began = Instant::now();
     let mut errors = String::new();
     while !(errors.contains("no leader") && errors.matches("is not connected").count() == 2) {

@@ -4,8 +4,9 @@
 //! <data-dir>/member/identity      this file, written once
 //! <data-dir>/member/incarnation  how often it was started, where it has others (incarnation.rs)
 //! <data-dir>/member/ballot       its term and vote, beside the log's copy (ballot.rs)
-//! <data-dir>/member/known        the other members' last processes (known.rs)
-//! <data-dir>/member/mend         only while it fetches from the others what it has lost (mend.rs)
+//! <data-dir>/member/known        the other members' last processes, and what they have promised (known.rs, promises.rs)
+//! <data-dir>/member/mend         while it fetches from the others what it has lost, or may not run any more (mend.rs)
+//! <data-dir>/member/mended       when it did so, and how often (mended.rs)
 //! <data-dir>/member/lock          locked while a process uses the folder
 //! <data-dir>/member/pages-0       the page file of group 0
 //! <data-dir>/member/wal/          the log of group 0 (or --wal-dir)
@@ -32,6 +33,8 @@ mod folder;
 pub mod incarnation;
 pub mod known;
 pub mod mend;
+pub mod mended;
+pub mod promises;
 mod replace;
 
 use std::fs::{File, OpenOptions};

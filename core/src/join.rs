@@ -82,7 +82,10 @@ impl Cluster {
     /// # Errors
     /// [`JoinError::Kinds`].
     pub fn check_kinds(&self, config: &ServerConfig) -> Result<(), JoinError> {
-        let known = config.entry_kinds;
+        self.check(config.entry_kinds)
+    }
+
+    fn check(&self, known: u16) -> Result<(), JoinError> {
         if self.kinds <= known {
             return Ok(());
         }
@@ -214,5 +217,19 @@ mod tests {
         {
             assert!(read_answer(answer).is_none());
         }
+    }
+
+    #[test]
+    fn whoever_knows_all_that_was_agreed_on_may_join() {
+        let answer = |kinds: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\nX-Etcd-Cluster-Id: c1\r\n{kinds}Content-Length: 2\r\n\r\n[]");
+            read_answer(text.as_bytes()).expect("good")
+        };
+        let agreed = answer("X-Ringstone-Entry-Kinds: 17\r\n");
+        assert_eq!(agreed.kinds, 17);
+        assert!(agreed.check(17).is_ok() && agreed.check(18).is_ok());
+        let error = agreed.check(16).expect_err("it knows less");
+        assert!(matches!(error, JoinError::Kinds { cluster: 0xc1, agreed: 17, known: 16 }), "{error}");
+        assert!(answer("").check(0).is_ok(), "etcd's members do not say");
     }
 }

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A crash anywhere finds the mark, and begins at 1. Before entries of the log are given up the mark says so, so that a second
-//! attempt asks for a state that makes up for them. Why no promise is broken: docs/decisions/0012-mending.md.
+//! attempt asks for a state that makes up for them. Why no promise is broken: docs/decisions/0012-mending.md. A member that is
+//! damaged again and again is not mended for ever (identity/mended.rs).
 
 use std::io;
 use std::path::Path;
@@ -31,6 +32,7 @@ use crate::command::Member;
 use crate::group::{self, GroupError, LogFacts, LogNeed, OpenError};
 use crate::identity::known::Known;
 use crate::identity::mend::{Lost, Mend};
+use crate::identity::mended::{MENDS_MAX, Mended, WINDOW};
 use crate::identity::{IdentityError, ballot};
 use crate::shard::mending::{Fetched, fetch};
 use crate::shard::pulse::Pulse;
@@ -57,6 +59,17 @@ pub enum MendError {
         log: String,
         /// The copy.
         path: std::path::PathBuf,
+    },
+    /// What is damaged is damaged again.
+    #[error(
+        "this member has fetched what it had lost from the others {MENDS_MAX} times within {} hours, and has lost it again ({why}). Those times: {often}. It is not mended once more before the first of them is so long ago: its disk (or memory) damages what it holds. Replace it, then remove the member (member remove), empty its folder and add it anew (member add)",
+        WINDOW.as_secs() / 3600
+    )]
+    TooOften {
+        /// What is lost now.
+        why: String,
+        /// What was lost before, and how often.
+        often: String,
     },
     /// The log.
     #[error(transparent)]
@@ -130,12 +143,18 @@ pub fn mark(shared: &Shared, lost: Lost, why: &dyn std::fmt::Display) -> Result<
         return Ok(false);
     }
     // What is worse stays.
-    let lost = match Mend::read(&shared.config.data_dir)? {
-        Some(before) if before.lost == Lost::Log => Lost::Log,
-        _ => lost,
-    };
+    let lost = Mend::read(&shared.config.data_dir)?.map_or(lost, |before| before.lost.max(lost));
     Mend { lost, why: why.to_string() }.write(&shared.config.data_dir)?;
     Ok(true)
+}
+
+/// Another member has refused this process, whose folder is none that may run as this member: no start of it does any more.
+/// On disk when this returns, or the log says why not: then only the other members refuse it.
+pub fn mark_refused(shared: &Shared, why: &str) {
+    let mark = Mend { lost: Lost::Votes, why: why.to_owned() };
+    if let Err(error) = mark.write(&shared.config.data_dir) {
+        tracing::error!(error = %error, "the folder can't be marked as one that must not run again");
+    }
 }
 
 /// Makes a marked member whole. True: it is, and starts again. False: it was told to stop.
@@ -149,6 +168,9 @@ pub fn run(
     is_stopped: impl Fn(Duration) -> bool,
 ) -> Result<bool, MendError> {
     let data_dir = &shared.config.data_dir;
+    if let Some(often) = Mended::read(data_dir)?.too_often() {
+        return Err(MendError::TooOften { why: mend.why, often });
+    }
     let (mend, log) = look_at_log(shared, log_disk, mend)?;
     tracing::error!(
         why = mend.why,
@@ -169,6 +191,8 @@ pub fn run(
         Log::Lost(hard_state) => group::make_log(log_disk, options, hard_state, fetched.term)?,
     }
     images_installed(data_dir).map_err(MendError::Install)?;
+    // While the mark stands: whoever remembers a longer log goes by this.
+    Mended::count(data_dir, &mend)?;
     Mend::remove(data_dir)?;
     tracing::info!(index = fetched.index, term = fetched.term, "the member is whole again");
     Ok(true)

@@ -6,6 +6,7 @@
 
 mod image;
 mod mend;
+mod standing;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use ringstone_raft::{Body, Message, wire};
@@ -13,6 +14,7 @@ use ringstone_raft::{Body, Message, wire};
 use crate::config::REQUEST_OVERHEAD_BYTES;
 use crate::error::Error;
 use crate::group::{GROUP, MemberChange, Sum, Verdict};
+use crate::identity::promises::Standing;
 
 pub use image::Word;
 pub use mend::{MendRefusal, MendRequest};
@@ -45,6 +47,12 @@ const SUM: u64 = 11;
 const VERDICT: u64 = 12;
 /// What a receiver of an image says.
 const IMAGE_WORD: u64 = 13;
+/// What the disk of a process held when it began.
+const STANDING: u64 = 14;
+/// It holds what the member has promised.
+const STANDS: u64 = 15;
+/// It does not.
+const WENT_BACK: u64 = 16;
 const CHANNEL_SHIFT: u32 = 56;
 
 /// Bytes of a [`Caller`].
@@ -119,6 +127,12 @@ pub enum Said {
     Verdict(Verdict),
     /// About an image.
     Image(Word),
+    /// What its disk held when the process began: said first on each connection.
+    Standing(Standing),
+    /// It holds all that the member has promised to who says this.
+    Stands,
+    /// It does not: this is what the member has promised, and may not be forgotten.
+    WentBack(Standing),
 }
 
 /// Which queue of the transport it goes by.
@@ -199,67 +213,59 @@ fn outcome(code: u8) -> Result<(), Error> {
 }
 
 impl Said {
+    /// The highest bits of its frame's group.
+    fn channel(&self) -> u64 {
+        match self {
+            Said::Raft(_) => RAFT,
+            Said::Proposal(_) => PROPOSAL,
+            Said::KeepAlives(_) => KEEP_ALIVE,
+            Said::KeptAlive(_) => KEPT_ALIVE,
+            Said::Change(..) => CHANGE,
+            Said::Changed(..) => CHANGED,
+            Said::Clocks(_) => CLOCK,
+            Said::ClockIs(_) => CLOCK_IS,
+            Said::NotTaken(..) => NOT_TAKEN,
+            Said::Mend(_) => MEND,
+            Said::MendRefused(_) => MEND_REFUSED,
+            Said::Sum(_) => SUM,
+            Said::Verdict(_) => VERDICT,
+            Said::Image(_) => IMAGE_WORD,
+            Said::Standing(_) => STANDING,
+            Said::Stands => STANDS,
+            Said::WentBack(_) => WENT_BACK,
+        }
+    }
+
     /// The frame's group, and its bytes; `scratch` is empty before and after.
     pub fn encode(&self, scratch: &mut BytesMut) -> (u64, Bytes) {
-        let kind = match self {
-            Said::Raft(message) => {
-                wire::encode(u64::from(GROUP), message, scratch);
-                RAFT
-            }
-            Said::Proposal(payload) => return (PROPOSAL << CHANNEL_SHIFT | u64::from(GROUP), payload.clone()),
-            Said::KeepAlives(items) => {
+        let group = self.channel() << CHANNEL_SHIFT | u64::from(GROUP);
+        match self {
+            Said::Raft(message) => wire::encode(u64::from(GROUP), message, scratch),
+            Said::Proposal(payload) => return (group, payload.clone()),
+            Said::KeepAlives(items) | Said::KeptAlive(items) | Said::Clocks(items) | Said::ClockIs(items) => {
                 put_items(items, scratch);
-                KEEP_ALIVE
-            }
-            Said::KeptAlive(items) => {
-                put_items(items, scratch);
-                KEPT_ALIVE
-            }
-            Said::Clocks(items) => {
-                put_items(items, scratch);
-                CLOCK
-            }
-            Said::ClockIs(items) => {
-                put_items(items, scratch);
-                CLOCK_IS
             }
             Said::Change(caller, change) => {
                 put_caller(*caller, scratch);
                 scratch.put_slice(&change.encode());
-                CHANGE
             }
             Said::Changed(caller, outcome) => {
                 put_caller(*caller, scratch);
                 put_error(outcome.as_ref().err(), scratch);
-                CHANGED
             }
             Said::NotTaken(caller, error) => {
                 put_caller(*caller, scratch);
                 put_error(Some(error), scratch);
-                NOT_TAKEN
             }
-            Said::Mend(request) => {
-                scratch.put_slice(&request.encode());
-                MEND
-            }
-            Said::MendRefused(refusal) => {
-                scratch.put_slice(&refusal.encode());
-                MEND_REFUSED
-            }
-            Said::Sum(sum) => {
-                scratch.put_slice(&sum.encode());
-                SUM
-            }
-            Said::Verdict(verdict) => {
-                scratch.put_slice(&verdict.encode());
-                VERDICT
-            }
-            Said::Image(word) => {
-                scratch.put_slice(&word.encode());
-                IMAGE_WORD
-            }
-        };
-        (kind << CHANNEL_SHIFT | u64::from(GROUP), scratch.split().freeze())
+            Said::Mend(request) => scratch.put_slice(&request.encode()),
+            Said::MendRefused(refusal) => scratch.put_slice(&refusal.encode()),
+            Said::Sum(sum) => scratch.put_slice(&sum.encode()),
+            Said::Verdict(verdict) => scratch.put_slice(&verdict.encode()),
+            Said::Image(word) => scratch.put_slice(&word.encode()),
+            Said::Standing(standing) | Said::WentBack(standing) => scratch.put_slice(&standing::encode(standing)),
+            Said::Stands => {}
+        }
+        (group, scratch.split().freeze())
     }
 
     /// Takes the bytes of a frame of this group.
@@ -275,15 +281,18 @@ impl Said {
         match channel {
             RAFT => return Ok(Said::Raft(wire::decode(&bytes, limits)?.1)),
             PROPOSAL => return Ok(Said::Proposal(bytes)),
-            KEEP_ALIVE => return Ok(Said::KeepAlives(items(bytes)?)),
-            KEPT_ALIVE => return Ok(Said::KeptAlive(items(bytes)?)),
-            CLOCK => return Ok(Said::Clocks(items(bytes)?)),
-            CLOCK_IS => return Ok(Said::ClockIs(items(bytes)?)),
+            KEEP_ALIVE => return items(bytes).map(Said::KeepAlives),
+            KEPT_ALIVE => return items(bytes).map(Said::KeptAlive),
+            CLOCK => return items(bytes).map(Said::Clocks),
+            CLOCK_IS => return items(bytes).map(Said::ClockIs),
             MEND => return MendRequest::decode(&bytes).map(Said::Mend).ok_or(malformed("a request for the state")),
             MEND_REFUSED => return MendRefusal::decode(&bytes).map(Said::MendRefused).ok_or(malformed("a refusal")),
             SUM => return Sum::decode(&bytes).map(Said::Sum).ok_or(malformed("a sum of a state")),
             VERDICT => return Verdict::decode(&bytes).map(Said::Verdict).ok_or(malformed("a verdict on a state")),
             IMAGE_WORD => return Word::decode(bytes).map(Said::Image).ok_or(malformed("a word about an image")),
+            STANDING => return standing::decode(&bytes).map(Said::Standing).ok_or(malformed("a standing")),
+            STANDS if bytes.is_empty() => return Ok(Said::Stands),
+            WENT_BACK => return standing::decode(&bytes).map(Said::WentBack).ok_or(malformed("what was promised")),
             _ => {}
         }
         if bytes.len() < CALLER_BYTES {
@@ -346,6 +355,10 @@ mod tests {
             Said::Sum(SUM_OF_IT),
             Said::Verdict(Verdict { member: NodeId(7), told: SUM_OF_IT, others: SUM_OF_IT }),
             Said::Image(Word::Map([7; 16])),
+            Said::Standing(Standing { mends: 1, term: 2, vote: Some(3), index: 4 }),
+            Said::Standing(Standing::default()),
+            Said::Stands,
+            Said::WentBack(Standing { mends: 5, term: 6, vote: None, index: 7 }),
             Said::Change(CALLER, MemberChange::Promote(5)),
             Said::Changed(CALLER, Ok(())),
             Said::Changed(CALLER, Err(Error::LearnerNotReady)),
@@ -369,7 +382,7 @@ mod tests {
         assert_eq!(refused(CHANGE << CHANNEL_SHIFT, &[0; 11]), Err(SaidError::Caller));
         assert_eq!(refused(KEEP_ALIVE << CHANNEL_SHIFT, &[0; 21]), Err(SaidError::Items));
         assert_eq!(refused(CHANGED << CHANNEL_SHIFT, &[0; 14]), Err(SaidError::Unknown));
-        for channel in [CHANGE, NOT_TAKEN, MEND, SUM, VERDICT, IMAGE_WORD] {
+        for channel in [CHANGE, NOT_TAKEN, MEND, SUM, VERDICT, IMAGE_WORD, STANDING, WENT_BACK] {
             let bytes = if channel == NOT_TAKEN { &[0; 13][..] } else { &[0; 40][..] };
             assert!(matches!(refused(channel << CHANNEL_SHIFT, bytes), Err(SaidError::Malformed(_))), "{channel}");
         }
@@ -378,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_safe(channel in 0u64..16, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_safe(channel in 0u64..20, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Said::decode(channel << CHANNEL_SHIFT, Bytes::from(bytes), &limits(1 << 20));
         }
     }

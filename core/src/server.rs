@@ -139,7 +139,7 @@ impl ServerError {
             ServerError::Open(error) => open_cause(error),
             ServerError::Group(error) => group_cause(error),
             ServerError::Mend(error) => match error {
-                MendError::Votes { .. } => Cause::Damaged,
+                MendError::Votes { .. } | MendError::TooOften { .. } => Cause::Damaged,
                 MendError::Log(error) => log_cause(error),
                 MendError::Identity(error) => identity_cause(error),
                 MendError::Group(error) => group_cause(error),
@@ -371,6 +371,9 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     let mut ring = RingDisk::open(&folder.wal_dir, way_to_sync(&folder.wal_dir))?;
     ring.hold(folder.lock())?;
     if let Some(mend) = Mend::read(&shared.config.data_dir)? {
+        if mend.lost == Lost::Votes && !shared.config.force_new_cluster {
+            return Err(GroupError::Refused { text: mend.why }.into());
+        }
         // Nobody is served meanwhile: clients go to other members.
         drop(listeners);
         return make_whole(&shared, &mut ring, mend, &signals);
@@ -384,6 +387,9 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     let space = Space::new(&folder.page_file, &folder.wal_dir);
     wait_for_end(&shared, &signals, handles, space).map_err(|error| {
         let lost = matches!(&error, ServerError::Group(error) if error.is_of_state()).then_some(Lost::State);
+        if let ServerError::Group(GroupError::Refused { text }) = &error {
+            mending::mark_refused(&shared, text);
+        }
         unless_others_have(&shared, lost, error)
     })
 }
@@ -410,8 +416,15 @@ fn unless_others_have(shared: &Shared, lost: Option<Lost>, error: ServerError) -
 
 /// The process starts again once the member is whole.
 fn make_whole(shared: &Arc<Shared>, ring: &mut RingDisk, mend: Mend, signals: &Signals) -> Result<(), ServerError> {
-    if mending::run(shared, ring, mend, |at_most| signals.wait(at_most).is_some())? {
-        return Err(ServerError::Mended);
+    match mending::run(shared, ring, mend, |at_most| signals.wait(at_most).is_some()) {
+        Ok(true) => return Err(ServerError::Mended),
+        Ok(false) => {}
+        Err(error) => {
+            if let MendError::Group(GroupError::Refused { text }) = &error {
+                mending::mark_refused(shared, text);
+            }
+            return Err(error.into());
+        }
     }
     tracing::info!("received signal; shutting down, and the next start goes on fetching the state");
     Ok(())

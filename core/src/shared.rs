@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use crate::command::Member;
 use crate::config::ServerConfig;
@@ -147,6 +148,10 @@ pub struct Shared {
     pub proposals_failed: AtomicU64,
     /// Changes of leader seen.
     pub leader_changes: AtomicU64,
+    /// Since when that one leads, on CLOCK_BOOTTIME in milliseconds.
+    pub leader_since_ms: AtomicU64,
+    /// When the leader, or a quorum where this member leads, was last not connected; the same clock.
+    pub unconnected_ms: AtomicU64,
     /// Times that the state was summed up, to be compared with that of other members.
     pub sums: AtomicU64,
     /// Times that a member was named whose state differs from that of most members.
@@ -214,6 +219,8 @@ impl Shared {
             proposals_pending: AtomicU64::new(0),
             proposals_failed: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
+            leader_since_ms: AtomicU64::new(0),
+            unconnected_ms: AtomicU64::new(0),
             sums: AtomicU64::new(0),
             diverged: AtomicU64::new(0),
             damage: Mutex::new(None),
@@ -326,9 +333,51 @@ impl Shared {
         if cost > 0 && admission.alarms & ALARM_NOSPACE != 0 { Err(Error::NoSpace) } else { Ok(()) }
     }
 
+    /// What a write is told that was asked for at `since` (CLOCK_BOOTTIME) and has not come about in time.
+    #[must_use]
+    pub fn late_write(&self, since: Duration) -> Error {
+        let at = |ms: &AtomicU64| Duration::from_millis(ms.load(Ordering::Relaxed));
+        let leads_since = at(&self.leader_since_ms);
+        let is_led = self.leader.load(Ordering::Relaxed) != 0;
+        let unconnected = is_led.then(|| at(&self.unconnected_ms));
+        why_late(since, leads_since, self.config.election_timeout, unconnected)
+    }
+
     /// True when this member leads.
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader.load(Ordering::Relaxed) == self.identity.member_id
+    }
+}
+
+/// By etcd's rules: the words tell an operator where to look, and are no word on whether the write will come about.
+/// `unconnected` is when whoever leads was last not connected; none: nobody leads.
+fn why_late(since: Duration, leads_since: Duration, election: Duration, unconnected: Option<Duration>) -> Error {
+    let was_lost = leads_since.saturating_sub(2 * election);
+    if was_lost < since && since < leads_since {
+        Error::TimeoutLeaderFailure
+    } else if unconnected.is_some_and(|at| at >= since) {
+        Error::TimeoutConnectionLost
+    } else {
+        Error::Timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_write_is_told_what_happened_since_it_was_asked_for() {
+        let at = Duration::from_secs;
+        let why = |since, leads_since, unconnected: Option<u64>| {
+            why_late(at(since), at(leads_since), at(1), unconnected.map(at))
+        };
+        assert_eq!(why(100, 50, Some(50)), Error::Timeout);
+        assert_eq!(why(100, 50, None), Error::Timeout, "nobody leads");
+        assert_eq!(why(100, 101, Some(50)), Error::TimeoutLeaderFailure);
+        assert_eq!(why(100, 103, Some(50)), Error::Timeout, "the one before was lost long after it was asked for");
+        assert_eq!(why(100, 50, Some(104)), Error::TimeoutConnectionLost);
+        assert_eq!(why(100, 101, Some(104)), Error::TimeoutLeaderFailure);
     }
 }

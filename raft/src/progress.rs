@@ -71,8 +71,8 @@ pub(crate) struct Progress {
     committed_sent: Index,
     /// Was heard from since the last check of the quorum.
     pub(crate) is_active: bool,
-    /// Was heard from between the last two checks.
-    pub(crate) was_active: bool,
+    /// Ticks since it was heard from.
+    pub(crate) silent_ticks: u32,
     /// What the image covers that is on its way; 0: none was sent yet.
     pub(crate) image: Index,
     /// The last read round it confirmed.
@@ -101,7 +101,7 @@ impl Progress {
             nudge: false,
             committed_sent: Index(0),
             is_active: false,
-            was_active: false,
+            silent_ticks: u32::MAX,
             image: Index(0),
             round: 0,
             kinds_known: None,
@@ -183,8 +183,13 @@ impl Progress {
         }
     }
 
+    /// It has said something.
+    pub(crate) fn lives(&mut self) {
+        (self.is_active, self.silent_ticks) = (true, 0);
+    }
+
     pub(crate) fn heard(&mut self, last: Index) {
-        self.is_active = true;
+        self.lives();
         self.paused = false;
         if self.phase == Phase::Replicate && self.matched < last {
             // With a full window it goes without entries: to a member that is slow, more would only wait on the way.

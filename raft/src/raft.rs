@@ -23,7 +23,8 @@ use bytes::Bytes;
 /// One member of one group.
 ///
 /// Method grammar: inputs are `tick`, `campaign`, `step`, `propose*`, `read_index`, `transfer_leadership`,
-/// `resign`, `forget_leader`, `hold_entries`, `send_snapshot`, `report_*`, and the past participles `persisted`, `applied` that say what the caller has done;
+/// `hold_entries`, `abandon_transfer`, `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles
+/// `persisted`, `applied` that say what the caller has done;
 /// `take_actions` is the only output, to be called after any inputs and after `persisted`. Inside, `become_*` changes the
 /// role, `handle_*` takes one kind of message, `maybe_*` may do nothing, `send` is for messages that promise nothing and
 /// `hold` for those that wait for a sync. No method blocks, reads a clock or allocates per entry.
@@ -325,6 +326,11 @@ impl Raft {
         self.role_now()
     }
 
+    /// On a leader: whom leadership is being handed to. No proposal is taken meanwhile.
+    pub fn transferee(&self) -> Option<NodeId> {
+        self.transferee
+    }
+
     /// The log's positions.
     pub fn positions(&self) -> Positions {
         self.log.positions()
@@ -333,6 +339,11 @@ impl Raft {
     /// An image was taken in place of the log, and [`Raft::persisted`] has not said yet that it is installed.
     pub fn is_installing(&self) -> bool {
         self.log.is_installing()
+    }
+
+    /// Where the configuration in force stands: another one when it has changed.
+    pub fn configuration_index(&self) -> Index {
+        self.log.configuration_index()
     }
 
     /// The configuration in force: the latest in the log, committed or not.

@@ -38,6 +38,8 @@ pub struct MemberStatus {
     pub bytes_in_flight: usize,
     /// Whether it was heard from since the last check of the quorum, or lately met.
     pub is_active: bool,
+    /// Ticks since it was heard from in this leadership; `u32::MAX`: it never was.
+    pub silent_ticks: u32,
     /// The newest kind of entries that it can apply; `None` until it has said.
     pub kinds_known: Option<u32>,
 }
@@ -68,6 +70,7 @@ impl Raft {
             appends_in_flight: progress.in_flight.count(),
             bytes_in_flight: progress.in_flight.bytes(),
             is_active: progress.is_active,
+            silent_ticks: progress.silent_ticks,
             kinds_known: progress.kinds_known,
         });
         Status {
@@ -106,7 +109,8 @@ impl Raft {
     /// them take an image. For one that an image is on its way to that is the image's index; one that waits for an image to
     /// be made needs nothing. `None` where there is no such member.
     pub fn wanted_by_others(&self) -> Option<Index> {
-        let answering = self.progress.values().filter(|progress| progress.is_active || progress.was_active);
+        let silent_max = 2 * self.config.election_ticks;
+        let answering = self.progress.values().filter(|progress| progress.silent_ticks <= silent_max);
         answering.filter_map(Progress::wants_log_from).min()
     }
 }

@@ -343,6 +343,7 @@ impl Group {
 
     pub(super) fn put_member(&mut self, member: &crate::command::Member) -> Result<(), Fault> {
         let bytes = rkyv::to_bytes::<rancor::Error>(member).expect("a member can be encoded");
+        self.members_changes += 1;
         self.pager.put(MEMBER, &member.id.to_be_bytes(), &[&bytes])
     }
 

@@ -83,7 +83,7 @@ impl Group {
             None => Err(Error::TooManyRequests),
         };
         match outcome {
-            Ok(()) => self.in_flight.begin(now, self.raft.role().term.0, (shard, request_id)),
+            Ok(()) => self.in_flight.begin(now, self.raft.role().term.0, (shard, request_id), None),
             Err(error) => self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) }),
         }
         Ok(())
@@ -177,10 +177,11 @@ impl Group {
         configuration_of(&after).ok_or(Error::MemberNotEnoughStarted)
     }
 
-    /// On a leader: a member answers, or is this one.
+    /// On a leader: a member answers, or is this one. (Who was heard since the last check of the quorum says nothing just after it.)
     fn is_heard(&self, id: u64) -> bool {
-        let is_active = |member: &ringstone_raft::MemberStatus| member.id.0 == id && member.is_active;
-        id == self.raft.id().0 || self.raft.status().members.iter().any(is_active)
+        let silence_max = super::open::election_ticks(&self.shared);
+        let is_heard = |member: &ringstone_raft::MemberStatus| member.id.0 == id && member.silent_ticks < silence_max;
+        id == self.raft.id().0 || self.raft.status().members.iter().any(is_heard)
     }
 
     fn is_caught_up(&self, id: NodeId) -> bool {

@@ -7,24 +7,26 @@
 //! ```
 //!
 //! A proposal that was forwarded, or whose leader lost its office, has an unknown outcome until its entry is applied here. Its
-//! caller is told so after [`request_timeout`](crate::config::ServerConfig::request_timeout), as etcd does, or as soon as an
-//! entry of a later term is applied: what the old leader had not committed by then is in nobody's log any more, and a client
-//! need not wait seconds to ask again. (Unknown all the same: its message may lie with a leader that was stopped.)
+//! caller is told so by its shard after [`request_timeout`](crate::config::ServerConfig::request_timeout), as etcd does, or from
+//! here as soon as an entry of a later term is applied: what the old leader had not committed by then is in nobody's log any
+//! more, and a client need not wait seconds to ask again. (Unknown all the same: its message may lie with a leader that was
+//! stopped.) One that the leader has certainly not taken waits for the next one (unled.rs).
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ahash::AHashSet;
+use ahash::AHashMap;
 use bytes::Bytes;
 use ringstone_pager::api::ReadTrees as _;
-use ringstone_raft::{Message, NodeId, ProposeError, Raft, Role};
+use ringstone_raft::{Index, Message, NodeId, ProposeError, Raft, Role};
 
 use super::leases::SAY_INTERVAL;
 use super::{Answer, Group, GroupError, NOBODY, Proposal, read_member};
 use crate::command::Command;
 use crate::entry::{Draft, EntryError};
 use crate::error::Error;
+use crate::identity::promises::Standing;
 use crate::trees::MEMBER;
 
 /// Entries of this weight, in bytes, stay in memory in any case: for members that come back, or for who leads next.
@@ -75,33 +77,79 @@ impl ForwardError {
 /// Requests of this member's shards that wait for their entry, where there are other members: a sole voter answers all.
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
-    by_age: VecDeque<(Duration, u64, (u32, u64))>,
-    waiting: AHashSet<(u32, u64)>,
+    by_age: VecDeque<Begun>,
+    waiting: AHashMap<(u32, u64), Held>,
+    /// Of attempts: one that was not taken may be made again.
+    attempts: u64,
+}
+
+#[derive(Debug)]
+struct Begun {
+    at: Duration,
+    term: u64,
+    attempt: u64,
+    whom: (u32, u64),
+}
+
+#[derive(Debug)]
+struct Held {
+    attempt: u64,
+    forwarded: Option<Forwarded>,
+}
+
+/// What it takes to forward a proposal again.
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    /// When its caller began to wait.
+    since: Duration,
+    payload: Bytes,
+}
+
+/// Those that wait no longer.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Expired {
+    /// Their leader is one of the past: their callers are told.
+    unled: Vec<(u32, u64)>,
+    /// So many waited for so long that their shards have told their callers.
+    late: u64,
 }
 
 impl InFlight {
-    pub(super) fn begin(&mut self, now: Duration, term: u64, whom: (u32, u64)) {
-        if whom.0 != NOBODY && self.waiting.insert(whom) {
-            self.by_age.push_back((now, term, whom));
+    pub(super) fn begin(&mut self, at: Duration, term: u64, whom: (u32, u64), forwarded: Option<Forwarded>) {
+        if whom.0 == NOBODY || self.waiting.contains_key(&whom) {
+            return;
         }
+        self.attempts += 1;
+        let attempt = self.attempts;
+        self.waiting.insert(whom, Held { attempt, forwarded });
+        self.by_age.push_back(Begun { at, term, attempt, whom });
     }
 
     /// True if it waited.
     pub(super) fn end(&mut self, whom: (u32, u64)) -> bool {
-        !self.waiting.is_empty() && self.waiting.remove(&whom)
+        !self.waiting.is_empty() && self.waiting.remove(&whom).is_some()
     }
 
-    /// Those that began before `limit`, or in a term before `applied_term`, and still wait; with the term in which they began.
-    fn expire(&mut self, limit: Duration, applied_term: u64) -> Vec<(u64, (u32, u64))> {
-        let mut late = Vec::new();
-        // Terms never fall, so the oldest come first in both ways.
-        while self.by_age.front().is_some_and(|(since, term, _)| *since < limit || *term < applied_term) {
-            let (_, term, whom) = self.by_age.pop_front().expect("looked at");
-            if self.waiting.remove(&whom) {
-                late.push((term, whom));
+    /// Those that began before `limit`, or in a term before `applied_term`, and still wait.
+    fn expire(&mut self, limit: Duration, applied_term: u64) -> Expired {
+        let mut expired = Expired::default();
+        // Neither terms nor times fall, so the oldest come first in both ways.
+        while let Some(Begun { at, term, attempt, whom }) = self.by_age.front() {
+            let (is_late, is_unled) = (*at < limit, *term < applied_term);
+            if !is_late && !is_unled {
+                break;
             }
+            if self.waiting.get(whom).is_some_and(|held| held.attempt == *attempt) {
+                self.waiting.remove(whom);
+                if is_late {
+                    expired.late += 1;
+                } else {
+                    expired.unled.push(*whom);
+                }
+            }
+            self.by_age.pop_front();
         }
-        late
+        expired
     }
 }
 
@@ -166,12 +214,19 @@ impl Group {
         configuration.voters() == [self.raft.id()] && configuration.learners().is_empty() && !configuration.is_joint()
     }
 
+    /// Raft neither hears nor says anything. So too in a member that stops and has handed over: what it was told on and on would
+    /// never be all applied, and the others need not wait for its word any more.
+    pub(super) fn is_deaf(&self) -> bool {
+        let has_left = self.stopping && !self.is_resigning() && !self.is_sole();
+        self.is_installing() || self.on_trial || has_left
+    }
+
     /// Takes a message from another member. One that can't be is dropped.
     ///
     /// # Errors
     /// [`GroupError::Raft`]: going on would not be safe.
     pub fn step(&mut self, now: Duration, from: NodeId, message: Message) -> Result<(), GroupError> {
-        if self.is_installing() {
+        if self.is_deaf() {
             return Ok(());
         }
         self.now = now;
@@ -202,15 +257,28 @@ impl Group {
         })
     }
 
-    /// Stops leading, for a member that ends or whose disk stalls: another one is asked to campaign.
-    pub fn resign(&mut self) {
-        self.raft.resign();
-    }
-
-    /// As [`Group::resign`], for a member that ends at once because of its state: what is to be said is returned.
+    /// For a member that ends at once because of its state: another one is asked to campaign, and what is to be said for that
+    /// is returned.
     pub fn hand_over(&mut self) -> Vec<(NodeId, Message)> {
         self.raft.resign();
         self.raft.take_actions().send_now
+    }
+
+    /// What the disk held when this process began, but for how often the member has mended itself.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// From now on raft neither hears nor says anything, as if this member were switched off: whether it has kept what it has
+    /// promised is not known yet.
+    pub fn begin_trial(&mut self) {
+        self.on_trial = true;
+    }
+
+    /// It is one of the members again.
+    pub fn end_trial(&mut self) {
+        self.on_trial = false;
     }
 
     /// A member may have lost what it had acknowledged: [`Raft::forget`].
@@ -241,13 +309,20 @@ impl Group {
         Ok(())
     }
 
-    /// The leader has not taken a proposal, or it never came there: nothing will come of it, and its caller learns so at once.
+    /// The leader has not taken a proposal, or it never came there: nothing will come of it. Where another leader may take it,
+    /// it waits for that one; else its caller learns so at once.
     pub fn forward_refused(&mut self, whom: (u32, u64), error: Error) {
-        if self.in_flight.end(whom) {
-            self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
-            let (shard, request_id) = whom;
-            self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
+        let Some(held) = self.in_flight.waiting.remove(&whom) else { return };
+        let (shard, request_id) = whom;
+        let is_unled = matches!(error, Error::NoLeader | Error::NotLeader | Error::LeaderChanged);
+        if is_unled
+            && let Some(Forwarded { since, payload }) = held.forwarded
+            && let Ok(draft) = Draft::of_sealed(&payload)
+        {
+            return self.wait_for_leader(since, vec![Proposal { draft, shard, request_id }]);
         }
+        self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
     }
 
     /// Who leads, where that is another member.
@@ -258,6 +333,12 @@ impl Group {
     /// There are other members, as far as raft knows.
     pub fn has_others(&self) -> bool {
         !self.is_sole() && !self.raft.configuration().voters().is_empty()
+    }
+
+    /// Another one when [`Group::members`] may say something else.
+    #[must_use]
+    pub fn members_version(&self) -> (u64, Index) {
+        (self.members_changes, self.raft.configuration_index())
     }
 
     /// Members of the published state, and those in force that it does not have yet: founders, and whom the log adds. Without
@@ -283,24 +364,30 @@ impl Group {
         if role.role == Role::Leader || self.is_installing() { None } else { role.leader }
     }
 
-    pub(super) fn forward(&mut self, leader: NodeId, proposals: Vec<Proposal>) {
-        let term = self.raft.role().term.0;
+    pub(super) fn forward(&mut self, since: Duration, leader: NodeId, proposals: Vec<Proposal>) {
+        let (now, term) = (self.now, self.raft.role().term.0);
         for proposal in proposals {
             let whom = (proposal.shard, proposal.request_id);
-            self.in_flight.begin(self.now, term, whom);
-            self.outputs.forward.push(Forward { leader, whom, payload: proposal.draft.seal(0, 0) });
+            let payload = proposal.draft.seal(0, 0);
+            let forwarded = Forwarded { since, payload: payload.clone() };
+            self.in_flight.begin(now, term, whom, Some(forwarded));
+            self.outputs.forward.push(Forward { leader, whom, payload });
         }
     }
 
-    /// A tick's part: who waits for too long, or for a leader of the past, is told that the outcome is unknown.
+    /// A tick's part: who waits for a leader of the past is told that the outcome is unknown; who has waited for too long was told
+    /// by its shard, and is forgotten.
     pub(super) fn expire_requests(&mut self) {
         let limit = self.now.saturating_sub(self.shared.config.request_timeout());
-        let term = self.raft.role().term.0;
-        for (began, (shard, request_id)) in self.in_flight.expire(limit, self.state.applied_term) {
-            let error = if began == term { Error::Timeout } else { Error::TimeoutLeaderFailure };
-            self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
-            self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
-        }
+        let Expired { unled, late } = self.in_flight.expire(limit, self.state.applied_term);
+        self.shared.proposals_failed.fetch_add(unled.len() as u64 + late, Ordering::Relaxed);
+        self.outputs.answers.extend(unled.into_iter().map(|(shard, request_id)| Answer {
+            shard,
+            request_id,
+            outcome: Err(Error::TimeoutLeaderFailure),
+        }));
+        self.expire_unled(limit);
+        self.expire_reads(limit);
     }
 
     /// Forgets entries that nobody needs: a restart reads them from the log's files.
@@ -308,7 +395,7 @@ impl Group {
         let applied = self.state.applied_index;
         if self.is_sole() {
             self.retained.clear();
-            self.raft.compact(ringstone_raft::Index(applied));
+            self.raft.compact(Index(applied));
             return;
         }
         self.images.applied(self.retained.unmarked);
@@ -316,7 +403,7 @@ impl Group {
         if let Some(to) = self.retained.publish(applied, wanted) {
             // Whoever gets an image needs what comes after it.
             let to = self.images.floor().map_or(to, |floor| to.min(floor));
-            self.raft.compact(ringstone_raft::Index(to));
+            self.raft.compact(Index(to));
         }
     }
 
@@ -331,7 +418,7 @@ impl Group {
         if self.is_unknown(&attributes)?.unwrap_or(true) {
             self.said_first = Some((self.raft.role().term.0, self.now));
             let proposal = self.nobodys(&attributes);
-            self.forward(leader, vec![proposal]);
+            self.forward(self.now, leader, vec![proposal]);
             self.first = Some((bootstrap, attributes));
         }
         Ok(())
@@ -350,28 +437,38 @@ impl Group {
 mod tests {
     use super::*;
 
+    fn unled(whom: &[(u32, u64)]) -> Expired {
+        Expired { unled: whom.to_vec(), late: 0 }
+    }
+
     #[test]
-    fn who_waits_too_long_is_told_once_and_nobody_else() {
+    fn who_waits_too_long_is_forgotten_once() {
         let at = Duration::from_secs;
         let mut in_flight = InFlight::default();
-        in_flight.begin(at(1), 1, (0, 7));
-        in_flight.begin(at(2), 1, (0, 8));
-        in_flight.begin(at(9), 2, (0, 9));
-        in_flight.begin(at(9), 2, (NOBODY, 0));
+        in_flight.begin(at(1), 1, (0, 7), None);
+        in_flight.begin(at(2), 1, (0, 8), None);
+        in_flight.begin(at(9), 2, (0, 9), None);
+        in_flight.begin(at(9), 2, (NOBODY, 0), None);
         assert!(in_flight.end((0, 8)) && !in_flight.end((0, 8)));
-        assert_eq!(in_flight.expire(at(5), 1), [(1, (0, 7))]);
-        assert_eq!(in_flight.expire(at(9), 2), []);
-        assert_eq!(in_flight.expire(at(10), 2), [(2, (0, 9))]);
+        assert_eq!(in_flight.expire(at(5), 1), Expired { unled: vec![], late: 1 });
+        assert_eq!(in_flight.expire(at(9), 2), Expired::default());
+        assert_eq!(in_flight.expire(at(10), 2), Expired { unled: vec![], late: 1 });
+        assert!(in_flight.waiting.is_empty());
     }
 
     #[test]
     fn who_waits_for_a_leader_of_the_past_is_told_at_once() {
         let mut in_flight = InFlight::default();
-        in_flight.begin(Duration::ZERO, 4, (0, 7));
-        in_flight.begin(Duration::ZERO, 5, (0, 8));
-        assert_eq!(in_flight.expire(Duration::ZERO, 4), []);
-        assert_eq!(in_flight.expire(Duration::ZERO, 5), [(4, (0, 7))]);
-        assert_eq!(in_flight.expire(Duration::ZERO, 6), [(5, (0, 8))]);
+        in_flight.begin(Duration::ZERO, 4, (0, 7), None);
+        in_flight.begin(Duration::ZERO, 5, (0, 8), None);
+        assert_eq!(in_flight.expire(Duration::ZERO, 4), unled(&[]));
+        assert_eq!(in_flight.expire(Duration::ZERO, 5), unled(&[(0, 7)]));
+        // An attempt that was not taken says nothing of the one after it.
+        in_flight.begin(Duration::ZERO, 5, (0, 9), None);
+        assert!(in_flight.end((0, 9)));
+        in_flight.begin(Duration::ZERO, 6, (0, 9), None);
+        assert_eq!(in_flight.expire(Duration::ZERO, 6), unled(&[(0, 8)]));
+        assert_eq!(in_flight.expire(Duration::ZERO, 7), unled(&[(0, 9)]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! A leader that must be replaced before an election timeout has passed: its process has ended, or its disk does not answer.
+//! A leader that must be replaced before an election timeout has passed: its process has ended or is to end, or its disk does not
+//! answer.
 //!
-//! Both only bring an election forward that raft would hold anyway; who wins it, and whether anybody does, raft decides.
+//! All three only bring an election forward that raft would hold anyway; who wins it, and whether anybody does, raft decides.
 //!
 //! **A process that has ended** ([`Group::report_lost`]). All followers learn of it within moments, and if all stood for election
 //! at once they would split the votes. So they take turns by their ids: the first stands at once, and with each tick it is
@@ -11,6 +12,10 @@
 //! taken until that one has all and leads. (To stop at once would leave appends on their way, and a successor without them
 //! gets no votes: seen under load.) If it still leads a while later, it does stop at once. Time is counted in ticks that have passed without the end of any request: a process that
 //! was stopped itself, or was short of CPU, does not blame its disk.
+//!
+//! **A process that is to end** ([`Group::resign`]). It hands over as well, to the follower that can lead soonest, and waits for
+//! it: no write is lost, refused or doubtful, and those of its own clients go on by way of the new leader. A follower that does not
+//! lead after half an election timeout is given up for the next best; after two election timeouts the leader just stops.
 
 use std::sync::atomic::Ordering;
 
@@ -27,6 +32,18 @@ const PATIENCE_QUARTERS: u32 = 3;
 const HAND_OVER_QUARTERS: u32 = 2;
 /// Election timeouts after which a member whose disk does not answer refuses what needs its log, instead of letting it wait.
 const REFUSES_AFTER: u32 = 5;
+
+/// Election timeouts that the hand-over of a process that is to end may take.
+const RESIGNATION_ELECTIONS: u32 = 2;
+
+/// This member leads, and is to end.
+#[derive(Debug, Default)]
+pub(super) struct Resigning {
+    ticks: u32,
+    /// Ticks since the last of `asked` was asked.
+    waited: u32,
+    asked: Vec<NodeId>,
+}
 
 /// A leader is missed.
 #[derive(Debug)]
@@ -119,6 +136,60 @@ impl Group {
         }
     }
 
+    /// The process is to end: leadership is handed over in time, if this member has it. Nothing that is on its way is lost.
+    pub fn resign(&mut self) {
+        if self.raft.role().role == Role::Leader && self.resigning.is_none() && !self.is_sole() {
+            self.resigning = Some(Resigning::default());
+            self.ask_successor();
+        }
+    }
+
+    /// True while leadership is being handed over because the process is to end: it does not end yet.
+    #[must_use]
+    pub fn is_resigning(&self) -> bool {
+        self.resigning.is_some() && self.raft.role().role == Role::Leader
+    }
+
+    /// The next best is asked to lead. Nobody is left: this member stops leading.
+    fn ask_successor(&mut self) {
+        let Some(resigning) = &mut self.resigning else { return };
+        self.raft.abandon_transfer();
+        match self.raft.best_successor(&resigning.asked) {
+            Some(successor) => {
+                tracing::info!(
+                    successor = format!("{:x}", successor.0),
+                    "handing leadership over, as this member is to end"
+                );
+                resigning.waited = 0;
+                resigning.asked.push(successor);
+                // An error: the membership has just changed. The next one is asked in time.
+                let _ = self.raft.transfer_leadership(successor);
+            }
+            None => {
+                self.resigning = None;
+                self.raft.resign();
+            }
+        }
+    }
+
+    /// A tick's part: is the hand-over done, or somebody else's turn, or time up?
+    pub(super) fn drive_resignation(&mut self) {
+        let election = self.election_ticks();
+        let leads = self.raft.role().role == Role::Leader;
+        let Some(resigning) = &mut self.resigning else { return };
+        resigning.ticks += 1;
+        resigning.waited += 1;
+        if !leads {
+            self.resigning = None;
+        } else if resigning.ticks >= RESIGNATION_ELECTIONS * election {
+            tracing::warn!("leadership could not be handed over in time: this member stops leading");
+            self.resigning = None;
+            self.raft.resign();
+        } else if resigning.waited >= (election * HAND_OVER_QUARTERS).div_ceil(4) {
+            self.ask_successor();
+        }
+    }
+
     /// A tick's part: a leader whose disk does not answer gives its office away, once, and says so.
     pub(super) fn watch_disk(&mut self) {
         self.disk_watch.tick(self.log.awaits_completion(), self.absent);
@@ -134,7 +205,7 @@ impl Group {
             return;
         }
         let leads = self.raft.role().role == Role::Leader;
-        let successor = if leads { self.successor() } else { None };
+        let successor = if leads { self.raft.best_successor(&[]) } else { None };
         let can_give = successor.is_some();
         if !std::mem::replace(&mut self.disk_watch.told, true) {
             self.shared.disk_stalls.fetch_add(1, Ordering::Relaxed);
@@ -149,13 +220,6 @@ impl Group {
             tracing::warn!("leadership could not be handed over in time: this member stops leading");
             self.raft.resign();
         }
-    }
-
-    /// On a leader: the voter that has most of the log, of those that answer, if any does.
-    fn successor(&self) -> Option<NodeId> {
-        let status = self.raft.status();
-        let voters = status.members.iter().filter(|member| status.configuration.is_voter(member.id));
-        voters.max_by_key(|member| (member.is_active, member.matched)).map(|member| member.id)
     }
 
     fn tell_stall(&self, ms: u64, leads: bool, can_give: bool) {

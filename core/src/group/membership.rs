@@ -120,6 +120,7 @@ impl Group {
         let ids = configuration.members();
         for member in &known {
             if ids.binary_search(&NodeId(member.id)).is_err() {
+                self.members_changes += 1;
                 self.pager.delete(MEMBER, &member.id.to_be_bytes())?;
             }
         }

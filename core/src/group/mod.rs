@@ -34,6 +34,7 @@ mod repair;
 mod replay;
 mod restore;
 mod shrink;
+mod unled;
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,15 +48,14 @@ use ringstone_pager::api::{Access, Fault, PageRun, WriteTrees as _};
 use ringstone_pager::disk as pages;
 use ringstone_pager::{CheckpointError, Pager, Reader};
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
-use ringstone_raft::{
-    EntryKind, Index, Message, NodeId, Persist, ProposeError, Raft, RaftError, Role, SnapshotMetadata, SyncToken,
-};
+use ringstone_raft::{EntryKind, Index, Message, NodeId, Persist, Raft, RaftError, Role, SnapshotMetadata, SyncToken};
 use ringstone_wal::{BatchNumber, HolderId, Kind, Log, Record, WalError};
 
 use crate::command::Command;
 use crate::entry::Draft;
 use crate::error::Error;
 use crate::event::Event;
+use crate::identity::promises::Standing;
 use crate::lease::lessor::Lessor;
 use crate::metrics::ShardMetrics;
 use crate::mvcc::{self, Comparing, Removal};
@@ -286,8 +286,17 @@ pub struct Group {
     changes: Vec<(MemberChange, u32, u64)>,
     /// Members that the log of this start adds.
     announced: Vec<crate::command::Member>,
+    /// How often the tree of the members was changed in this life.
+    members_changes: u64,
+    /// What the disk held when this process began.
+    standing: Standing,
+    /// Raft neither hears nor says anything: whether this member has kept its promises is not known yet.
+    on_trial: bool,
     in_flight: cluster::InFlight,
+    /// Proposals that wait for a leader.
+    unled: unled::Unled,
     vacancy: Option<failover::Vacancy>,
+    resigning: Option<failover::Resigning>,
     disk_watch: failover::DiskWatch,
     retained: cluster::Retained,
     /// Images on their way, and the log behind them.
@@ -340,12 +349,13 @@ impl Group {
     pub fn tick(&mut self, now: Duration, wall_ms: u64, random: u64) {
         self.now = now;
         self.wall_ms = wall_ms;
-        if self.is_installing() {
+        if self.is_deaf() {
             return;
         }
         self.raft.tick(random);
         self.take_turn();
         self.watch_disk();
+        self.drive_resignation();
         if self.raft.role().role == Role::Leader {
             // A sole voter is its own quorum.
             if self.is_sole() {
@@ -366,16 +376,26 @@ impl Group {
         self.settle_pages();
     }
 
-    /// Puts requests into the log's next batch. Those that can't be proposed are answered.
+    /// Puts requests into the log's next batch, or sends them on their way to the leader. Those that can't be proposed are
+    /// answered; without a leader they wait for one, until [`request_timeout`](crate::config::ServerConfig::request_timeout)
+    /// has passed and their shard has told their caller so.
     pub fn propose(&mut self, now: Duration, proposals: Vec<Proposal>) {
         self.now = now;
+        self.propose_since(now, proposals);
+    }
+
+    /// `since` is when the callers began to wait.
+    fn propose_since(&mut self, since: Duration, proposals: Vec<Proposal>) {
         if self.refuses() {
             return self.refuse(proposals);
         }
         if let Some(leader) = self.forward_to() {
-            return self.forward(leader, proposals);
+            return self.forward(since, leader, proposals);
         }
-        let clock = self.lessor.clock(now).0;
+        if !self.may_propose() {
+            return self.wait_for_leader(since, proposals);
+        }
+        let clock = self.lessor.clock(self.now).0;
         let mut whom = Vec::with_capacity(proposals.len());
         let mut payloads: Vec<Bytes> = Vec::with_capacity(proposals.len());
         for proposal in proposals {
@@ -392,19 +412,15 @@ impl Group {
         }
         let proposed = self.raft.propose(payloads);
         if proposed.is_ok() && !self.is_sole() {
-            let term = self.raft.role().term.0;
-            whom.into_iter().for_each(|whom| self.in_flight.begin(now, term, whom));
-        } else if let Err(error) = proposed {
-            let error = match error {
-                ProposeError::NotLeader { .. } => Error::NoLeader,
-                ProposeError::Transferring { .. } => Error::LeaderChanged,
-                _ => Error::TooManyRequests,
-            };
+            let (now, term) = (self.now, self.raft.role().term.0);
+            whom.into_iter().for_each(|whom| self.in_flight.begin(now, term, whom, None));
+        } else if proposed.is_err() {
+            // It leads and hands nothing over: too much waits to be agreed on.
             self.shared.proposals_failed.fetch_add(whom.len() as u64, Ordering::Relaxed);
             self.outputs.answers.extend(whom.into_iter().map(|(shard, request_id)| Answer {
                 shard,
                 request_id,
-                outcome: Err(error.clone()),
+                outcome: Err(Error::TooManyRequests),
             }));
         }
     }
@@ -417,6 +433,7 @@ impl Group {
         if self.is_installing() {
             return self.fill_log();
         }
+        self.propose_unled();
         self.ask_read_index();
         self.take_actions();
         self.fill_log()?;
@@ -459,13 +476,17 @@ impl Group {
             self.shared.term.store(change.term.0, Ordering::Relaxed);
             if self.shared.leader.swap(leader, Ordering::Relaxed) != leader && leader != 0 {
                 self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+                let now_ms = u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX);
+                self.shared.leader_since_ms.store(now_ms, Ordering::Relaxed);
             }
             self.was_caught_up = false;
+            self.unled.look_again();
             self.images.clear();
             self.lessor.leadership(change.role == Role::Leader, self.now);
         }
         self.shared.committed.store(self.raft.positions().committed.0.0, Ordering::Relaxed);
-        self.shared.proposals_pending.store(self.entries_pending(), Ordering::Relaxed);
+        let pending = self.entries_pending() + self.unled.count() as u64;
+        self.shared.proposals_pending.store(pending, Ordering::Relaxed);
     }
 
     /// Appends what raft wants on disk, as far as the batch that fills has room.

@@ -34,6 +34,7 @@ use super::cluster::Retained;
 use super::membership::{announced, configuration_of, founders, read_members};
 use super::replay::Replay;
 use super::{CheckpointPace, GROUP, Group, Outputs, force, landing, records};
+use crate::identity::promises::Standing;
 use crate::identity::{Identity, IdentityError, ballot};
 use crate::lease;
 use crate::lease::lessor::Lessor;
@@ -375,6 +376,12 @@ fn open_kept(
     config.election_ticks = election_ticks(&shared);
     let announced = announced(&replay.entries);
     let replayed_until = replay.entries.last().map_or(0, |entry| entry.index.0);
+    let standing = Standing {
+        mends: 0,
+        term: hard_state.term.0,
+        vote: hard_state.vote.map(|vote| vote.0),
+        index: replayed_until.max(state.applied_index),
+    };
     let stable = Stable {
         hard_state,
         snapshot: SnapshotMetadata { index: Index(state.applied_index), term: Term(state.applied_term), configuration },
@@ -429,8 +436,13 @@ fn open_kept(
         kinds: Default::default(),
         changes: Vec::new(),
         announced,
+        members_changes: 0,
+        standing,
+        on_trial: false,
         in_flight: Default::default(),
+        unled: Default::default(),
         vacancy: None,
+        resigning: None,
         disk_watch: Default::default(),
         retained,
         images: Default::default(),

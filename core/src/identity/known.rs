@@ -2,7 +2,8 @@
 //!
 //! A data folder that was put back from a copy, or emptied, begins with an older count of starts, or with the same one
 //! again in another process: its votes and its log are not those that it has promised. Whoever has heard the later process
-//! refuses it, after a restart of its own as well. The URLs are for a member whose own list of members is damaged.
+//! refuses it, after a restart of its own as well. The URLs are for a member whose own list of members is damaged. What each
+//! has promised to this one tells a copy that was put back without a start in between (promises.rs).
 //!
 //! `<data-dir>/member/known`: a line of JSON and its CRC32, replaced as a whole. One that is damaged begins anew: that takes
 //! a warning from others, and nothing of this member.
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::IdentityError;
+use super::promises::{Promise, Promised, Standing};
 use super::replace::{checked_lines, read_checked, replace};
 use crate::command::Member;
 
@@ -28,6 +30,15 @@ pub struct KnownMember {
     /// Where it was.
     #[serde(rename = "peerURLs")]
     pub peer_urls: Vec<String>,
+    /// What it has promised to this member.
+    #[serde(default)]
+    pub promised: Promised,
+    /// How often it has mended itself, as its process says.
+    #[serde(skip)]
+    mends: u64,
+    /// Its process has forgotten promises.
+    #[serde(skip)]
+    went_back: bool,
 }
 
 /// All of them.
@@ -74,8 +85,35 @@ impl Known {
         let is_news = (known.incarnation, known.process) != (incarnation, process) && known.incarnation <= incarnation;
         if is_news {
             (known.incarnation, known.process) = (incarnation, process);
+            known.went_back = false;
         }
         is_news
+    }
+
+    /// The process that has connected says what its disk held when it began. Some: what the member has promised before that,
+    /// and that disk does not hold.
+    pub fn judge(&mut self, member: u64, standing: &Standing) -> Option<Promised> {
+        let known = self.members.get_mut(&member)?;
+        // Where it began says nothing of what it has promised since.
+        known.went_back = known.promised.process != known.process && !standing.keeps(&known.promised);
+        if known.went_back {
+            return Some(known.promised);
+        }
+        known.mends = standing.mends;
+        None
+    }
+
+    /// The process of a member that has connected lacks what the member has promised: nothing that it says counts.
+    #[must_use]
+    pub fn went_back(&self, member: u64) -> bool {
+        self.members.get(&member).is_some_and(|known| known.went_back)
+    }
+
+    /// The process that has connected has promised something. True: it is to be durable here before it counts.
+    pub fn promised(&mut self, member: u64, promise: Promise) -> bool {
+        let Some(known) = self.members.get_mut(&member).filter(|known| !known.went_back) else { return false };
+        let mends = known.mends.max(known.promised.mends);
+        known.promised.note(promise, known.process, mends)
     }
 
     /// Who the members are now; true if that is news. Where these are all of them, others are forgotten: their ids never
@@ -133,12 +171,42 @@ mod tests {
         assert!(known.heard(2, 6, 60));
         save(&known.encode()).expect("the disk works");
         assert_eq!(Known::load(folder.path()).expect("it is there"), known);
-        let two = KnownMember { incarnation: 6, process: 60, peer_urls: vec!["b".to_owned()] };
+        let two =
+            KnownMember { incarnation: 6, process: 60, peer_urls: vec!["b".to_owned()], ..KnownMember::default() };
         assert_eq!(known.members().get(&2), Some(&two));
         assert!(!known.follow(1, &[member(1, "a"), member(3, "c")], false), "there may be others");
         assert!(known.follow(1, &[member(1, "a"), member(3, "c")], true));
         assert_eq!(known.members().keys().copied().collect::<Vec<_>>(), [3]);
         fs::write(folder.path().join("member/known"), "{}\n00000000\n").expect("damaged");
         assert!(Known::load(folder.path()).expect("it begins anew").members().is_empty());
+    }
+
+    /// A copy has the same count of starts as the folder that it takes the place of: what was promised tells them apart.
+    #[test]
+    fn a_process_that_has_forgotten_its_promises_is_found_after_a_restart_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("member")).expect("a folder");
+        let mut known = Known::load(folder.path()).expect("none yet");
+        let (at_start, promise) =
+            (Standing { term: 3, index: 10, ..Standing::default() }, |term, index| Promise { term, vote: None, index });
+        known.heard(2, 5, 50);
+        assert_eq!(known.judge(2, &at_start), None);
+        assert!(known.promised(2, promise(3, 12)) && !known.promised(2, promise(3, 14)));
+        assert_eq!(known.judge(2, &at_start), None, "a later connection of the same process");
+        save(&known.encode()).expect("the disk works");
+        let mut known = Known::load(folder.path()).expect("it is there");
+        assert_eq!(known.judge(2, &at_start), None, "the same, after a restart here");
+        known.heard(2, 6, 60);
+        let promised = Promised { process: 50, term: 3, index: 14, ..Promised::default() };
+        assert_eq!(known.judge(2, &at_start), Some(promised));
+        assert!(known.went_back(2) && !known.promised(2, promise(9, 20)), "nothing of it counts");
+        assert_eq!(known.judge(2, &at_start), Some(promised));
+        assert_eq!(known.judge(2, &Standing { index: 14, ..at_start }), None);
+        // Files of versions that had no promises.
+        let json = "{\"2\":{\"incarnation\":6,\"process\":60,\"peerURLs\":[\"b\"]}}";
+        fs::write(folder.path().join("member/known"), checked_lines(json)).expect("the disk works");
+        let mut known = Known::load(folder.path()).expect("it is there");
+        known.heard(2, 7, 70);
+        assert_eq!(known.judge(2, &Standing::default()), None);
     }
 }

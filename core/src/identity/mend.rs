@@ -3,6 +3,9 @@
 //! `<data-dir>/member/mend` stands there from the moment that a loss is known until what was lost is whole again, on disk.
 //! As long as it does, a start of the member opens no group: nobody is served, and nothing is voted or acknowledged
 //! (mending.rs). So every crash on the way begins mending again, from whatever the last one has left.
+//!
+//! A member whose votes are forgotten can't be made whole by anybody: its mark stays, and each start refuses with its words.
+//! Without it, a supervisor's restarts would in the end count beyond what the others have heard.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::replace::{checked_lines, read_checked, replace};
 use super::{IdentityError, io_error};
 
-/// What is lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// What is lost, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lost {
     /// The state: the log is whole, and nothing that was promised is forgotten.
@@ -22,6 +25,8 @@ pub enum Lost {
     /// Entries of the log that this member may have acknowledged: only the state of a leader that has proved itself since
     /// makes up for them.
     Log,
+    /// What it has voted: the folder is an older copy of the member's, or was emptied, and must not run as this member again.
+    Votes,
 }
 
 /// The mark.

@@ -13,6 +13,7 @@ mod disk;
 mod inbox;
 mod others;
 mod pages;
+mod trial;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
@@ -119,6 +120,9 @@ impl Driver {
             sleep(HAND_OVER_LINGER).await;
         }
         ended?;
+        if let Some(links) = &self.others.links {
+            links.remembered().write().await;
+        }
         self.close().await
     }
 
@@ -131,6 +135,7 @@ impl Driver {
         if self.others.links.is_none() {
             images::clean(&data_dir, false);
         }
+        self.begin_trial();
         self.start_ticker();
         self.say_first();
         let mut stopping = false;
@@ -143,7 +148,7 @@ impl Driver {
             if self.others.links.is_none() && self.group.has_others() {
                 self.open_links().await?;
             }
-            if stopping && self.group.is_drained() && !self.group.has_work() {
+            if stopping && self.group.is_drained() && !self.group.has_work() && !self.group.is_resigning() {
                 // On a full disk the next start replays the log instead.
                 if self.group.is_checkpointed() || self.group.lacks_space() {
                     break;
@@ -222,6 +227,8 @@ impl Driver {
         if let Some(damage) = shared.take_damage() {
             return Err(GroupError::Damaged(damage));
         }
+        self.maybe_end_trial(now);
+        self.note_connections(now);
         self.follow_members();
         self.note_transfers();
         self.show_complaints(now);

@@ -15,8 +15,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use glommio::timer::sleep;
 use ringstone_net::peer::close::CloseCode;
-use ringstone_net::peer::{PeerEvent, Peers, SnapshotReceiver};
+use ringstone_net::peer::{PeerError, PeerEvent, Peers, SnapshotReceiver};
 
+use super::remembered::Remembered;
 use super::{images, peers, random_bytes};
 use crate::command::Member;
 use crate::entry::KIND_BASE;
@@ -65,7 +66,7 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
     let count = incarnation::count_start(&shared.config.data_dir)?;
     let known = Known::load(&shared.config.data_dir)?;
     let peers = peers::transport(shared, count, &members, &known, KIND_BASE).await?;
-    let known = RefCell::new(known);
+    let remembered = Remembered::new(shared.identity.member_id, known);
     let limits = said::limits(shared.config.max_request_bytes);
     let others = members.iter().map(|member| member.id).filter(|id| *id != shared.identity.member_id).collect();
     let fetching = Rc::new(Fetching {
@@ -81,9 +82,8 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
     while let Some(event) = fetching.peers.next_event().await {
         match event {
             PeerEvent::Connected { member, incarnation, process, .. } => {
-                if known.borrow_mut().heard(member, incarnation, process) {
-                    peers::remember(&known).await;
-                }
+                remembered.heard(member, incarnation, process);
+                remembered.settle().await;
                 fetching.connected.borrow_mut().insert(member, None);
             }
             PeerEvent::Disconnected { member, .. } => {
@@ -98,6 +98,8 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
                     fetching.waits.set(Duration::ZERO);
                 }
                 Ok(Said::Mend(_)) => fetching.tell(member, &Said::MendRefused(MendRefusal::Mending)),
+                // What it was promised it has not lost.
+                Ok(Said::Standing(standing)) => fetching.tell(member, &remembered.judge(member, &standing)),
                 // Raft's: this member is not here.
                 _ => {}
             },
@@ -114,7 +116,7 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
             _ => {}
         }
     }
-    Err(GroupError::Refused { text: "the transport was shut down".to_owned() })
+    Err(PeerError::ShutDown.into())
 }
 
 /// Only what was asked for: an image that raft sends by itself is not of a leader that has proved itself.

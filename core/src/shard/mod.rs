@@ -21,6 +21,7 @@ mod page_io;
 mod peers;
 mod pending;
 pub mod pulse;
+mod remembered;
 mod run;
 pub mod stages;
 pub mod start;
@@ -121,12 +122,12 @@ pub fn wall_ms() -> u64 {
 }
 
 impl Shard {
-    /// Proposes a command and waits until it is applied and published.
+    /// Proposes a command and waits until it is applied and published; for a leader, too, where there is none.
     ///
     /// # Errors
-    /// What apply says, or [`Error::Timeout`] (the outcome is then unknown), [`Error::Stopped`].
+    /// What apply says, or one of the time-outs (the outcome is then unknown), [`Error::Stopped`].
     pub async fn propose(&self, command: &Command, trace: &Trace) -> Result<Reply, Error> {
-        let place = self.reserve(trace.began())?;
+        let place = self.reserve_write(trace.began())?;
         trace.proposed();
         let envelope = Envelope {
             group: GROUP,
@@ -179,10 +180,10 @@ impl Shard {
     }
 
     /// Returns once what is published is at least what was committed when this was called. A lone member publishes before
-    /// it answers, and asks nobody.
+    /// it answers, and asks nobody. Without a leader it waits for one.
     ///
     /// # Errors
-    /// [`Error::NoLeader`], [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::Stopped`].
+    /// [`Error::Timeout`], [`Error::TooManyRequests`], [`Error::Stopped`].
     pub async fn linearizable(&self) -> Result<(), Error> {
         if self.shared.is_sole.load(Ordering::Relaxed) {
             return Ok(());
@@ -196,9 +197,9 @@ impl Shard {
     /// Changes who the members are, and returns once the change is applied by the leader.
     ///
     /// # Errors
-    /// What the leader says, [`Error::Timeout`] (the outcome is then unknown), [`Error::NoLeader`], [`Error::Stopped`].
+    /// What the leader says, one of the time-outs (the outcome is then unknown), [`Error::NoLeader`], [`Error::Stopped`].
     pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
-        let place = self.reserve(boottime())?;
+        let place = self.reserve_write(boottime())?;
         self.outbox.borrow_mut().changes.push((Asked { shard: self.id, request_id: place.id() }, change));
         self.outbox_filled.notify();
         place.await.0.map(drop)
@@ -220,15 +221,23 @@ impl Shard {
         &self.shared.metrics[self.id as usize]
     }
 
-    /// A place for the answer to what was asked at `since`.
+    fn reserve_write(&self, since: Duration) -> Result<pending::Answer<Answered>, Error> {
+        self.reserve_for(since, true)
+    }
+
     fn reserve(&self, since: Duration) -> Result<pending::Answer<Answered>, Error> {
+        self.reserve_for(since, false)
+    }
+
+    /// A place for the answer to what was asked at `since`.
+    fn reserve_for(&self, since: Duration, is_write: bool) -> Result<pending::Answer<Answered>, Error> {
         if self.shared.stopping.load(Ordering::Relaxed) && !self.shared.ready.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
         }
         if self.pending.len() >= PENDING_MAX {
             return Err(Error::TooManyRequests);
         }
-        Ok(self.pending.reserve(since))
+        Ok(self.pending.reserve(since, is_write))
     }
 
     /// Runs `step` on pinned roots until it gives something. None means: call again, the budget is spent. Between two

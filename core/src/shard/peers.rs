@@ -22,16 +22,17 @@ use ringstone_net::peer::{LinkState, Membership, PeerError, PeerStatus, Peers};
 use ringstone_raft::{Body, Message, NodeId};
 
 use super::group_task::Inbox;
+use super::remembered::Remembered;
 use super::{Shard, boottime, fds};
 use crate::command::Member;
 use crate::group::GroupError;
 use crate::identity::known::Known;
+use crate::identity::promises::Standing;
 use crate::said::{self, Caller, ITEMS_MAX, Items, Lane, Said, Word};
 use receive::receive;
 use transport::{answer, features, membership};
 
 pub use receive::FromPeer;
-pub(super) use receive::remember;
 pub(super) use transport::transport;
 
 /// The ways to the other members.
@@ -52,9 +53,9 @@ pub struct Links {
     /// The newest kind of entries agreed on.
     kinds: Rc<Cell<u16>>,
     /// What is remembered of the others.
-    known: RefCell<Known>,
-    /// It is not on disk yet. Only the task that receives writes it.
-    is_known_news: Cell<bool>,
+    remembered: Rc<Remembered>,
+    /// What this process has begun with: said first to whoever connects.
+    standing: Standing,
 }
 
 impl Links {
@@ -67,12 +68,14 @@ impl Links {
         incarnation: u64,
         members: Vec<Member>,
         kinds: u16,
+        standing: Standing,
         inbox: Rc<Inbox>,
     ) -> Result<Rc<Links>, GroupError> {
         let shared = &shard.shared;
-        let mut known = Known::load(&shared.config.data_dir)?;
+        let known = Known::load(&shared.config.data_dir)?;
         let peers = transport(shared, incarnation, &members, &known, kinds).await?;
-        let is_news = known.follow(shared.identity.member_id, &members, false);
+        let remembered = Remembered::new(shared.identity.member_id, known);
+        remembered.follow(&members, false);
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
         let members = Rc::new(RefCell::new(members));
         let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
@@ -95,8 +98,8 @@ impl Links {
             members,
             removed: RefCell::default(),
             kinds,
-            known: RefCell::new(known),
-            is_known_news: Cell::new(is_news),
+            remembered,
+            standing,
         });
         let limits = said::limits(shared.config.max_request_bytes);
         glommio::spawn_local(receive(Rc::clone(shard), Rc::clone(&links), limits, inbox)).detach();
@@ -112,10 +115,8 @@ impl Links {
         self.removed
             .borrow_mut()
             .extend(self.members.borrow().iter().filter(|known| !stays(known)).map(|known| known.id));
-        if self.known.borrow_mut().follow(self.own_id, &members, true) {
-            self.is_known_news.set(true);
-        }
-        match membership(&members, &self.known.borrow()) {
+        self.remembered.follow(&members, true);
+        match membership(&members, &self.remembered.known()) {
             Ok(membership) => {
                 self.peers.set_members(&Membership { removed: self.removed.borrow().clone(), ..membership })
             }
@@ -140,6 +141,21 @@ impl Links {
             Some(format!("ringstone: member {:x} is not connected: {text}", status.member))
         };
         missing.filter_map(why).collect()
+    }
+
+    /// As they were told last.
+    pub(super) fn members(&self) -> std::cell::Ref<'_, Vec<Member>> {
+        self.members.borrow()
+    }
+
+    /// What is remembered of the others.
+    pub(super) fn remembered(&self) -> &Rc<Remembered> {
+        &self.remembered
+    }
+
+    /// What this process has begun with.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The transport itself.

@@ -14,6 +14,7 @@ struct Place<T> {
     answer: Option<T>,
     waker: Option<Waker>,
     since: Duration,
+    is_write: bool,
 }
 
 /// The places of one shard.
@@ -34,11 +35,11 @@ impl<T> Pending<T> {
         Rc::new(Pending { next: Cell::new(first), places: RefCell::new(AHashMap::new()) })
     }
 
-    /// Reserves a place; `now` is any clock, used by [`Pending::expire`] alone.
-    pub fn reserve(self: &Rc<Self>, now: Duration) -> Answer<T> {
+    /// Reserves a place for an answer that is waited for since `now`: any clock, for [`Pending::expire`] alone.
+    pub fn reserve(self: &Rc<Self>, now: Duration, is_write: bool) -> Answer<T> {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
-        self.places.borrow_mut().insert(id, Place { answer: None, waker: None, since: now });
+        self.places.borrow_mut().insert(id, Place { answer: None, waker: None, since: now, is_write });
         Answer { id, pending: Rc::clone(self) }
     }
 
@@ -55,17 +56,18 @@ impl<T> Pending<T> {
         true
     }
 
-    /// Answers all that wait since before `limit` with what `answer` makes.
-    pub fn expire(&self, limit: Duration, mut answer: impl FnMut() -> T) {
-        let late: Vec<u64> = self
+    /// Answers all that wait since before `limit` with what `answer` makes of when they began, and whether they write. There
+    /// is no other end to a wait whose answer does not come.
+    pub fn expire(&self, limit: Duration, mut answer: impl FnMut(Duration, bool) -> T) {
+        let late: Vec<(u64, Duration, bool)> = self
             .places
             .borrow()
             .iter()
             .filter(|(_, place)| place.since < limit && place.answer.is_none())
-            .map(|(&id, _)| id)
+            .map(|(&id, place)| (id, place.since, place.is_write))
             .collect();
-        for id in late {
-            self.resolve(id, answer());
+        for (id, since, is_write) in late {
+            self.resolve(id, answer(since, is_write));
         }
     }
 
@@ -115,8 +117,8 @@ mod tests {
     #[test]
     fn an_answer_finds_its_place_once() {
         let pending = Pending::new(7);
-        let mut first = pending.reserve(Duration::ZERO);
-        let second = pending.reserve(Duration::ZERO);
+        let mut first = pending.reserve(Duration::ZERO, true);
+        let second = pending.reserve(Duration::ZERO, true);
         assert!(poll(&mut first).is_pending());
         assert!(pending.resolve(first.id(), 1) && pending.resolve(second.id(), 2));
         assert_eq!(poll(&mut first), Poll::Ready(1));
@@ -127,10 +129,10 @@ mod tests {
     #[test]
     fn only_the_late_expire() {
         let pending = Pending::new(0);
-        let mut old = pending.reserve(Duration::from_secs(1));
-        let mut new = pending.reserve(Duration::from_secs(9));
-        pending.expire(Duration::from_secs(5), || -1);
-        assert_eq!(poll(&mut old), Poll::Ready(-1));
+        let mut old = pending.reserve(Duration::from_secs(1), false);
+        let mut new = pending.reserve(Duration::from_secs(9), true);
+        pending.expire(Duration::from_secs(5), |since, is_write| (since, is_write));
+        assert_eq!(poll(&mut old), Poll::Ready((Duration::from_secs(1), false)));
         assert!(poll(&mut new).is_pending());
     }
 }

@@ -246,7 +246,10 @@ impl Running {
             self.pulse.beat();
             self.publish_figures();
             self.shard.note_leader(now);
-            self.shard.pending.expire(now.saturating_sub(timeout), || (Err(Error::Timeout), Stamps::default()));
+            self.shard.pending.expire(now.saturating_sub(timeout), |since, is_write| {
+                let error = if is_write { self.shard.shared.late_write(since) } else { Error::Timeout };
+                (Err(error), Stamps::default())
+            });
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {
                 continue;
             }

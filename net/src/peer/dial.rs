@@ -75,11 +75,12 @@ fn note(shared: &Shared, member: &Member, error: &Rc<PeerError>) {
     }
 }
 
-/// Tells the group of a refusal that dialling again doesn't mend; true if it is one.
+/// Whether dialling again does not mend this. The group is told where it is the other side that refuses: what we refuse is
+/// no reason for us to stop.
 pub(super) async fn report_refusal(shared: &Shared, member: &Member, error: &PeerError) -> bool {
     let (code, text) = match error {
         PeerError::RefusedByPeer { code: Some(code), text } => (*code, text.clone()),
-        PeerError::Refused(refusal) => (refusal.code, refusal.text.clone()),
+        PeerError::Refused(refusal) => return refusal.code.needs_operator(),
         _ => return false,
     };
     if !code.needs_operator() {

@@ -8,6 +8,7 @@ use crate::progress::Progress;
 use crate::sync::Held;
 use crate::{Body, Entry, EntryKind, HardState, Index, NodeId, POSITION_MAX, ProposeError, RaftError, Role, Term};
 use bytes::Bytes;
+use core::cmp::Reverse;
 
 impl Raft {
     /// Hands leadership to a voter (thesis 3.10): proposals are refused until it leads or an election timeout has passed.
@@ -30,17 +31,34 @@ impl Raft {
         Ok(())
     }
 
+    /// Gives up handing leadership over: proposals are taken again, and another voter can be chosen. The one that was chosen may
+    /// campaign all the same.
+    pub fn abandon_transfer(&mut self) {
+        self.transferee = None;
+    }
+
+    /// On a leader: the voter that can lead soonest, but none of `except`. Of those that were heard within the shortest election
+    /// timeout: one that was heard a moment ago before one that was not, the longest log before a shorter one.
+    pub fn best_successor(&self, except: &[NodeId]) -> Option<NodeId> {
+        let configuration = self.log.configuration();
+        let moment = self.config.heartbeat_ticks.saturating_mul(2);
+        let is_candidate = |id: &NodeId, progress: &Progress| {
+            configuration.is_voter(*id) && !except.contains(id) && progress.silent_ticks < self.config.election_ticks
+        };
+        let rank =
+            |progress: &Progress| (progress.silent_ticks <= moment, progress.matched, Reverse(progress.silent_ticks));
+        let candidates = self.progress.iter().filter(|(id, progress)| is_candidate(id, progress));
+        candidates.max_by_key(|(_, progress)| rank(progress)).map(|(id, _)| *id)
+    }
+
     /// Stops leading now, whatever is on its way: for a leader whose disk has failed or stalls, or whose process ends. The
-    /// voter with the longest log is asked to campaign, so that the group does not wait for a timeout; where it lacks
+    /// [best successor](Raft::best_successor) is asked to campaign, so that the group does not wait for a timeout; where it lacks
     /// entries that are committed it loses, and another one is elected. A sole voter stops too. Nothing where not the leader.
     pub fn resign(&mut self) {
         if self.role != Role::Leader {
             return;
         }
-        let configuration = self.log.configuration();
-        let voters = self.progress.iter().filter(|(id, progress)| configuration.is_voter(**id) && progress.is_active);
-        let successor: Option<NodeId> = voters.max_by_key(|(_, progress)| progress.matched).map(|(id, _)| *id);
-        if let Some(successor) = successor {
+        if let Some(successor) = self.best_successor(&[]) {
             self.send(successor, Body::TimeoutNow);
         }
         self.become_follower(self.hard_state.term, None);
@@ -66,6 +84,7 @@ impl Raft {
 
     pub(super) fn tick_leader(&mut self) {
         self.lease.tick();
+        self.progress.values_mut().for_each(|progress| progress.silent_ticks = progress.silent_ticks.saturating_add(1));
         if self.election_elapsed >= self.config.election_ticks {
             self.election_elapsed = 0;
             self.transferee = None;
@@ -89,9 +108,7 @@ impl Raft {
         let own = self.config.id;
         let is_active = |id| id == own || self.progress.get(&id).is_some_and(|progress| progress.is_active);
         let holds = self.log.configuration().is_quorum(is_active);
-        for progress in self.progress.values_mut() {
-            progress.was_active = core::mem::take(&mut progress.is_active);
-        }
+        self.progress.values_mut().for_each(|progress| progress.is_active = false);
         if !holds {
             self.become_follower(self.hard_state.term, None);
         }

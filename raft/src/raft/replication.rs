@@ -172,7 +172,7 @@ impl Raft {
         if progress.is_forgotten {
             return Ok(());
         }
-        progress.is_active = true;
+        progress.lives();
         if progress.accepted(matched, base.next()) {
             self.maybe_commit();
             self.maybe_finish_transfer(from);
@@ -183,7 +183,7 @@ impl Raft {
     pub(super) fn handle_append_rejected(&mut self, from: NodeId, rejected: Index, hint: Index, hint_term: Term) {
         let agreed = self.log.agreement_hint(hint, hint_term).min(hint);
         let Some(progress) = self.progress.get_mut(&from) else { return };
-        progress.is_active = true;
+        progress.lives();
         progress.rejected(rejected, agreed);
     }
 
@@ -249,9 +249,11 @@ impl Raft {
     }
 
     /// The connection to a member was lost, and with it appends on their way: they are sent again without waiting for a
-    /// rejection.
+    /// rejection. Until it is heard from again nobody counts on it.
     pub fn report_unreachable(&mut self, to: NodeId) {
-        if let Some(progress) = self.progress.get_mut(&to).filter(|progress| progress.phase == Phase::Replicate) {
+        let Some(progress) = self.progress.get_mut(&to) else { return };
+        progress.silent_ticks = u32::MAX;
+        if progress.phase == Phase::Replicate {
             progress.become_probe(progress.matched.next());
         }
     }
@@ -280,7 +282,7 @@ impl Raft {
         self.progress.entry(id).or_insert_with(|| {
             let mut progress = Progress::new(next, &self.config);
             // Or the next check of the quorum could end a leader that only just met it.
-            progress.is_active = true;
+            progress.lives();
             progress
         });
     }

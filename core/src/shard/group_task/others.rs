@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ahash::AHashMap;
-use ringstone_raft::{Body, Message, NodeId, Role};
+use ahash::{AHashMap, AHashSet};
+use ringstone_raft::{Body, Index, Message, NodeId, Role};
 
 use super::Driver;
 use super::commits::Commits;
+use super::trial::Trial;
 use crate::entry::caller_of;
 use crate::error::Error;
 use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
@@ -53,6 +54,12 @@ pub(super) struct Others {
     pub(super) removed_at: Option<Duration>,
     /// Who waits for a member to lead, and since when.
     pub(super) transfers: Vec<(Asked, NodeId, Duration)>,
+    /// The version of the members that the transport was told of last.
+    pub(super) followed: Option<(u64, Index)>,
+    /// Members that are connected.
+    pub(super) connected: AHashSet<NodeId>,
+    /// Whether this member may take part is not known yet.
+    pub(super) trial: Option<Trial>,
     /// When the words of `endpoint status` were made last.
     pub(super) complained_at: Duration,
     /// Members that wait for this one to prove that it leads, before it sends them its state.
@@ -76,7 +83,8 @@ impl Driver {
         if members.len() > 1 && self.others.links.is_none() {
             let count = incarnation::count_start(&shared.config.data_dir)?;
             let (kinds, inbox) = (self.group.kinds_agreed(), Rc::clone(&self.inbox));
-            self.others.links = Some(Links::open(&self.local, count, members, kinds, inbox).await?);
+            let standing = self.standing()?;
+            self.others.links = Some(Links::open(&self.local, count, members, kinds, standing, inbox).await?);
         }
         Ok(())
     }
@@ -127,7 +135,10 @@ impl Driver {
                 FromPeer::Said(_, Said::Changed(caller, outcome)) => {
                     self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
                 }
+                FromPeer::Connected(member) => drop(self.others.connected.insert(member)),
                 FromPeer::Lost(member) => {
+                    self.others.connected.remove(&member);
+                    self.note_connections(now);
                     self.group.report_lost(member);
                     // Whatever it had acknowledged in that life has come, or never will.
                     self.group.trust(member);
@@ -143,13 +154,34 @@ impl Driver {
                         self.group.hear_verdict(verdict)?;
                     }
                 }
-                // Of images the transport's task takes them itself; the other is an answer to a former process.
-                FromPeer::Said(_, Said::Image(_) | Said::MendRefused(_)) => {}
+                FromPeer::Said(from, Said::Stands) => self.hear_stands(from),
+                FromPeer::Said(from, Said::WentBack(promised)) => self.hear_went_back(from, &promised)?,
+                // The transport's task takes them itself; the last is an answer to a former process.
+                FromPeer::Said(_, Said::Image(_) | Said::Standing(_) | Said::MendRefused(_)) => {}
                 FromPeer::Removed(by) => return Err(GroupError::Removed { by }),
                 FromPeer::Refused(text) => return Err(GroupError::Refused { text }),
             }
         }
         Ok(any)
+    }
+
+    /// Notes whether the leader is connected, or a quorum where this member leads: what late writes are told (also a tick's part).
+    pub(super) fn note_connections(&self, now: Duration) {
+        let connected = &self.others.connected;
+        let (own, raft) = (self.group.raft().id(), self.group.raft());
+        let is_connected = match raft.role().leader {
+            None => true,
+            Some(leader) if leader == own => {
+                let voters = raft.configuration().voters();
+                let reached = voters.iter().filter(|id| **id == own || connected.contains(id)).count();
+                reached > voters.len() / 2
+            }
+            Some(leader) => connected.contains(&leader),
+        };
+        if !is_connected {
+            let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+            self.local.shared.unconnected_ms.store(now_ms, Ordering::Relaxed);
+        }
     }
 
     fn hear_proposal(&mut self, now: Duration, from: NodeId, payload: &[u8]) {
@@ -328,7 +360,7 @@ impl Driver {
                 self.others.next_stranger += 1;
                 let number = self.others.next_stranger;
                 self.others.mending.insert(number, (from, request));
-                self.group.read_index(now, STRANGER, number);
+                self.group.prove_index(now, STRANGER, number);
             }
             LogNeed::Confirmed => {
                 let leader = self.local.shared.leader.load(Ordering::Relaxed);
@@ -425,10 +457,14 @@ impl Driver {
     /// Members that this one must reach: those of the state, as far as it knows where they are.
     pub(super) fn follow_members(&mut self) {
         let Some(links) = &self.others.links else { return };
-        if let Ok(members) = self.group.members()
-            && !members.is_empty()
-            && members.iter().all(|member| !member.peer_urls.is_empty())
-        {
+        let version = self.group.members_version();
+        if self.others.followed == Some(version) {
+            return;
+        }
+        // A page that is absent comes with the next entry that needs it; until then it is looked for again.
+        let Ok(members) = self.group.members() else { return };
+        self.others.followed = Some(version);
+        if !members.is_empty() && members.iter().all(|member| !member.peer_urls.is_empty()) {
             links.set_members(members);
         }
     }

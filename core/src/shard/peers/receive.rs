@@ -1,6 +1,5 @@
 //! What members say, on its way to the group. Peers are not trusted: what does not decode is dropped here.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use ringstone_net::peer::close::CloseCode;
 use ringstone_raft::{NodeId, wire};
 
 use super::Links;
-use crate::identity::known::{self, Known};
 use crate::said::Said;
 use crate::shard::Shard;
 use crate::shard::group_task::Inbox;
@@ -26,6 +24,8 @@ const FULL_PAUSE: Duration = Duration::from_millis(1);
 pub enum FromPeer {
     /// A member says something.
     Said(NodeId, Said),
+    /// A member has connected.
+    Connected(NodeId),
     /// The connection to a member was lost.
     Lost(NodeId),
     /// A member says that this one was removed.
@@ -51,10 +51,21 @@ pub(super) async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Li
                         links.words.borrow_mut().insert(NodeId(member), word);
                         None
                     }
+                    Some(Said::Standing(standing)) => {
+                        links.say(NodeId(member), &links.remembered.judge(member, &standing));
+                        None
+                    }
+                    Some(Said::Raft(message)) => {
+                        let counts = links.remembered.note(member, &message);
+                        counts.then(|| FromPeer::Said(NodeId(member), Said::Raft(message)))
+                    }
                     said => said.map(|said| FromPeer::Said(NodeId(member), said)),
                 }
             }
-            PeerEvent::Disconnected { member, .. } => Some(FromPeer::Lost(NodeId(member))),
+            PeerEvent::Disconnected { member, .. } => {
+                links.remembered.lost();
+                Some(FromPeer::Lost(NodeId(member)))
+            }
             PeerEvent::Refused { member, code, text } => {
                 tracing::error!(member = format!("{member:x}"), "{text}");
                 match code {
@@ -70,18 +81,16 @@ pub(super) async fn receive(shard: Rc<Shard>, links: Rc<Links>, limits: wire::Li
                 None
             }
             PeerEvent::Connected { member, incarnation, process, .. } => {
-                if links.known.borrow_mut().heard(member, incarnation, process) {
-                    links.is_known_news.set(true);
-                }
-                None
+                links.remembered.heard(member, incarnation, process);
+                links.say(NodeId(member), &Said::Standing(links.standing));
+                Some(FromPeer::Connected(NodeId(member)))
             }
             // The transport has said it in the log.
             PeerEvent::Finding { .. } => None,
         };
-        if links.is_known_news.take() {
-            // Before any frame of a process that has just connected is looked at.
-            remember(&links.known).await;
-        }
+        // Before any frame of a process that has just connected is looked at, and before a vote counts.
+        links.remembered.settle().await;
+        links.remembered.write_now_and_then();
         let Some(said) = said else { continue };
         inbox.hear(said);
         while inbox.unheard() >= WAITING_MAX {
@@ -95,13 +104,4 @@ fn decode(member: u64, group: u64, bytes: Bytes, limits: &wire::Limits) -> Optio
     let said = Said::decode(group, bytes, limits);
     said.inspect_err(|error| tracing::warn!(member = format!("{member:x}"), "what a member sent is dropped: {error}"))
         .ok()
-}
-
-/// On disk when this returns, or the log says why not: then a process of another member that went back in time is refused
-/// by those only that have heard the later one in this life.
-pub(in crate::shard) async fn remember(known: &RefCell<Known>) {
-    let file = known.borrow().encode();
-    if let Err(error) = glommio::executor().spawn_blocking(move || known::save(&file)).await {
-        tracing::error!(error = %error, "the processes of other members can't be remembered");
-    }
 }
