@@ -247,10 +247,7 @@ impl Forest {
         let mut edit = NodeEdit::new(frame.bytes_mut());
         edit.set_generation(generation);
         edit.set_page(0);
-        if !child.reference.is_frame() {
-            // No child of a page is a frame.
-            edit.set_crc(0);
-        }
+        edit.set_crc(0);
         Child { sum: child.sum, ..self.link(frame) }
     }
 

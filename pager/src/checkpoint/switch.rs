@@ -63,8 +63,10 @@ impl Forest {
         if view.is_leaf() || view.generation() <= generation {
             return;
         }
-        for index in view.frames(0) {
-            if let Some(page) = self.switched(&view.child(index), generation) {
+        for index in 0..view.len() {
+            if view.child_reference(index).is_frame()
+                && let Some(page) = self.switched(&view.child(index), generation)
+            {
                 self.store(reference, view.reference_offset(index), page.0);
             }
         }

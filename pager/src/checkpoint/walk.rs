@@ -34,17 +34,17 @@ impl Walk {
                 continue;
             };
             let view = forest.view(branch);
-            let below = if view.is_leaf() { None } else { view.frames(*index).next() };
-            let Some(below) = below else {
+            if view.is_leaf() || *index == view.len() {
                 let (child, _) = self.stack.pop().expect("just seen");
                 if view.is_leaf() || self.leaves_of.is_none() {
                     return Some(child);
                 }
                 continue;
-            };
-            *index = below + 1;
-            let below = view.child(below);
-            if takes(self.leaves_of, &below) {
+            }
+            // Most children are pages: of those nothing else is looked at.
+            let below = view.child_reference(*index).is_frame().then(|| view.child(*index));
+            *index += 1;
+            if let Some(below) = below.filter(|below| takes(self.leaves_of, below)) {
                 self.stack.push((below, 0));
             }
         }
@@ -62,12 +62,14 @@ pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, 
     slice.extend_from_slice(view.memory().slice(0, view.memory().len()));
     let target = &mut slice[start..];
     if !view.is_leaf() {
-        for index in view.frames(0) {
-            let below = view.child(index);
-            let page = forest.page_of_frame(below.reference, below.pages);
-            assert_ne!(page, 0, "children are placed before their parents");
-            let offset = view.reference_offset(index);
-            target[offset..offset + 8].copy_from_slice(&Reference::page(page).0.to_le_bytes());
+        for index in 0..view.len() {
+            if view.child_reference(index).is_frame() {
+                let below = view.child(index);
+                let page = forest.page_of_frame(below.reference, below.pages);
+                assert_ne!(page, 0, "children are placed before their parents");
+                let offset = view.reference_offset(index);
+                target[offset..offset + 8].copy_from_slice(&Reference::page(page).0.to_le_bytes());
+            }
         }
     }
     let mut edit = NodeEdit::new(target);

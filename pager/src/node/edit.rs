@@ -151,7 +151,6 @@ impl<'a> NodeEdit<'a> {
         self.set_u64(at::PAGE, page);
     }
 
-    /// Of a page; in a frame's branch these are its marks.
     pub fn set_crc(&mut self, crc: u32) {
         self.bytes[at::CRC..at::CRC + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -227,13 +226,7 @@ impl<'a> NodeEdit<'a> {
 
     /// Inserts a child before `index`; the caller knows that it fits.
     pub fn insert_child(&mut self, index: usize, key: &[u8], child: &Child) {
-        let is_last = index == self.len();
         let cell = self.open_cell(index, branch_cell_bytes(key.len()) - SLOT_BYTES);
-        if is_last {
-            self.mark_frame(index, child);
-        } else {
-            self.mark_all();
-        }
         self.set_u32(cell + branch_at::KEY_BYTES, key.len());
         self.bytes[cell + branch_at::KEY..cell + branch_at::KEY + key.len()].copy_from_slice(key);
         self.write_child(cell, child);
@@ -255,19 +248,7 @@ impl<'a> NodeEdit<'a> {
     /// Replaces all but the separator.
     pub fn set_child(&mut self, index: usize, child: &Child) {
         let cell = self.cell(index);
-        self.mark_frame(index, child);
         self.write_child(cell, child);
-    }
-
-    fn mark_frame(&mut self, index: usize, child: &Child) {
-        let mark = if child.reference.is_frame() { 1 << (index % 32) } else { 0 };
-        let marks = self.view().memory().u32(at::FRAMES) | mark;
-        self.set_crc(marks);
-    }
-
-    /// Children have other places now.
-    fn mark_all(&mut self) {
-        self.set_crc(u32::MAX);
     }
 
     /// Adds to the sum that a branch knows of a child.
@@ -293,9 +274,6 @@ impl<'a> NodeEdit<'a> {
         assert!(index < cells, "a cell's index is below their number");
         let cell = self.cell(index);
         let bytes = cell_bytes(self.bytes, cell);
-        if self.bytes[at::LEVEL] > 0 {
-            self.mark_all();
-        }
         self.bytes[cell..cell + bytes].fill(0);
         let slot = HEADER_BYTES + index * SLOT_BYTES;
         let end = HEADER_BYTES + cells * SLOT_BYTES;

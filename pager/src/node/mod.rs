@@ -6,8 +6,7 @@
 //! ```
 //! `t` tree, `l` level (0: leaf), `f` flags (in memory only). A slot is the offset of a cell, 4 bytes, in key order. Cells
 //! stand at the end of the run and grow downwards: `start` is the lowest, `waste` counts the bytes of holes between them.
-//! A frame has the same bytes as the page that it becomes, but for the page number, the CRC and child references. In place of
-//! the CRC a branch says which of its children may be frames: most are pages, and each look at one is a line of memory.
+//! A frame has the same bytes as the page that it becomes, but for the page number, the CRC and child references.
 
 mod edit;
 mod memory;
@@ -29,8 +28,6 @@ pub const NODE_MAGIC: [u8; 4] = *b"RNod";
 pub(crate) mod at {
     pub const MAGIC: usize = 0;
     pub const CRC: usize = MAGIC + 4;
-    /// In a frame's branch, where a page has its CRC: bit n says that a child n, n + 32, ... may be a frame.
-    pub const FRAMES: usize = CRC;
     pub const PAGE: usize = CRC + 4;
     pub const GENERATION: usize = PAGE + 8;
     pub const PAGES: usize = GENERATION + 8;

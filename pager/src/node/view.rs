@@ -123,14 +123,6 @@ impl<'a> NodeView<'a> {
         }
     }
 
-    /// In a branch that is a frame: the children that are frames too, from `from` on.
-    pub fn frames(self, from: usize) -> impl Iterator<Item = usize> + 'a {
-        let marks = self.memory.u32(at::FRAMES);
-        let may_be = move |index: usize| marks & (1 << (index % 32)) != 0;
-        debug_assert!((0..self.len()).all(|index| may_be(index) || !self.child_reference(index).is_frame()));
-        (from..self.len()).filter(move |index| may_be(*index) && self.child_reference(*index).is_frame())
-    }
-
     /// As in [`NodeView::child`], without the rest.
     pub fn child_reference(self, index: usize) -> Reference {
         Reference(self.memory.word(self.reference_offset(index)))
