@@ -110,12 +110,11 @@ impl Progress {
         }
     }
 
-    /// While entries are `held`, only news go to a member that has acknowledged what was sent before.
-    pub(crate) fn wants_append(&self, last: Index, committed: Index, held: bool) -> bool {
+    pub(crate) fn wants_append(&self, last: Index, committed: Index) -> bool {
         match self.phase {
             Phase::Probe => !self.paused,
             Phase::Replicate => {
-                let has_entries = self.next <= last && !self.in_flight.is_full() && !held;
+                let has_entries = self.next <= last && !self.in_flight.is_full();
                 has_entries || self.nudge || self.committed_sent < committed
             }
             Phase::Snapshot => false,
@@ -123,8 +122,8 @@ impl Progress {
     }
 
     /// It has been sent all entries, or as many as may be, and only the commit is news to it.
-    pub(crate) fn wants_news_only(&self, last: Index, held: bool) -> bool {
-        self.phase == Phase::Replicate && !self.nudge && (self.next > last || self.in_flight.is_full() || held)
+    pub(crate) fn wants_news_only(&self, last: Index) -> bool {
+        self.phase == Phase::Replicate && !self.nudge && (self.next > last || self.in_flight.is_full())
     }
 
     /// It was told of this commit.

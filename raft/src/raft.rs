@@ -23,7 +23,7 @@ use bytes::Bytes;
 /// One member of one group.
 ///
 /// Method grammar: inputs are `tick`, `campaign`, `step`, `propose*`, `read_index`, `transfer_leadership`,
-/// `hold_entries`, `abandon_transfer`, `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles
+/// `abandon_transfer`, `resign`, `forget_leader`, `send_snapshot`, `report_*`, and the past participles
 /// `persisted`, `applied` that say what the caller has done;
 /// `take_actions` is the only output, to be called after any inputs and after `persisted`. Inside, `become_*` changes the
 /// role, `handle_*` takes one kind of message, `maybe_*` may do nothing, `send` is for messages that promise nothing and
@@ -51,8 +51,6 @@ pub struct Raft {
     pub(crate) transferee: Option<NodeId>,
     /// On a leader: weight of the entries behind the commit.
     uncommitted_bytes: usize,
-    /// On a leader: see [`Raft::hold_entries`].
-    entries_held: bool,
     /// An image that the next `Persist` must carry.
     install: Option<Snapshot>,
     reads: Reads,
@@ -86,7 +84,6 @@ impl Raft {
             progress: BTreeMap::new(),
             transferee: None,
             uncommitted_bytes: 0,
-            entries_held: false,
             install: None,
             reads: Reads::default(),
             lease: Lease::default(),

@@ -240,11 +240,6 @@ impl Group {
         }
     }
 
-    /// From now on new entries wait for more of their kind before they go to other members, or do not: [`Raft::hold_entries`].
-    pub fn hold_entries(&mut self, held: bool) {
-        self.raft.hold_entries(held);
-    }
-
     /// Hands leadership to a voter.
     ///
     /// # Errors

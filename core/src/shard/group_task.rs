@@ -202,7 +202,6 @@ impl Driver {
             self.tick(now)?;
         }
         moved |= self.take_page_completions()?;
-        self.gather_entries(now);
         self.group.turn()?;
         moved |= self.log_io()?;
         self.deliver(now)?;

@@ -8,12 +8,6 @@ use crate::{Body, Entry, Index, Message, NodeId, RaftError, Role, Snapshot, Term
 use alloc::vec::Vec;
 
 impl Raft {
-    /// From now on new entries wait, or not, for members that are up to date: for a caller whose own disk is busy, so that what
-    /// comes in meanwhile is one append and not many. Probes, nudges and news of commits go on.
-    pub fn hold_entries(&mut self, held: bool) {
-        self.entries_held = held;
-    }
-
     /// Sends what windows allow, once for all inputs since the last call.
     pub(super) fn replicate(&mut self) {
         if self.role != Role::Leader {
@@ -21,7 +15,7 @@ impl Raft {
         }
         let (last, committed, base) = (self.log.last_index(), self.log.committed(), self.log.base_index());
         for (id, progress) in &mut self.progress {
-            while progress.wants_append(last, committed, self.entries_held) {
+            while progress.wants_append(last, committed) {
                 let previous_index = progress.next.previous();
                 if previous_index < base {
                     // An image is work: not for a member that nobody hears.
@@ -35,7 +29,7 @@ impl Raft {
                 }
                 let previous_term = self.log.term_at(previous_index).expect("not below the base");
                 let term = self.hard_state.term;
-                if progress.wants_news_only(last, self.entries_held) {
+                if progress.wants_news_only(last) {
                     progress.told(committed);
                     let body = Body::Commit { index: previous_index, entry_term: previous_term, committed };
                     self.send_now.push((*id, Message { term, body }));

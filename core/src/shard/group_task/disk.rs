@@ -23,18 +23,7 @@ const LINGER_SLICE: Duration = Duration::from_micros(25);
 /// the core's time a put and to bring nothing; and the answer of another member is not in this ring.
 const LINGER_CONNECTIONS_MAX: usize = 1;
 
-/// How long entries gather for other members while this one's log is being synced: a disk that takes longer holds nobody up.
-const GATHER_MAX: Duration = Duration::from_millis(2);
-
 impl Driver {
-    /// While a batch of the log is being synced, what comes in goes to nobody: it is of the next batch here, and would be there;
-    /// and one append costs each member less than several. With the end of the sync, or whatever happens behind
-    /// [`GATHER_MAX`], it goes.
-    pub(super) fn gather_entries(&mut self, now: Duration) {
-        let gathers = self.log_write.is_some_and(|(_, began)| now.saturating_sub(began) < GATHER_MAX);
-        self.group.hold_entries(gathers);
-    }
-
     /// Looks at the log's ring for a moment instead of parking, and says whether to look again: what a client that is alone
     /// waits for is the way through a park and back, as long as the sync itself. The kernel's worker for the sync, which may
     /// be on this core, comes first.
@@ -74,9 +63,7 @@ impl Driver {
             }
             moved = true;
             // A sole voter's synced entries are committed; the turn applies them.
-            let now = boottime();
-            self.stamps.committed = now;
-            self.gather_entries(now);
+            self.stamps.committed = boottime();
             self.group.turn()?;
         }
     }

@@ -264,6 +264,9 @@ impl Driver {
 
     /// Answers to keep-alives of other members, each one's in one piece.
     pub(super) fn answer_strangers(&mut self, kept: Vec<(u64, Option<i64>)>) {
+        if kept.is_empty() {
+            return;
+        }
         let mut answers: AHashMap<NodeId, Vec<(Caller, i64)>> = AHashMap::new();
         for (stranger, ttl_s) in kept {
             if let Some((from, caller)) = self.others.strangers.remove(&stranger) {
