@@ -64,8 +64,9 @@ struct Fetching {
 pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Result<Fetched, GroupError> {
     images::clean(&shared.config.data_dir);
     let count = incarnation::count_start(&shared.config.data_dir)?;
-    let remembered = Remembered::new(shared.identity.member_id, Known::load(&shared.config.data_dir)?);
-    let peers = peers::transport(shared, count, &members, &remembered.known(), KIND_BASE).await?;
+    let known = Known::load(&shared.config.data_dir)?;
+    let peers = peers::transport(shared, count, &members, &known, KIND_BASE).await?;
+    let remembered = Remembered::new(shared.identity.member_id, known);
     let limits = said::limits(shared.config.max_request_bytes);
     let others = members.iter().map(|member| member.id).filter(|id| *id != shared.identity.member_id).collect();
     let fetching = Rc::new(Fetching {

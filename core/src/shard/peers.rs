@@ -100,8 +100,9 @@ impl Links {
         inbox: Rc<Inbox>,
     ) -> Result<Rc<Links>, GroupError> {
         let shared = &shard.shared;
-        let remembered = Remembered::new(shared.identity.member_id, Known::load(&shared.config.data_dir)?);
-        let peers = transport(shared, incarnation, &members, &remembered.known(), kinds).await?;
+        let known = Known::load(&shared.config.data_dir)?;
+        let peers = transport(shared, incarnation, &members, &known, kinds).await?;
+        let remembered = Remembered::new(shared.identity.member_id, known);
         remembered.follow(&members, false);
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;
         let members = Rc::new(RefCell::new(members));
