@@ -92,10 +92,6 @@ impl Driver {
     /// Takes what other members said; true if there was anything.
     pub(super) fn hear(&mut self, now: Duration) -> Result<bool, GroupError> {
         let heard = self.inbox.heard.take();
-        // A member that ends takes in nothing more: while the others write, all of it would never be checkpointed.
-        if self.stop.is_complete() {
-            return Ok(false);
-        }
         let any = !heard.is_empty();
         for said in heard {
             match said {
