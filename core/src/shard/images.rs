@@ -180,7 +180,7 @@ pub fn install(data_dir: &Path, pages: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// As [`install`], for the state that a member without one has fetched.
+/// As `install`, for the state that a member without one has fetched.
 ///
 /// # Errors
 /// As there.
