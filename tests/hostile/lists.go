@@ -15,9 +15,9 @@ func lists() []attack {
 	crowd := encoded(&pb.LeaseTimeToLiveRequest{ID: crowdedLease, Keys: true})
 	return []attack{
 		{
-			name: "lease-lists", long: true, bound: "a list is charged while it is made, and yields", want: "answered, or RESOURCE_EXHAUSTED", store: leasesOf,
+			name: "lease-lists", long: true, bound: "a list is charged while it is made, and yields", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: leasesOf,
 			run:   func(a *arena) { a.connections(a.scaled(50), a.asking(pathLeases, nil)) },
-			check: answered("0"),
+			check: answered("8"),
 		},
 		{
 			name: "lease-lists-unread", long: true, bound: "a list is charged while it is made; answers on a connection and on the server are bounded", want: "closed within the budget", store: leasesOf,
@@ -25,9 +25,9 @@ func lists() []attack {
 			check: anyEnd,
 		},
 		{
-			name: "lease-keys", long: true, bound: "a list is charged while it is made, and yields", want: "answered, or RESOURCE_EXHAUSTED", store: crowdOf,
+			name: "lease-keys", long: true, bound: "a list is charged while it is made, and yields", want: "RESOURCE_EXHAUSTED, GOAWAY ENHANCE_YOUR_CALM", store: crowdOf,
 			run:   func(a *arena) { a.connections(a.scaled(50), a.asking(pathLease, crowd)) },
-			check: answered("0"),
+			check: answered("8"),
 		},
 		{
 			name: "lease-keys-unread", long: true, bound: "a list is charged while it is made; answers on a connection and on the server are bounded", want: "closed within the budget", store: crowdOf,

@@ -26,6 +26,8 @@ const (
 	slowerShort = 250 * time.Millisecond
 	// casesBound is what a table of single requests may take on a machine that does other things.
 	casesBound = 30 * time.Second
+	// newcomerBound is how long after an attack a new client may have to try.
+	newcomerBound = 5 * time.Second
 	// quietTime is how long the honest client is alone before each attack.
 	quietTime = 500 * time.Millisecond
 )
@@ -207,9 +209,16 @@ func fight(command string, attack *attack, lasts time.Duration, short bool, quie
 	if told.Complaint != "" {
 		result.complaints = append(result.complaints, told.Complaint)
 	}
-	// A server that survived still answers newcomers.
-	if err := server.Probe(child.Endpoint, 5*time.Second); err != nil {
-		result.complaints = append(result.complaints, fmt.Sprintf("a new client afterwards: %v", err))
+	// A server that survived answers newcomers again, once it has seen that the attackers are gone.
+	for deadline := time.Now().Add(newcomerBound); ; time.Sleep(50 * time.Millisecond) {
+		err := server.Probe(child.Endpoint, newcomerBound)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			result.complaints = append(result.complaints, fmt.Sprintf("a new client afterwards: %v", err))
+			break
+		}
 	}
 	return result, nil
 }
