@@ -30,6 +30,7 @@ pub const ENVELOPE_BYTES: usize = 64;
 /// The one format version so far.
 pub const FORMAT_VERSION: u16 = 1;
 
+const REQUEST_ID_AT: usize = 24;
 const LEASE_CLOCK_AT: usize = 40;
 const WALL_TIME_AT: usize = 48;
 const CRC_AT: usize = 56;
@@ -43,7 +44,7 @@ pub struct Envelope {
     pub proposer: u64,
     /// Shard that waits for the answer.
     pub shard: u32,
-    /// Request id within that shard.
+    /// Request id within that shard; see [`request_and_attempt`].
     pub request_id: u64,
     /// Authenticated user; empty without auth.
     pub user: String,
@@ -213,6 +214,19 @@ impl Draft {
         Ok(Draft { bytes: bytes.to_vec() })
     }
 
+    /// The same as the next attempt ([`request_and_attempt`]). None: that was the last.
+    #[must_use]
+    pub(crate) fn next_attempt(mut self) -> Option<Draft> {
+        let attempt = &mut self.bytes[REQUEST_ID_AT + 7];
+        *attempt = attempt.checked_add(1)?;
+        Some(self)
+    }
+
+    /// Which attempt it is.
+    pub(crate) fn attempt(&self) -> u8 {
+        self.bytes[REQUEST_ID_AT + 7]
+    }
+
     /// Sets what only the group knows and seals the entry with its checksum.
     #[must_use]
     pub fn seal(mut self, lease_clock_ms: u64, wall_time_ms: u64) -> bytes::Bytes {
@@ -224,7 +238,15 @@ impl Draft {
     }
 }
 
-/// Whose request a sealed entry is: shard and request id. None: it is too short for an entry.
+/// Of a request id in an envelope: the request's own id, and which attempt to propose it this is, from 0 on, in its highest byte.
+/// Shards begin to number their requests below 2^56.
+#[must_use]
+pub fn request_and_attempt(request_id: u64) -> (u64, u8) {
+    let [.., attempt] = request_id.to_le_bytes();
+    (request_id & (u64::MAX >> 8), attempt)
+}
+
+/// Whose request a sealed entry is: shard and request id, as in its envelope. None: it is too short for an entry.
 #[must_use]
 pub fn caller_of(sealed: &[u8]) -> Option<(u32, u64)> {
     (sealed.len() >= ENVELOPE_BYTES).then(|| (u32_at(sealed, 16), u64_at(sealed, 24)))

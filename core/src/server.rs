@@ -466,7 +466,8 @@ fn start_shards(
         reader,
         page_file: folder.page_file.clone(),
         // High bits differ from life to life: entries replayed from the log answer nobody.
-        first_request_id: random_u64() << 32,
+        // The highest byte counts attempts (entry.rs).
+        first_request_id: (random_u64() >> 40) << 32,
         pulse: Arc::default(),
         placement,
     };

@@ -12,7 +12,7 @@ use super::ahead::CACHED_PAGES_A_TURN;
 use super::membership::{MemberRefusal, MembershipStop};
 use super::{APPLY_ENTRIES_MAX, Answer, Group, GroupError, Reply, SWEEP_RECORDS_MAX};
 use crate::command::{ArchivedBootstrap, ArchivedCommand, ArchivedMember, ArchivedTxn};
-use crate::entry::{Entry, EntryError};
+use crate::entry::{Entry, EntryError, request_and_attempt};
 use crate::error::{ApplyFault, Error};
 use crate::event::{Event, EventKind};
 use crate::eviction;
@@ -172,7 +172,7 @@ impl Group {
         }
         self.lessor.observed(clock);
         if read.envelope.proposer == self.shared.identity.member_id {
-            let (shard, request_id) = (read.envelope.shard, read.envelope.request_id);
+            let (shard, (request_id, _)) = (read.envelope.shard, request_and_attempt(read.envelope.request_id));
             self.in_flight.end((shard, request_id));
             self.outputs.answers.push(Answer { shard, request_id, outcome });
         }

@@ -24,7 +24,7 @@ use ringstone_raft::{Index, Message, NodeId, ProposeError, Raft, Role};
 use super::leases::SAY_INTERVAL;
 use super::{Answer, Group, GroupError, NOBODY, Proposal, read_member};
 use crate::command::Command;
-use crate::entry::{Draft, EntryError};
+use crate::entry::{Draft, EntryError, caller_of, request_and_attempt};
 use crate::error::Error;
 use crate::identity::promises::Standing;
 use crate::trees::MEMBER;
@@ -39,7 +39,7 @@ const MARK_BYTES: u64 = 4 << 10;
 pub struct Forward {
     /// Who leads, as far as is known here.
     pub leader: NodeId,
-    /// Who waits: the shard and its request id.
+    /// Who waits: the shard and the request id of the payload's envelope, for [`Group::forward_refused`].
     pub whom: (u32, u64),
     /// For [`Group::propose_forwarded`] there: an entry with a checksum, but without the clocks of its leader.
     pub payload: Bytes,
@@ -94,6 +94,8 @@ struct Begun {
 #[derive(Debug)]
 struct Held {
     attempt: u64,
+    /// As the entry's envelope has it.
+    number: u8,
     forwarded: Option<Forwarded>,
 }
 
@@ -115,19 +117,30 @@ struct Expired {
 }
 
 impl InFlight {
+    /// `whom` is the request's own id.
     pub(super) fn begin(&mut self, at: Duration, term: u64, whom: (u32, u64), forwarded: Option<Forwarded>) {
+        self.begin_attempt(at, term, whom, 0, forwarded);
+    }
+
+    fn begin_attempt(&mut self, at: Duration, term: u64, whom: (u32, u64), number: u8, forwarded: Option<Forwarded>) {
         if whom.0 == NOBODY || self.waiting.contains_key(&whom) {
             return;
         }
         self.attempts += 1;
         let attempt = self.attempts;
-        self.waiting.insert(whom, Held { attempt, forwarded });
+        self.waiting.insert(whom, Held { attempt, number, forwarded });
         self.by_age.push_back(Begun { at, term, attempt, whom });
     }
 
     /// True if it waited.
     pub(super) fn end(&mut self, whom: (u32, u64)) -> bool {
         !self.waiting.is_empty() && self.waiting.remove(&whom).is_some()
+    }
+
+    /// This attempt was not taken. None: it is not the one that is under way, whatever says so comes late.
+    fn refuse(&mut self, whom: (u32, u64), number: u8) -> Option<Held> {
+        self.waiting.get(&whom).filter(|held| held.number == number)?;
+        self.waiting.remove(&whom)
     }
 
     /// Those that began before `limit`, or in a term before `applied_term`, and still wait.
@@ -304,15 +317,15 @@ impl Group {
         Ok(())
     }
 
-    /// The leader has not taken a proposal, or it never came there: nothing will come of it. Where another leader may take it,
-    /// it waits for that one; else its caller learns so at once.
+    /// The leader has not taken a proposal ([`Forward::whom`]), or it never came there: nothing will come of that attempt. Where
+    /// another leader may take it, it waits for that one; else its caller learns so at once.
     pub fn forward_refused(&mut self, whom: (u32, u64), error: Error) {
-        let Some(held) = self.in_flight.waiting.remove(&whom) else { return };
-        let (shard, request_id) = whom;
+        let (shard, (request_id, attempt)) = (whom.0, request_and_attempt(whom.1));
+        let Some(held) = self.in_flight.refuse((shard, request_id), attempt) else { return };
         let is_unled = matches!(error, Error::NoLeader | Error::NotLeader | Error::LeaderChanged);
         if is_unled
             && let Some(Forwarded { since, payload }) = held.forwarded
-            && let Ok(draft) = Draft::of_sealed(&payload)
+            && let Some(draft) = Draft::of_sealed(&payload).ok().and_then(Draft::next_attempt)
         {
             return self.wait_for_leader(since, vec![Proposal { draft, shard, request_id }]);
         }
@@ -362,10 +375,11 @@ impl Group {
     pub(super) fn forward(&mut self, since: Duration, leader: NodeId, proposals: Vec<Proposal>) {
         let (now, term) = (self.now, self.raft.role().term.0);
         for proposal in proposals {
-            let whom = (proposal.shard, proposal.request_id);
+            let (whom, attempt) = ((proposal.shard, proposal.request_id), proposal.draft.attempt());
             let payload = proposal.draft.seal(0, 0);
             let forwarded = Forwarded { since, payload: payload.clone() };
-            self.in_flight.begin(now, term, whom, Some(forwarded));
+            self.in_flight.begin_attempt(now, term, whom, attempt, Some(forwarded));
+            let whom = caller_of(&payload).expect("it has an envelope");
             self.outputs.forward.push(Forward { leader, whom, payload });
         }
     }
@@ -464,6 +478,21 @@ mod tests {
         in_flight.begin(Duration::ZERO, 6, (0, 9), None);
         assert_eq!(in_flight.expire(Duration::ZERO, 6), unled(&[(0, 8)]));
         assert_eq!(in_flight.expire(Duration::ZERO, 7), unled(&[(0, 9)]));
+    }
+
+    /// The refusal of the first attempt came twice; the second one was taken for that of the next attempt, which the log had by
+    /// then, and a third one was made: the put came about twice (simulator's seed 41764).
+    #[test]
+    fn a_refusal_counts_for_its_own_attempt() {
+        let mut in_flight = InFlight::default();
+        let held = || Some(Forwarded { since: Duration::ZERO, payload: Bytes::new() });
+        in_flight.begin_attempt(Duration::ZERO, 1, (0, 7), 0, held());
+        assert!(in_flight.refuse((0, 7), 0).is_some());
+        in_flight.begin_attempt(Duration::ZERO, 1, (0, 7), 1, held());
+        assert!(in_flight.refuse((0, 7), 0).is_none());
+        assert!(in_flight.end((0, 7)), "it is still waited for");
+        assert!(in_flight.refuse((0, 7), 1).is_none());
+        assert_eq!(request_and_attempt(7 | (3 << 56)), (7, 3));
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub struct ShardSeed {
     pub reader: Reader,
     /// The page file.
     pub page_file: PathBuf,
-    /// The first request id.
+    /// The first request id, far enough from those of other lives; below 2^56.
     pub first_request_id: u64,
     /// What the main thread feels of it.
     pub pulse: Arc<Pulse>,
