@@ -25,6 +25,7 @@ use group_support::snapshot::{self, restore, snapshot};
 use ringstone_core::group::{Restore, RestoreError};
 use ringstone_core::image::{ImageReader, ImageWriter};
 use ringstone_pager::disk::Fault as PagesFault;
+use ringstone_pager::layout::{META_PAGES, PAGE_BYTES};
 use ringstone_wal::disk::sim::Fault as LogFault;
 
 #[derive(Debug, Default)]
@@ -183,6 +184,13 @@ fn what_a_process_has_made_of_an_image_is_gone_on_with() {
             restore.finish_member(&summary).expect("the disk works");
             assert!(matches!(resume(id), Err(RestoreError::NoMark)), "it is made");
             assert_eq!(snapshot::streamed_again(&pages), image);
+            for meta in META_PAGES {
+                let one_damaged = folder.path().join("one-damaged");
+                let mut bytes = std::fs::read(&pages).expect("it is there");
+                bytes[meta as usize * PAGE_BYTES..][..PAGE_BYTES].fill(0);
+                std::fs::write(&one_damaged, bytes).expect("room");
+                assert_eq!(snapshot::streamed_again(&one_damaged), image, "without meta page {meta}");
+            }
             (resumed, offsets) = (resumed + 1, [offsets, vec![from]].concat());
         }
         std::fs::remove_file(&pages).expect("it is there");

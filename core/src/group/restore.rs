@@ -257,9 +257,13 @@ impl Restore {
     /// [`RestoreError`].
     pub fn finish_member(mut self, summary: &ImageSummary) -> Result<(), RestoreError> {
         self.check_trees(summary)?;
-        self.pager.set_attributes(&summary.state.to_attributes());
         self.last_sync.begin();
-        self.checkpoint()
+        // In both metas: where one of them is damaged the other one counts, and that must not be a state in the making.
+        for _ in 0..2 {
+            self.pager.set_attributes(&summary.state.to_attributes());
+            self.checkpoint()?;
+        }
+        Ok(())
     }
 
     /// Ends the member: its trees hold what the image's did, its state is that of a cluster of its own that has applied
