@@ -110,7 +110,8 @@ fn mutate(disk: &mut SimDisk, names: &[FileName], input: &mut Input<'_>) {
             1 => overwrite(content, block + input.byte() as usize % 80, input),
             2 => overwrite(content, block + input.below(BLOCK_BYTES), input),
             3 => content[block..block + BLOCK_BYTES].fill(input.byte()),
-            4 if !source.is_empty() => {
+            // A file that was cut before may have no whole block.
+            4 if source.len() >= BLOCK_BYTES => {
                 let from = input.byte() as usize % (source.len() / BLOCK_BYTES) * BLOCK_BYTES;
                 content[block..block + BLOCK_BYTES].copy_from_slice(&source[from..from + BLOCK_BYTES]);
             }
