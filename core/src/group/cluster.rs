@@ -122,7 +122,14 @@ impl InFlight {
         self.begin_attempt(at, term, whom, 0, forwarded);
     }
 
-    fn begin_attempt(&mut self, at: Duration, term: u64, whom: (u32, u64), number: u8, forwarded: Option<Forwarded>) {
+    pub(super) fn begin_attempt(
+        &mut self,
+        at: Duration,
+        term: u64,
+        whom: (u32, u64),
+        number: u8,
+        forwarded: Option<Forwarded>,
+    ) {
         if whom.0 == NOBODY || self.waiting.contains_key(&whom) {
             return;
         }

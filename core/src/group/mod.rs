@@ -404,7 +404,7 @@ impl Group {
                 self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
                 continue;
             }
-            whom.push((shard, request_id));
+            whom.push(((shard, request_id), proposal.draft.attempt()));
             payloads.push(proposal.draft.seal(clock, self.wall_ms));
         }
         if whom.is_empty() {
@@ -413,11 +413,12 @@ impl Group {
         let proposed = self.raft.propose(payloads);
         if proposed.is_ok() && !self.is_sole() {
             let (now, term) = (self.now, self.raft.role().term.0);
-            whom.into_iter().for_each(|whom| self.in_flight.begin(now, term, whom, None));
+            // It may have been refused elsewhere before.
+            whom.into_iter().for_each(|(whom, attempt)| self.in_flight.begin_attempt(now, term, whom, attempt, None));
         } else if proposed.is_err() {
             // It leads and hands nothing over: too much waits to be agreed on.
             self.shared.proposals_failed.fetch_add(whom.len() as u64, Ordering::Relaxed);
-            self.outputs.answers.extend(whom.into_iter().map(|(shard, request_id)| Answer {
+            self.outputs.answers.extend(whom.into_iter().map(|((shard, request_id), _)| Answer {
                 shard,
                 request_id,
                 outcome: Err(Error::TooManyRequests),
