@@ -1,4 +1,4 @@
-//! An mmap copy-on-write B+tree store of pages.
+//! An mmap copy-on-write B+tree store of pages with an O(1) freelist.
 //!
 //! ```text
 //!  owner                     Pager (one thread)                                  Readers (one a thread)

@@ -83,7 +83,7 @@ impl Group {
             None => Err(Error::TooManyRequests),
         };
         match outcome {
-            Ok(()) => self.in_flight.begin(now, self.raft.role().term.0, (shard, request_id), None),
+            Ok(()) => self.in_flight.begin(now, self.raft.role().term.0, (shard, request_id), 0, None),
             Err(error) => self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) }),
         }
         Ok(())

@@ -79,23 +79,20 @@ impl ForwardError {
 pub(super) struct InFlight {
     by_age: VecDeque<Begun>,
     waiting: AHashMap<(u32, u64), Held>,
-    /// Of attempts: one that was not taken may be made again.
-    attempts: u64,
 }
 
 #[derive(Debug)]
 struct Begun {
     at: Duration,
     term: u64,
-    attempt: u64,
+    attempt: u8,
     whom: (u32, u64),
 }
 
 #[derive(Debug)]
 struct Held {
-    attempt: u64,
-    /// As the entry's envelope has it.
-    number: u8,
+    /// As the entry's envelope has it: one that was not taken is followed by another.
+    attempt: u8,
     forwarded: Option<Forwarded>,
 }
 
@@ -117,25 +114,19 @@ struct Expired {
 }
 
 impl InFlight {
-    /// `whom` is the request's own id.
-    pub(super) fn begin(&mut self, at: Duration, term: u64, whom: (u32, u64), forwarded: Option<Forwarded>) {
-        self.begin_attempt(at, term, whom, 0, forwarded);
-    }
-
-    pub(super) fn begin_attempt(
+    /// `whom` has the request's own id.
+    pub(super) fn begin(
         &mut self,
         at: Duration,
         term: u64,
         whom: (u32, u64),
-        number: u8,
+        attempt: u8,
         forwarded: Option<Forwarded>,
     ) {
         if whom.0 == NOBODY || self.waiting.contains_key(&whom) {
             return;
         }
-        self.attempts += 1;
-        let attempt = self.attempts;
-        self.waiting.insert(whom, Held { attempt, number, forwarded });
+        self.waiting.insert(whom, Held { attempt, forwarded });
         self.by_age.push_back(Begun { at, term, attempt, whom });
     }
 
@@ -145,8 +136,8 @@ impl InFlight {
     }
 
     /// This attempt was not taken. None: it is not the one that is under way, whatever says so comes late.
-    fn refuse(&mut self, whom: (u32, u64), number: u8) -> Option<Held> {
-        self.waiting.get(&whom).filter(|held| held.number == number)?;
+    fn refuse(&mut self, whom: (u32, u64), attempt: u8) -> Option<Held> {
+        self.waiting.get(&whom).filter(|held| held.attempt == attempt)?;
         self.waiting.remove(&whom)
     }
 
@@ -385,7 +376,7 @@ impl Group {
             let (whom, attempt) = ((proposal.shard, proposal.request_id), proposal.draft.attempt());
             let payload = proposal.draft.seal(0, 0);
             let forwarded = Forwarded { since, payload: payload.clone() };
-            self.in_flight.begin_attempt(now, term, whom, attempt, Some(forwarded));
+            self.in_flight.begin(now, term, whom, attempt, Some(forwarded));
             let whom = caller_of(&payload).expect("it has an envelope");
             self.outputs.forward.push(Forward { leader, whom, payload });
         }
@@ -461,10 +452,10 @@ mod tests {
     fn who_waits_too_long_is_forgotten_once() {
         let at = Duration::from_secs;
         let mut in_flight = InFlight::default();
-        in_flight.begin(at(1), 1, (0, 7), None);
-        in_flight.begin(at(2), 1, (0, 8), None);
-        in_flight.begin(at(9), 2, (0, 9), None);
-        in_flight.begin(at(9), 2, (NOBODY, 0), None);
+        in_flight.begin(at(1), 1, (0, 7), 0, None);
+        in_flight.begin(at(2), 1, (0, 8), 0, None);
+        in_flight.begin(at(9), 2, (0, 9), 0, None);
+        in_flight.begin(at(9), 2, (NOBODY, 0), 0, None);
         assert!(in_flight.end((0, 8)) && !in_flight.end((0, 8)));
         assert_eq!(in_flight.expire(at(5), 1), Expired { unled: vec![], late: 1 });
         assert_eq!(in_flight.expire(at(9), 2), Expired::default());
@@ -475,14 +466,14 @@ mod tests {
     #[test]
     fn who_waits_for_a_leader_of_the_past_is_told_at_once() {
         let mut in_flight = InFlight::default();
-        in_flight.begin(Duration::ZERO, 4, (0, 7), None);
-        in_flight.begin(Duration::ZERO, 5, (0, 8), None);
+        in_flight.begin(Duration::ZERO, 4, (0, 7), 0, None);
+        in_flight.begin(Duration::ZERO, 5, (0, 8), 0, None);
         assert_eq!(in_flight.expire(Duration::ZERO, 4), unled(&[]));
         assert_eq!(in_flight.expire(Duration::ZERO, 5), unled(&[(0, 7)]));
         // An attempt that was not taken says nothing of the one after it.
-        in_flight.begin(Duration::ZERO, 5, (0, 9), None);
+        in_flight.begin(Duration::ZERO, 5, (0, 9), 0, None);
         assert!(in_flight.end((0, 9)));
-        in_flight.begin(Duration::ZERO, 6, (0, 9), None);
+        in_flight.begin(Duration::ZERO, 6, (0, 9), 1, None);
         assert_eq!(in_flight.expire(Duration::ZERO, 6), unled(&[(0, 8)]));
         assert_eq!(in_flight.expire(Duration::ZERO, 7), unled(&[(0, 9)]));
     }
@@ -493,9 +484,9 @@ mod tests {
     fn a_refusal_counts_for_its_own_attempt() {
         let mut in_flight = InFlight::default();
         let held = || Some(Forwarded { since: Duration::ZERO, payload: Bytes::new() });
-        in_flight.begin_attempt(Duration::ZERO, 1, (0, 7), 0, held());
+        in_flight.begin(Duration::ZERO, 1, (0, 7), 0, held());
         assert!(in_flight.refuse((0, 7), 0).is_some());
-        in_flight.begin_attempt(Duration::ZERO, 1, (0, 7), 1, held());
+        in_flight.begin(Duration::ZERO, 1, (0, 7), 1, held());
         assert!(in_flight.refuse((0, 7), 0).is_none());
         assert!(in_flight.end((0, 7)), "it is still waited for");
         assert!(in_flight.refuse((0, 7), 1).is_none());

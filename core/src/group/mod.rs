@@ -414,7 +414,7 @@ impl Group {
         if proposed.is_ok() && !self.is_sole() {
             let (now, term) = (self.now, self.raft.role().term.0);
             // It may have been refused elsewhere before.
-            whom.into_iter().for_each(|(whom, attempt)| self.in_flight.begin_attempt(now, term, whom, attempt, None));
+            whom.into_iter().for_each(|(whom, attempt)| self.in_flight.begin(now, term, whom, attempt, None));
         } else if proposed.is_err() {
             // It leads and hands nothing over: too much waits to be agreed on.
             self.shared.proposals_failed.fetch_add(whom.len() as u64, Ordering::Relaxed);
