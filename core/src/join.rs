@@ -13,12 +13,16 @@ use crate::config::ServerConfig;
 
 /// The header by which etcd's members tell which cluster they are of.
 pub const CLUSTER_ID_HEADER: &str = "x-etcd-cluster-id";
+/// The header by which Ringstone's members tell which of two lists of members is the newer one: the index at which it came about.
+pub const APPLIED_HEADER: &str = "x-ringstone-members-index";
 /// The header by which Ringstone's members tell up to which kind entries may be in their log.
 pub const KINDS_HEADER: &str = "x-ringstone-entry-kinds";
 /// How long one member may take to connect, and to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long those that do not answer are asked again where others do: who led when this member was added may be among them.
+const PATIENCE_FOR_ALL: Duration = Duration::from_secs(1);
 /// Longest answer that is read: thousands of members.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
@@ -74,6 +78,8 @@ pub struct Cluster {
     pub members: Vec<Member>,
     /// The newest kind of entries that may be in its log; 0 where it does not say.
     pub kinds: u16,
+    /// The index at which the members became these; 0 where it does not say.
+    pub since: u64,
 }
 
 impl Cluster {
@@ -141,27 +147,53 @@ fn others(config: &ServerConfig) -> Vec<String> {
     others.flat_map(|member| member.peer_urls.clone()).collect()
 }
 
-/// Asks one after the other, again and again for as long as `patience`, until one knows this member: a lone member opens its
-/// peer port a moment after this one was added, and others learn of it a moment later. None: nobody answers, which is no harm for a member that knows the others already.
+/// Asks all of them, again and again for as long as `patience`, until one knows this member: a lone member opens its peer port a
+/// moment after this one was added. The newest answer counts, for others learn of a change a moment after whoever led: a member
+/// that takes the place of another one, at the same peer URLs, would take its id too. None: nobody answers, which is no harm for a
+/// member that knows the others already.
 #[must_use]
 pub fn ask(config: &ServerConfig, patience: Duration) -> Option<Cluster> {
     let began = Instant::now();
+    let urls = others(config);
     loop {
-        let (mut failures, mut stranger) = (Vec::new(), None);
-        for url in others(config) {
-            match ask_one(&url) {
-                Ok(cluster) if cluster.own_id(config).is_ok() => return Some(cluster),
-                Ok(cluster) => stranger = Some(cluster),
+        let (mut failures, mut newest) = (Vec::new(), None);
+        for (url, answer) in ask_all(&urls) {
+            match answer {
+                Ok(cluster) => newest = newer(newest, cluster),
                 Err(error) => failures.push((url, error)),
             }
         }
-        if began.elapsed() >= patience {
+        let is_known = newest.as_ref().is_some_and(|cluster| cluster.own_id(config).is_ok());
+        let enough = if is_known && failures.is_empty() {
+            Duration::ZERO
+        } else if is_known {
+            patience.min(PATIENCE_FOR_ALL)
+        } else {
+            patience
+        };
+        if began.elapsed() >= enough {
             for (url, error) in failures {
                 tracing::warn!(url, error = %error, "a member does not say who the members are");
             }
-            return stranger;
+            return newest;
         }
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// At once: one that does not answer costs its time-out once.
+fn ask_all(urls: &[String]) -> Vec<(&String, io::Result<Cluster>)> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = urls.iter().map(|url| (url, scope.spawn(move || ask_one(url)))).collect();
+        asked.into_iter().map(|(url, thread)| (url, thread.join().expect("it does not panic"))).collect()
+    })
+}
+
+/// Of two that know of this member differently, the one who has heard of more.
+fn newer(one: Option<Cluster>, other: Cluster) -> Option<Cluster> {
+    match one {
+        Some(one) if one.since >= other.since => Some(one),
+        _ => Some(other),
     }
 }
 
@@ -194,7 +226,8 @@ fn read_answer(answer: &[u8]) -> Option<Cluster> {
     let id = u64::from_str_radix(value(CLUSTER_ID_HEADER)?, 16).ok()?;
     let listed: Vec<Listed> = serde_json::from_slice(&answer[end + 4..]).ok()?;
     let kinds = value(KINDS_HEADER).and_then(|kinds| kinds.parse().ok()).unwrap_or(0);
-    Some(Cluster { id, members: listed.into_iter().map(Member::from).collect(), kinds })
+    let since = value(APPLIED_HEADER).and_then(|since| since.parse().ok()).unwrap_or(0);
+    Some(Cluster { id, members: listed.into_iter().map(Member::from).collect(), kinds, since })
 }
 
 #[cfg(test)]
@@ -217,6 +250,21 @@ mod tests {
         {
             assert!(read_answer(answer).is_none());
         }
+    }
+
+    #[test]
+    fn whoever_learnt_last_counts() {
+        let answer = |since: &str, id: u64| {
+            let text = format!("HTTP/1.1 200 OK\r\nX-Etcd-Cluster-Id: c1\r\n{since}\r\n[{{\"id\":{id}}}]");
+            read_answer(text.as_bytes()).expect("good")
+        };
+        let (old, new) =
+            (answer("X-Ringstone-Members-Index: 9\r\n", 1), answer("X-Ringstone-Members-Index: 10\r\n", 2));
+        for order in [[&old, &new], [&new, &old]] {
+            let newest = order.into_iter().cloned().fold(None, newer).expect("there are two");
+            assert_eq!((newest.since, newest.members[0].id), (10, 2));
+        }
+        assert_eq!(newer(None, answer("", 3)).map(|cluster| cluster.since), Some(0));
     }
 
     #[test]

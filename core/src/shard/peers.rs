@@ -13,6 +13,7 @@ mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::AHashMap;
@@ -48,6 +49,8 @@ pub struct Links {
     governor: RefCell<Governor>,
     /// As they were told last.
     members: Rc<RefCell<Vec<Member>>>,
+    /// The index at which they became these.
+    since: Rc<Cell<u64>>,
     /// Members that there were since this process started: they are told so.
     removed: RefCell<Vec<u64>>,
     /// The newest kind of entries agreed on.
@@ -80,9 +83,10 @@ impl Links {
         let members = Rc::new(RefCell::new(members));
         let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
         let kinds = Rc::new(Cell::new(kinds));
-        let agreed = Rc::clone(&kinds);
+        let since = Rc::new(Cell::new(shared.applied.load(Ordering::Relaxed)));
+        let (agreed, changed) = (Rc::clone(&kinds), Rc::clone(&since));
         peers.serve_http(fds::listener(listener.into()), boottime, move |page| {
-            answer(cluster_id, agreed.get(), &listed.borrow(), page)
+            answer(cluster_id, agreed.get(), &listed.borrow(), changed.get(), page)
         });
         tracing::info!(
             address = %peers.local_address(),
@@ -97,6 +101,7 @@ impl Links {
             governor: RefCell::default(),
             members,
             removed: RefCell::default(),
+            since,
             kinds,
             remembered,
             standing,
@@ -106,8 +111,8 @@ impl Links {
         Ok(links)
     }
 
-    /// The members, when they have changed.
-    pub fn set_members(&self, members: Vec<Member>) {
+    /// The members, when they have changed, as they are once all up to `applied` is.
+    pub fn set_members(&self, members: Vec<Member>, applied: u64) {
         if *self.members.borrow() == members {
             return;
         }
@@ -123,6 +128,7 @@ impl Links {
             Err(error) => tracing::error!(error = %error, "a member's peer URL can't be used: it is not reached"),
         }
         self.members.replace(members);
+        self.since.set(applied);
     }
 
     /// The newest kind of entries agreed on: from now on members that don't know it are refused.

@@ -131,7 +131,7 @@ impl World {
         let Body::Snapshot(snapshot) = &message.body else { return self.say(from, to, &Said::Raft(message)) };
         let covers = snapshot.metadata.index.0;
         let Some((index, image)) = self.images.remove(&(from, to)).filter(|(index, _)| *index == covers) else {
-            return;
+            return self.trace(|| format!("{from} has no image up to {covers} for {to}"));
         };
         let (group, bytes) = Said::Raft(message).encode(&mut self.network.scratch);
         let frame = Frame { group, bytes, is_damaged: false };
@@ -156,7 +156,8 @@ impl World {
 
     fn deliver_image(&mut self, from: u64, to: u64, frame: Frame, image: (u64, &[u8])) {
         let life = self.nodes.get(&from).map_or(0, |node| node.lives);
-        let delivered = self.take_image(from, to, frame, image);
+        let (index, delivered) = (image.0, self.take_image(from, to, frame, image));
+        self.trace(|| format!("the image of {from} up to {index} is at {to}, is taken: {delivered}"));
         self.after(500, Event::ImageReport { from, life, to, delivered });
     }
 

@@ -22,7 +22,7 @@ fn learner(id: u64) -> Member {
 
 impl World {
     /// As the leader has them.
-    fn members(&mut self) -> Option<Vec<Member>> {
+    pub fn members(&mut self) -> Option<Vec<Member>> {
         let leader = self.leader().filter(|id| self.nodes[id].is_up())?;
         let read = self.nodes[&leader].life.as_ref().expect("it is up").read(|pin, _| read_members(pin));
         read.inspect_err(|damage| self.refuse(leader, &damage.to_string())).ok()
@@ -41,7 +41,8 @@ impl World {
                 let promote = learner_there.map(|member| MemberChange::Promote(member.id));
                 promote.into_iter().for_each(|change| self.ask_to_change(change));
             }
-            Kind::Remove(nth) if members.len() > VOTERS_LEAST => {
+            // One whose disk is damaged may be lost yet: nobody takes another one away who knows it.
+            Kind::Remove(nth) if members.len() > VOTERS_LEAST && self.all_are_well() => {
                 self.ask_to_change(MemberChange::Remove(members[nth as usize % members.len()].id));
             }
             _ => {}

@@ -155,12 +155,19 @@ impl World {
         }
     }
 
-    /// All are well, and those that vote are a quorum without it.
-    fn can_spare(&self, id: u64) -> bool {
-        let voters = self.leader().and_then(|id| self.nodes[&id].life.as_ref());
-        let voters = voters.map(|life| life.group.raft().configuration().voters().to_vec()).unwrap_or_default();
-        let all_well = self.nodes.values().all(|node| !node.is_damaged && !node.is_gone);
-        all_well && voters.len() >= 3 && voters.iter().any(|voter| voter.0 == id)
+    pub fn all_are_well(&self) -> bool {
+        self.nodes.values().all(|node| !node.is_damaged && !node.is_gone)
+    }
+
+    /// All are well, and those that vote are a quorum without it: those of a configuration that is committed, for a leader that is
+    /// cut off may have another one in its log, which nobody else ever sees.
+    fn can_spare(&mut self, id: u64) -> bool {
+        let Some(members) = self.members() else { return false };
+        let voters: Vec<u64> = members.iter().filter(|member| !member.is_learner).map(|member| member.id).collect();
+        let leader = self.leader().and_then(|id| self.nodes[&id].life.as_ref()).expect("it has told the members");
+        let is_newest =
+            leader.group.raft().configuration().voters().iter().map(|voter| voter.0).eq(voters.iter().copied());
+        self.all_are_well() && is_newest && voters.len() >= 3 && voters.contains(&id)
     }
 
     /// Nothing of it is left. Whoever replaces it is another member.

@@ -428,10 +428,13 @@ impl World {
                 return self.refuse(from, &damage.to_string());
             }
         };
-        match life.group.image_metadata(index) {
+        let metadata = life.group.image_metadata(index);
+        let is_sent = metadata.is_some();
+        match metadata {
             Some(metadata) => life.group.send_image(to, metadata),
             None => life.group.report_image(to, false),
         }
+        self.trace(|| format!("{from} has an image up to {index} for {}, sends it: {is_sent}", to.0));
         self.images.insert((from, to.0), (index, Rc::new(image)));
     }
 

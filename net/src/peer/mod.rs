@@ -12,10 +12,12 @@
 //!
 //! Free of sockets and clocks: [`hello`] (who speaks), [`frame`] and [`chunk`] (bytes on streams), [`registry`] (which
 //! connection of a member counts), [`queue`], [`pace`] (backoff, throttle), [`close`] (close codes), and with the feature
-//! `quic` `settings`. With the feature `glommio`: the rest.
+//! `quic` `congestion` and `settings`. With the feature `glommio`: the rest.
 
 pub mod chunk;
 pub mod close;
+#[cfg(feature = "quic")]
+mod congestion;
 pub mod frame;
 pub mod hello;
 mod limits;

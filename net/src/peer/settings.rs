@@ -1,7 +1,9 @@
 //! QUIC's settings of a connection between members. Free of sockets and clocks: simulated members have the same.
 
+use super::congestion::Windows;
 use super::limits::{DATAGRAM_BYTES_LIMIT, PeerLimits};
 use quinn_proto::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig};
+use std::sync::Arc;
 
 /// Packets that may come before one is acknowledged by a datagram of its own; usually an answer that is on its way carries the
 /// acknowledgement: an append, its commit, and what comes in between. More would stop a sender whose congestion window is small.
@@ -18,6 +20,7 @@ pub fn transport(limits: &PeerLimits) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .ack_frequency_config(Some(acknowledging))
+        .congestion_controller_factory(Arc::new(Windows::default()))
         // The control stream, and one more so that a second one is an error of the protocol and not silence.
         .max_concurrent_bidi_streams(2u32.into())
         // The log stream and the snapshots.

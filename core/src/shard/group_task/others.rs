@@ -468,7 +468,7 @@ impl Driver {
         let Ok(members) = self.group.members() else { return };
         self.others.followed = Some(version);
         if !members.is_empty() && members.iter().all(|member| !member.peer_urls.is_empty()) {
-            links.set_members(members);
+            links.set_members(members, self.group.state().applied_index);
         }
     }
 }

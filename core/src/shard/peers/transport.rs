@@ -11,7 +11,7 @@ use crate::command::Member;
 use crate::config::{API_VERSION, CLUSTER_VERSION};
 use crate::group::features_of_kinds;
 use crate::identity::known::Known;
-use crate::join::{CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
+use crate::join::{APPLIED_HEADER, CLUSTER_ID_HEADER, KINDS_HEADER, Listed};
 use crate::said;
 use crate::shard::random_bytes;
 use crate::shared::Shared;
@@ -77,8 +77,8 @@ pub(super) fn membership(members: &[Member], known: &Known) -> Result<Membership
     Ok(Membership { members: members.iter().map(spec).collect::<Result<_, PeerError>>()?, removed: Vec::new() })
 }
 
-/// What the peer port says over TCP.
-pub(super) fn answer(cluster_id: u64, kinds: u16, members: &[Member], page: PeerHttp) -> HttpResponse {
+/// What the peer port says over TCP. `since`: the index at which the members became these.
+pub(super) fn answer(cluster_id: u64, kinds: u16, members: &[Member], since: u64, page: PeerHttp) -> HttpResponse {
     let json = match page {
         PeerHttp::Version => serde_json::json!({
             "etcdserver": API_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION,
@@ -90,5 +90,6 @@ pub(super) fn answer(cluster_id: u64, kinds: u16, members: &[Member], page: Peer
     let cluster_id = HeaderValue::from_str(&format!("{cluster_id:x}")).expect("hexadecimal digits");
     response.headers.push((HeaderName::from_static(CLUSTER_ID_HEADER), cluster_id));
     response.headers.push((HeaderName::from_static(KINDS_HEADER), HeaderValue::from(kinds)));
+    response.headers.push((HeaderName::from_static(APPLIED_HEADER), HeaderValue::from(since)));
     response
 }

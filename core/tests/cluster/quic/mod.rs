@@ -171,10 +171,12 @@ impl World {
                 self.take_image(from, id, frame, (index, &bytes));
             }
             Heard::ImageSent(to, delivered) => {
+                self.trace(|| format!("{id} hears that {to} has its image: {delivered}"));
                 let life = self.nodes.get(&id).map_or(0, |node| node.lives);
                 self.after(0, Event::ImageReport { from: id, life, to, delivered });
             }
             Heard::Lost(other) => {
+                self.trace(|| format!("{id} has lost its connection to {other}"));
                 if let Some(life) = self.nodes.get_mut(&id).and_then(|node| node.life.as_mut()) {
                     life.group.report_lost(NodeId(other));
                 }
