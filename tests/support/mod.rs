@@ -59,9 +59,16 @@ impl Member {
         let began = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() || !self.log().contains("ready to serve")
         {
-            assert!(began.elapsed() < Duration::from_secs(60), "it serves:\n{}", self.log());
+            let waits = began.elapsed() < Duration::from_secs(60) && !self.has_ended();
+            assert!(waits, "it serves:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// A zombie: nobody has asked for its status yet.
+    fn has_ended(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
     }
 
     /// What it has logged since it was started.

@@ -1,24 +1,9 @@
-//! Requests that have to wait: for a leader, for a page. Three shipping groups on simulated disks.
+//! Requests that have to wait: for a leader, for a page.
 
-#[path = "cluster/faults.rs"]
-#[allow(dead_code, reason = "the simulation of clusters needs more of it")]
-mod faults;
-#[path = "cluster/node.rs"]
-#[allow(dead_code, reason = "the simulation of clusters needs more of it")]
-mod node;
-#[path = "cluster/random.rs"]
-#[allow(dead_code, reason = "the same")]
-mod random;
-#[path = "group_support/settings.rs"]
-mod settings;
-#[path = "group_support/trio.rs"]
-#[allow(dead_code, reason = "not every test needs all of it")]
-mod trio;
-
+use crate::cluster::{Cluster, ELECTION_TICKS};
 use ringstone_core::command::Member;
 use ringstone_core::group::{MemberChange, Reply};
 use ringstone_raft::NodeId;
-use trio::{Cluster, ELECTION_TICKS};
 
 fn others(first: usize) -> [usize; 2] {
     [(first + 1) % 3, (first + 2) % 3]

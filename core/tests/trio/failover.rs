@@ -1,23 +1,8 @@
-//! Leaders that are replaced before an election timeout has passed: three shipping groups on simulated disks.
+//! Leaders that are replaced before an election timeout has passed.
 
-#[path = "cluster/faults.rs"]
-#[allow(dead_code, reason = "the simulation of clusters needs more of it")]
-mod faults;
-#[path = "cluster/node.rs"]
-#[allow(dead_code, reason = "the simulation of clusters needs more of it")]
-mod node;
-#[path = "cluster/random.rs"]
-#[allow(dead_code, reason = "the same")]
-mod random;
-#[path = "group_support/settings.rs"]
-mod settings;
-#[path = "group_support/trio.rs"]
-#[allow(dead_code, reason = "not every test needs all of it")]
-mod trio;
-
+use crate::cluster::{Cluster, ELECTION_TICKS};
 use ringstone_core::error::Error;
 use ringstone_raft::NodeId;
-use trio::{Cluster, ELECTION_TICKS};
 
 /// It would lead for ever: its heartbeats need no disk.
 #[test]
