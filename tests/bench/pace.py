@@ -12,6 +12,8 @@ ringstone, endpoint, keys, rate, seconds = sys.argv[1:4] + [int(a) for a in sys.
 WITHOUT_SECONDS = 20
 TRIES_MAX = 120
 METRIC = "etcd_disk_backend_commit_duration_seconds_"
+SYNCS = "etcd_disk_wal_fsync_duration_seconds_"
+WARM_UP_SECONDS = 2
 
 
 def look():
@@ -20,6 +22,30 @@ def look():
         lines = answer.read().decode().splitlines()
     values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith(METRIC))}
     return int(values[METRIC + "count"]), values[METRIC + "sum"]
+
+
+def slow_syncs():
+    """How many syncs of the log have taken 16 ms or more."""
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith(SYNCS))
+    return int(float(values[SYNCS + "count"]) - float(values[SYNCS + 'bucket{le="0.016"}']))
+
+
+class Syncs(threading.Thread):
+    """Notes in which seconds of the load the log's syncs were slow: those of a put that waited for the disk."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seen, self.stop = [], threading.Event()
+
+    def run(self):
+        count = slow_syncs()
+        while not self.stop.wait(0.1):
+            now_count = slow_syncs()
+            if now_count != count:
+                self.seen.append((time.monotonic(), now_count - count))
+                count = now_count
 
 
 class Watch(threading.Thread):
@@ -61,7 +87,12 @@ watch.join()
 if len(without) < WITHOUT_SECONDS:
     sys.exit(f"only {len(without)} of {len(tries)} seconds had no checkpoint in them: a lower rate?")
 before = look()[0]
-busy = put("--rounds", str(seconds), "--warm-up", "2s", "--compact-every", "5s")
+syncs = Syncs()
+syncs.start()
+began = time.monotonic() + WARM_UP_SECONDS
+busy = put("--rounds", str(seconds), "--warm-up", f"{WARM_UP_SECONDS}s", "--compact-every", "5s")
+syncs.stop.set()
+syncs.join()
 base = statistics.median(without)
 over = [i for i, p99 in enumerate(busy) if p99 >= 4 * base]
 print(f"without: p99 of a second, median {base:.0f} us (least {min(without):.0f}, most {max(without):.0f}), {len(without)} s")
@@ -70,4 +101,6 @@ print(
     f"most {max(busy):.0f} us, {len(busy)} s"
 )
 print(f"seconds at four times or more: {len(over)} of {len(busy)}", [f"{i}: {busy[i]:.0f}" for i in over][:20])
+# Rounds begin a moment late and are noticed a tenth of a second late: to the second only.
+print("seconds with syncs of the log of 16 ms or more:", sorted({int(at - began) for at, _ in syncs.seen}))
 sys.exit(bool(over))
