@@ -20,24 +20,26 @@ mod change;
 mod checkpoint;
 mod cluster;
 mod divergence;
+mod error;
 mod failover;
 mod force;
 mod install;
 mod kinds;
 mod landing;
 mod leases;
+mod logging;
 mod membership;
 mod open;
 mod reads;
 mod records;
 mod repair;
 mod replay;
+mod requests;
 mod restore;
 mod shrink;
 mod unled;
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,27 +48,25 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use ringstone_pager::api::{Access, Fault, PageRun, WriteTrees as _};
 use ringstone_pager::disk as pages;
-use ringstone_pager::{CheckpointError, Pager, Reader};
-use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
-use ringstone_raft::{EntryKind, Index, Message, NodeId, Persist, Raft, RaftError, Role, SnapshotMetadata, SyncToken};
-use ringstone_wal::{BatchNumber, HolderId, Kind, Log, Record, WalError};
+use ringstone_pager::{Pager, Reader};
+use ringstone_raft::{Index, Persist, Raft, Role, SnapshotMetadata};
+use ringstone_wal::{HolderId, Log};
 
 use crate::command::Command;
-use crate::entry::Draft;
 use crate::error::Error;
-use crate::event::Event;
 use crate::identity::promises::Standing;
 use crate::lease::lessor::Lessor;
 use crate::metrics::ShardMetrics;
-use crate::mvcc::{self, Comparing, Removal};
+use crate::mvcc::{Comparing, Removal};
 use crate::shared::Shared;
-use crate::state::{State, StateError};
+use crate::state::State;
 
 pub use apply::read_member;
 pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
 pub use cluster::{Forward, ForwardError};
 pub use divergence::{SUM_BYTES, Sum, VERDICT_BYTES, Verdict};
+pub use error::GroupError;
 pub use kinds::features_of_kinds;
 pub use landing::ImageCosts;
 pub use leases::KeptAlive;
@@ -77,6 +77,7 @@ pub use open::{
 };
 pub use reads::ReadReady;
 pub use repair::{LogFacts, LogNeed, inspect_log, make_log, mark_state, void_log};
+pub use requests::{Answer, Outputs, Proposal, Reply};
 pub use restore::{Restore, RestoreError, RestoreOptions};
 
 /// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.
@@ -87,160 +88,6 @@ const SWEEP_RECORDS_MAX: usize = 256;
 pub const GROUP: u32 = 0;
 /// The shard of proposals that nobody waits for.
 pub const NOBODY: u32 = u32::MAX;
-
-/// A request on its way into the log.
-#[derive(Debug)]
-pub struct Proposal {
-    /// The entry, but for what only the group knows.
-    pub draft: Draft,
-    /// The shard that waits.
-    pub shard: u32,
-    /// Its request id.
-    pub request_id: u64,
-}
-
-/// What came of a proposal.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
-    /// A command of the store.
-    Store(mvcc::Answer),
-    /// LeaseGrant.
-    LeaseGrant(LeaseGrantResponse),
-    /// Alarm: the alarms touched.
-    Alarm(Vec<AlarmMember>),
-    /// Nothing to tell but that it is applied.
-    Done,
-}
-
-/// An answer and whom it is for.
-#[derive(Debug)]
-pub struct Answer {
-    /// The shard.
-    pub shard: u32,
-    /// Its request id.
-    pub request_id: u64,
-    /// What it gets.
-    pub outcome: Result<Reply, Error>,
-}
-
-/// What a turn gives to the world. All of it is published.
-#[derive(Debug, Default)]
-pub struct Outputs {
-    /// Answers to requests.
-    pub answers: Vec<Answer>,
-    /// Answers to keep-alives.
-    pub kept_alive: Vec<KeptAlive>,
-    /// The batch's events, in order, of whole revisions.
-    pub events: Vec<Event>,
-    /// Events up to this revision stand in the log only: they were too many to hand out.
-    pub skipped_to: Option<i64>,
-    /// A new root was published.
-    pub published: bool,
-    /// Messages for other members. What promises durability is here only once it is on disk.
-    pub send: Vec<(NodeId, Message)>,
-    /// Proposals that only the leader can take.
-    pub forward: Vec<Forward>,
-    /// Answers to [`Group::read_index`].
-    pub reads: Vec<ReadReady>,
-    /// Members that need an image: [`Group::send_image`].
-    pub images_wanted: Vec<NodeId>,
-    /// What this member's state adds up to, for the leader to compare.
-    pub sums: Vec<Sum>,
-    /// On a leader: members whose state differs, for all of them to be told, this one as well ([`Group::hear_verdict`]).
-    pub verdicts: Vec<Verdict>,
-    /// The image whose message was stepped takes the place of the page file now, and the group is opened anew.
-    pub install: Option<SnapshotMetadata>,
-    /// This member was removed from the cluster.
-    pub removed: bool,
-}
-
-/// What ends a group, and with it the process.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// The log failed. Nothing is acknowledged any more.
-    #[error(transparent)]
-    Log(#[from] WalError),
-    /// The page file can't be opened for the group's I/O.
-    #[error("page file: {0}")]
-    PageFile(#[source] io::Error),
-    /// A checkpoint can't begin, or a write or sync of the page file failed.
-    #[error("page file: {0}")]
-    Checkpoint(#[from] CheckpointError),
-    /// The state that a checkpoint has made durable can't be read back.
-    #[error("page file: the checkpoint's own attributes: {0}")]
-    Attributes(#[from] StateError),
-    /// A page is damaged where the member can't go on without it.
-    #[error("page file: {0}. Restore the member from a snapshot, or replace it")]
-    Damaged(ringstone_pager::api::Damage),
-    /// The state of this member is not that of most members.
-    #[error("the state of this member differs from that of most members at log entry {index} of term {term}")]
-    Diverged {
-        /// Where it was compared.
-        index: u64,
-        /// Its term.
-        term: u64,
-    },
-    /// Term and vote can't be kept.
-    #[error("{path}: {error}")]
-    Ballot {
-        /// The file.
-        path: std::path::PathBuf,
-        /// The system's reason.
-        error: io::Error,
-    },
-    /// A command could not be finished.
-    #[error("log entry {index} of term {term}: {what}")]
-    Entry {
-        /// Where.
-        index: u64,
-        /// Its term.
-        term: u64,
-        /// Why.
-        what: String,
-    },
-    /// Members can't be reached or heard.
-    #[cfg(feature = "glommio")]
-    #[error("peers: {0}")]
-    Peers(#[from] ringstone_net::peer::PeerError),
-    /// The state of another member has taken the place of this one's: the process begins anew with it.
-    #[error("the state was replaced by that of the leader")]
-    Installed,
-    /// The folder's count of starts.
-    #[error(transparent)]
-    Identity(#[from] crate::identity::IdentityError),
-    /// This member has no place in the cluster any more.
-    #[error("this member was removed from its cluster ({by}): stop it for good and delete its data folder")]
-    Removed {
-        /// Who says so.
-        by: String,
-    },
-    /// Another process runs, or ran later, as this member: the text has the remedy.
-    #[error("another member refuses this process: {text}")]
-    Refused {
-        /// The other member's words.
-        text: String,
-    },
-    /// A message that contradicts what is agreed on.
-    #[error("raft: {0}. Stop the cluster's member that is named, and have the disks of both checked")]
-    Raft(#[from] RaftError),
-}
-
-impl GroupError {
-    /// The state can't be gone on with, and the log can: other members have the same one.
-    #[must_use]
-    pub fn is_of_state(&self) -> bool {
-        matches!(self, GroupError::Damaged(_) | GroupError::Attributes(_) | GroupError::Diverged { .. })
-    }
-}
-
-struct Waiting {
-    batch: BatchNumber,
-    token: SyncToken,
-    /// The ballot that has to be kept as well; 0: none.
-    ballot: u64,
-    /// It is followed by the switch to an image.
-    installs: bool,
-}
 
 /// See the module.
 pub struct Group {
@@ -255,7 +102,7 @@ pub struct Group {
     log_is_full: bool,
     /// Entries of the first of `unlogged` that the log has already.
     logged_entries: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<logging::Waiting>,
     committed: VecDeque<ringstone_raft::Entry>,
     absent: Option<PageRun>,
     ahead: ahead::Ahead,
@@ -490,123 +337,10 @@ impl Group {
         self.shared.proposals_pending.store(pending, Ordering::Relaxed);
     }
 
-    /// Appends what raft wants on disk, as far as the batch that fills has room.
-    fn fill_log(&mut self) -> Result<(), GroupError> {
-        self.log_checkpoint()?;
-        self.log_is_full = false;
-        while let Some(persist) = self.unlogged.pop_front() {
-            let Some(batch) = self.log_persist(&persist)? else {
-                self.unlogged.push_front(persist);
-                self.log_is_full = true;
-                return Ok(());
-            };
-            let installs = persist.snapshot.is_some();
-            self.logged_entries = 0;
-            let ballot = persist.hard_state.map_or(0, |state| self.ballots.add(state));
-            self.waiting.push_back(Waiting { batch, token: persist.token, ballot, installs });
-            if installs {
-                // The image replaces whatever comes behind it in this life.
-                self.unlogged.clear();
-            }
-        }
-        Ok(())
-    }
-
-    /// The batch that holds the last of it. None: the batch is full, the rest waits for the next.
-    fn log_persist(&mut self, persist: &Persist) -> Result<Option<BatchNumber>, GroupError> {
-        let mut last = self.log.filling();
-        if self.logged_entries == 0 {
-            if let Some(hard_state) = &persist.hard_state {
-                let payload = records::hard_state(hard_state);
-                let index = self.state.applied_index;
-                let Some(batch) = self.append(Kind::HardState, hard_state.term.0, index, &payload)? else {
-                    return Ok(None);
-                };
-                last = batch;
-            }
-            if let Some(image) = &persist.snapshot {
-                return Ok(self.log_install(&image.metadata)?.then(|| self.log.filling()));
-            }
-            if let Some(from) = persist.truncate_from {
-                let Some(batch) = self.append(Kind::Truncate, 0, from.0, &[])? else { return Ok(None) };
-                last = batch;
-            }
-        }
-        for entry in &persist.entries[self.logged_entries..] {
-            let kind = match entry.kind {
-                EntryKind::Normal => Kind::Entry,
-                EntryKind::Configuration => Kind::Config,
-            };
-            let Some(batch) = self.append(kind, entry.term.0, entry.index.0, &entry.payload)? else { return Ok(None) };
-            last = batch;
-            self.look_at_logged(&entry.payload);
-            self.logged_entries += 1;
-        }
-        Ok(Some(last))
-    }
-
-    /// None: the batch is full, the rest waits for the next.
-    fn append(&mut self, kind: Kind, term: u64, index: u64, payload: &[u8]) -> Result<Option<BatchNumber>, GroupError> {
-        match self.log.append(Record { group: GROUP, kind, term, index, payload }) {
-            Ok(batch) => Ok(Some(batch)),
-            Err(WalError::Full) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The log's next operation for its disk.
-    pub fn poll_log_io(&mut self) -> Option<(ringstone_wal::disk::Token, ringstone_wal::disk::Io)> {
-        self.log.poll_io()
-    }
-
-    /// An operation of the log has finished: what it proves is acknowledged to raft.
-    ///
-    /// # Errors
-    /// [`GroupError::Log`]: the first failure of a write or sync, final.
-    pub fn log_completed(&mut self, completion: ringstone_wal::disk::Completion) -> Result<(), GroupError> {
-        self.log.completed(completion);
-        self.disk_watch.log_moved();
-        if let Some(error) = self.log.failure() {
-            return Err(error.clone().into());
-        }
-        self.release_synced();
-        Ok(())
-    }
-
-    /// Acknowledges to raft what is on disk, in its order.
-    fn release_synced(&mut self) {
-        let (log, ballots) = (&self.log, &self.ballots);
-        let synced = log.synced();
-        let is_on_disk = |waiting: &Waiting| waiting.batch <= synced && ballots.is_kept(waiting.ballot);
-        let count = self.waiting.iter().take_while(|waiting| is_on_disk(waiting)).count();
-        for _ in 0..count {
-            let Some(waiting) = self.waiting.pop_front() else { return };
-            if waiting.installs {
-                // Nothing more is promised by this life.
-                self.waiting.clear();
-                self.outputs.install = self.installing.clone();
-                return;
-            }
-            let after_sync = self.raft.persisted(waiting.token);
-            self.outputs.send.extend(after_sync.send);
-        }
-    }
-
     /// Entries that are proposed and not applied.
     pub fn entries_pending(&self) -> u64 {
         let positions = self.raft.positions();
         positions.proposed.0.0.saturating_sub(positions.applied.0.0)
-    }
-
-    /// True while the log waits for its disk.
-    pub fn awaits_log(&self) -> bool {
-        self.log.awaits_completion()
-    }
-
-    /// After some quiet the log is closed for now; returns when to ask again, in nanoseconds of the same clock.
-    pub fn quiet(&mut self, now: Duration) -> Option<Duration> {
-        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        self.log.quiet(now_ns).map(Duration::from_nanos)
     }
 
     /// The page that apply or the sweep needs: bring it in and call [`Group::brought_in`].
@@ -627,16 +361,6 @@ impl Group {
     /// What the last turns have published.
     pub fn take_outputs(&mut self) -> Outputs {
         std::mem::take(&mut self.outputs)
-    }
-
-    /// Writes the closing block: the last word of a clean stop.
-    pub fn close_log(&mut self) {
-        self.log.close();
-    }
-
-    /// True once the closing block is on disk.
-    pub fn is_closed(&self) -> bool {
-        self.log.is_closed() && self.log.is_idle()
     }
 
     /// From now on only what is in flight is finished.
