@@ -12,6 +12,7 @@
 
 mod check;
 mod map;
+mod pages;
 mod reader;
 #[cfg(test)]
 mod stream_tests;
@@ -20,7 +21,8 @@ mod tests;
 mod writer;
 
 pub use map::{ImageMap, MAP_BYTES_MAX, MapBuilder, OwnRecords, RUNS_MAX, Wanted, run_bytes_for};
-pub use reader::{ImageError, ImageReader, ImageSummary, MARK_BYTES, OwnRun, TakeRecord};
+pub use pages::{HEAD_BYTES, PagesError, PagesReader};
+pub use reader::{ImageError, ImageReader, ImageSummary, OwnRun, TakeRecord};
 pub use writer::{ImageWriter, Piece, Step};
 
 use ringstone_pager::api::{Aggregate, TreeId};
