@@ -127,8 +127,8 @@ impl Restore {
         Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max, is_member: false, last_sync })
     }
 
-    /// Makes the empty page file of a member that catches up ([`Restore::of_member`]): durable once
-    /// [`Restore::finish_member`] has returned, and not before.
+    /// Makes the empty page file of a member that catches up: the image is that of the leader of its own cluster, and taken as
+    /// it is. Durable once [`Restore::finish_member`] has returned, and not before.
     ///
     /// # Errors
     /// [`RestoreError::Open`].
@@ -138,14 +138,7 @@ impl Restore {
         let last_sync = LastSync::default();
         let disk = WriteBehind::new(disk, last_sync.clone()).map_err(io_error(page_file))?;
         let restore = Restore::create_with(Box::new(disk), mapping, identity)?;
-        Ok(Restore { last_sync, ..restore.of_member() })
-    }
-
-    /// The image is that of the leader of this member's own cluster: it is taken as it is. To be ended by
-    /// [`Restore::finish_member`].
-    #[must_use]
-    pub fn of_member(self) -> Restore {
-        Restore { is_member: true, ..self }
+        Ok(Restore { last_sync, is_member: true, ..restore })
     }
 
     /// Sets how many dirty bytes are written out before more are made.

@@ -9,7 +9,7 @@ use super::*;
 use crate::api::{Access, Damage, Fault, ReadTrees as _, WriteTrees as _};
 use crate::check::check;
 use crate::checkpoint_tests::{OPTIONS, act, entries};
-use crate::disk::{Disk as _, SimDisk};
+use crate::disk::{Crash, Disk as _, SimDisk};
 use crate::freelist::map;
 use crate::layout::{FileId, META_PAGES, PAGE_BYTES, get};
 use crate::meta::Meta;
@@ -86,13 +86,17 @@ fn push(taker: &mut Taker, bytes: &[u8], disk: &SimDisk) -> Result<(), TransferE
     taker.push(bytes, &mut DiskSink(disk.clone()), &mut |_, _, _| Ok(()))
 }
 
-fn take(bytes: &[u8], piece: usize) -> Result<SimDisk, TransferError> {
-    let (disk, mut taker) = (SimDisk::new(), Taker::new(&OTHER, digest()));
+fn take_to(disk: &SimDisk, bytes: &[u8], piece: usize) -> Result<(), TransferError> {
+    let mut taker = Taker::new(&OTHER, digest());
     for part in bytes.chunks(piece) {
-        push(&mut taker, part, &disk)?;
+        push(&mut taker, part, disk)?;
     }
-    taker.finish(&mut DiskSink(disk.clone()))?;
-    Ok(disk)
+    taker.finish(&mut DiskSink(disk.clone()))
+}
+
+fn take(bytes: &[u8], piece: usize) -> Result<SimDisk, TransferError> {
+    let disk = SimDisk::new();
+    take_to(&disk, bytes, piece).map(|()| disk)
 }
 
 /// What the file says, which must be sound in all its parts.
@@ -220,6 +224,34 @@ fn the_file_that_was_made_goes_on() {
         drive(&mut copy, &made, usize::MAX);
         assert_same(&opened(&made), &model);
     }
+}
+
+/// The power fails at each request: what is there does not open, or it is all of it.
+#[test]
+fn a_file_that_is_being_made_counts_when_it_is_whole() {
+    let (disk, pager, model) = store(&some(200), &[]);
+    let bytes = image(&disk, &pager);
+    let (mut refused, mut whole) = (0, 0);
+    for count in 0.. {
+        let made = SimDisk::new();
+        made.stop_after(count);
+        let is_done = take_to(&made, &bytes, 5000).is_ok();
+        for crash in [Crash::KeepAll, Crash::KeepNone, Crash::Random(count), Crash::Torn(count)] {
+            let left = made.fork();
+            left.crash(crash);
+            if Pager::open(&mut left.clone(), Arc::new(left.clone()), &OTHER, 0).is_ok() {
+                assert_same(&opened(&left), &model);
+                whole += 1;
+            } else {
+                assert!(!is_done, "{crash:?} behind the end");
+                refused += 1;
+            }
+        }
+        if is_done {
+            break;
+        }
+    }
+    assert!(refused > 15 && whole >= 4, "{refused} {whole}");
 }
 
 #[test]

@@ -23,8 +23,6 @@ const AHEAD_BYTES: usize = 256 << 10;
 const READ_PAGES_MAX: u64 = 128;
 /// A hole that is read along: it costs less than another read.
 const HOLE_PAGES_MAX: u64 = 8;
-/// Steps of the walk over the branches between two looks at what else there is to do.
-const STEPS: u32 = 4;
 
 /// See the module.
 pub(super) struct PageSource<'p> {
@@ -51,16 +49,10 @@ impl<'p> PageSource<'p> {
         }
         let identity = &self.shard.shared.identity;
         let mut collector = Collector::new(self.pin, identity.file_id, identity.owner_id());
-        let mut steps = 0;
         loop {
             match collector.step() {
                 Ok(true) => break,
-                Ok(false) => {
-                    steps += 1;
-                    if steps % STEPS == 0 {
-                        glommio::yield_if_needed().await;
-                    }
-                }
+                Ok(false) => glommio::yield_if_needed().await,
                 Err(Fault::Absent(run)) => self.shard.bring_in(run).await?,
                 Err(Fault::Damaged(damage)) => return Err(self.shard.refused(Error::Damaged(damage))),
             }
