@@ -191,6 +191,15 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> IdentityError + '_ {
 }
 
 impl Identity {
+    /// What page files say that they are of: cluster id and member id, big endian.
+    #[must_use]
+    pub fn owner_id(&self) -> [u8; 16] {
+        let mut owner = [0; 16];
+        owner[..8].copy_from_slice(&self.cluster_id.to_be_bytes());
+        owner[8..].copy_from_slice(&self.member_id.to_be_bytes());
+        owner
+    }
+
     fn encode(&self) -> [u8; IDENTITY_BYTES] {
         let mut bytes = [0; IDENTITY_BYTES];
         bytes[..8].copy_from_slice(MAGIC);

@@ -17,15 +17,17 @@
 
 mod group_support;
 
+use std::fs::File;
+
 use group_support::disks::{Disks, End, Fuse, Trouble};
 use group_support::history::{Ended, Made, recover, rounds};
 use group_support::journal::Journal;
 use group_support::life;
 use group_support::snapshot::{self, restore, snapshot};
-use ringstone_core::group::{Restore, RestoreError};
-use ringstone_core::image::{ImageReader, ImageWriter};
-use ringstone_pager::disk::Fault as PagesFault;
-use ringstone_pager::layout::{META_PAGES, PAGE_BYTES};
+use ringstone_core::group::{PageRestore, RestoreError};
+use ringstone_core::identity::Identity;
+use ringstone_pager::disk::{Fault as PagesFault, SimDisk, StdDisk};
+use ringstone_pager::transfer::DiskSink;
 use ringstone_wal::disk::sim::Fault as LogFault;
 
 #[derive(Debug, Default)]
@@ -151,63 +153,62 @@ fn a_new_member_whose_disk_fails_is_not_made() {
     }
 }
 
-/// The process ends behind any checkpoint, and behind so many of its bytes more: the next one goes on there.
+/// The process ends behind any mark, and behind so many of its bytes more: the next one goes on there.
 #[test]
-fn what_a_process_has_made_of_an_image_is_gone_on_with() {
+fn what_a_process_has_made_of_a_state_is_gone_on_with() {
     let (disks, journal) = (Disks::new(), Journal::new().shared());
     life::create(&disks, &Fuse::whole()).expect("the disks work");
     let mut life = life::open(&disks, &Fuse::whole(), &journal, 5).expect("the disks work");
     rounds(&mut life, 5, 60, &mut Made::default()).expect("the disks work");
-    let image = snapshot::written(&life.group.reader(), ImageWriter::streamed(&life::IDENTITY));
+    let (sent, image) = (snapshot::pages_of(&life, &disks), snapshot::image_of(&life));
     let folder = tempfile::tempdir().expect("a folder");
     let (pages, marks, id) = (folder.path().join("pages"), folder.path().join("marks"), [3; 16]);
-    let fill = |restore: &mut Restore, reader: &mut ImageReader, bytes: &[u8]| {
-        restore.set_dirty_bytes_max(64 << 10);
-        for bytes in bytes.chunks(4096) {
-            reader.push(bytes).expect("a good image");
-            restore.drain(reader).expect("the disk works");
-        }
+    let begin = || {
+        let sink = DiskSink(StdDisk::create(&pages).expect("a folder"));
+        let mut restore = PageRestore::new(Box::new(sink), &life::IDENTITY, [8; 16])
+            .keep_marks(&marks, id)
+            .expect("the disk works");
+        restore.set_mark_bytes(32 << 10);
+        restore
     };
-    let resume = |id| Restore::resume_member(&pages, &marks, &life::IDENTITY, id);
-    let (mut resumed, mut offsets) = (0, Vec::new());
+    let fill = |restore: &mut PageRestore, bytes: &[u8]| {
+        bytes.chunks(4000).for_each(|bytes| restore.push(bytes).expect("a good image"));
+    };
+    let resume = |id| {
+        let sink = DiskSink(StdDisk::open(&pages).expect("it is there"));
+        let file = File::open(&pages).expect("it is there");
+        PageRestore::resume(Box::new(sink), &file, &marks, &life::IDENTITY, id)
+    };
+    let mut offsets = Vec::new();
     for part in 1..8 {
-        let made = Restore::create_member(&pages, &life::IDENTITY).and_then(|made| made.keep_marks(&marks, id));
-        let (mut restore, mut reader) = (made.expect("the disk works"), ImageReader::of_member());
-        fill(&mut restore, &mut reader, &image[..image.len() / 8 * part]);
-        drop(restore);
-        assert!(matches!(resume([4; 16]), Err(RestoreError::NoMark)), "it is of another image");
-        if let Ok((mut restore, mut reader)) = resume(id) {
-            let from = usize::try_from(reader.offset()).expect("small");
-            assert!(from <= image.len() / 8 * part);
-            fill(&mut restore, &mut reader, &image[from..]);
-            let summary = reader.finish().expect("a whole image");
-            restore.finish_member(&summary).expect("the disk works");
-            assert!(matches!(resume(id), Err(RestoreError::NoMark)), "it is made");
-            assert_eq!(snapshot::streamed_again(&pages), image);
-            for meta in META_PAGES {
-                let one_damaged = folder.path().join("one-damaged");
-                let mut bytes = std::fs::read(&pages).expect("it is there");
-                bytes[meta as usize * PAGE_BYTES..][..PAGE_BYTES].fill(0);
-                std::fs::write(&one_damaged, bytes).expect("room");
-                assert_eq!(snapshot::streamed_again(&one_damaged), image, "without meta page {meta}");
-            }
-            (resumed, offsets) = (resumed + 1, [offsets, vec![from]].concat());
+        fill(&mut begin(), &sent[..sent.len() / 8 * part]);
+        assert!(matches!(resume([4; 16]).map(drop), Err(RestoreError::NoMark)), "it is of another image");
+        if let Ok(mut restore) = resume(id) {
+            let from = usize::try_from(restore.offset()).expect("small");
+            assert!(from <= sent.len() / 8 * part);
+            fill(&mut restore, &sent[from..]);
+            restore.finish().expect("the disk works");
+            assert_eq!(snapshot::image_in(&pages), image);
+            offsets.push(from);
         }
         std::fs::remove_file(&pages).expect("it is there");
     }
-    assert!(resumed >= 5 && offsets.last() > offsets.first(), "{offsets:?}");
+    assert!(offsets.len() >= 5 && offsets.last() > offsets.first(), "{offsets:?}");
     // Another boot of the system, or a bit that rots: what is there counts for nothing.
-    let made = Restore::create_member(&pages, &life::IDENTITY).and_then(|made| made.keep_marks(&marks, id));
-    let (mut restore, mut reader) = (made.expect("the disk works"), ImageReader::of_member());
-    fill(&mut restore, &mut reader, &image[..image.len() / 2]);
-    drop(restore);
+    fill(&mut begin(), &sent[..sent.len() / 2]);
     resume(id).map(drop).expect("there is a mark");
     let kept = std::fs::read(&marks).expect("it is there");
     for at in [4, 20, 40, 100] {
         let mut other = kept.clone();
-        other[at] ^= 1;
-        other[4096 + at] ^= 1;
+        for slot in [8192, 12288] {
+            other[slot + at] ^= 1;
+        }
         std::fs::write(&marks, other).expect("room");
-        assert!(matches!(resume(id), Err(RestoreError::NoMark)), "byte {at}");
+        assert!(matches!(resume(id).map(drop), Err(RestoreError::NoMark)), "byte {at}");
     }
+    // Of another cluster.
+    let stranger = Identity { cluster_id: life::IDENTITY.cluster_id + 1, ..life::IDENTITY };
+    let mut restore = PageRestore::new(Box::new(DiskSink(SimDisk::new())), &stranger, [8; 16]);
+    let error = restore.push(&sent).expect_err("of another cluster").to_string();
+    assert!(error.contains("is of cluster"), "{error}");
 }

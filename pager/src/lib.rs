@@ -52,6 +52,7 @@ mod shrink_tests;
 pub mod sigbus;
 #[cfg(test)]
 mod spill_tests;
+pub mod transfer;
 mod tree;
 #[cfg(test)]
 mod tree_tests;

@@ -135,7 +135,7 @@ impl FileHeader {
     }
 
     /// The header and whether the file may only be read.
-    fn decode(page: &[u8]) -> Result<(FileHeader, bool), OpenFailure> {
+    pub(crate) fn decode(page: &[u8]) -> Result<(FileHeader, bool), OpenFailure> {
         if get(page, header_at::MAGIC) != HEADER_MAGIC {
             return Err(OpenFailure::NotOurs);
         }

@@ -82,8 +82,12 @@ impl Pin<'_> {
         self.guard.generation()
     }
 
-    fn root(&self, tree: TreeId) -> TreeRoot {
+    pub(crate) fn root(&self, tree: TreeId) -> TreeRoot {
         self.record.root(tree)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        self.shared
     }
 }
 

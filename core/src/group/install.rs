@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  leader    raft wants an image ──> Outputs::images_wanted ──> driver pins, writes it, send_image(to, metadata) ~~> transfer
-//!  follower  image ──> a page file of its own, checked, synced, beside the old one     (restore.rs, Restore::finish_member)
+//!  follower  image ──> a page file of its own, checked, synced, beside the old one     (restore.rs, restore/pages.rs)
 //!            step(Snapshot) ──> log: about to switch to a state of this index; synced ──> Outputs::install
 //!            driver: the new file takes the place of the old one, its name is made durable, the group is opened anew
 //!  next start           page file below that index: it is the old one, nothing has happened, the log counts as it is

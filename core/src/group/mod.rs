@@ -78,7 +78,7 @@ pub use open::{
 pub use reads::ReadReady;
 pub use repair::{LogFacts, LogNeed, inspect_log, make_log, mark_state, void_log};
 pub use requests::{Answer, Outputs, Proposal, Reply};
-pub use restore::{Restore, RestoreError, RestoreOptions};
+pub use restore::{PageRestore, Restore, RestoreError, RestoreOptions};
 
 /// Entries that one turn applies before it publishes: bounds how long an answer waits for the ones behind it.
 const APPLY_ENTRIES_MAX: usize = 512;

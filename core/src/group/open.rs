@@ -214,10 +214,7 @@ pub(super) fn create_log(log_disk: &mut dyn LogDisk, mut options: Options) -> Re
 }
 
 pub(super) fn file_options<'a>(identity: &Identity, trees: &'a [TreeSpec]) -> FileOptions<'a> {
-    let mut owner_id = [0; 16];
-    owner_id[..8].copy_from_slice(&identity.cluster_id.to_be_bytes());
-    owner_id[8..].copy_from_slice(&identity.member_id.to_be_bytes());
-    FileOptions { file_id: identity.file_id, owner_id, trees }
+    FileOptions { file_id: identity.file_id, owner_id: identity.owner_id(), trees }
 }
 
 pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OpenError + '_ {

@@ -5,11 +5,11 @@
 //! ```
 //!
 //! Only the caller's folder says when the member exists: what is written before that counts for nothing. So no checkpoint but
-//! the last need be durable: the page file of a member that catches up is synced behind what is written (restore/behind.rs), and
-//! what a process that ends has made of it is gone on with by the next one (restore/marks.rs).
+//! the last need be durable: the page file of a member that catches up is synced behind what is written (restore/behind.rs). Where it
+//! takes a whole state, that comes as pages, and is made a file by restore/pages.rs.
 
 mod behind;
-mod marks;
+mod pages;
 
 use std::io;
 use std::ops::{Bound, ControlFlow};
@@ -29,11 +29,12 @@ use super::open::{OpenError, create_log, file_options, io_error, log_options, tr
 use crate::command::Member;
 use crate::error::ApplyFault;
 use crate::identity::Identity;
-use crate::image::{ImageError, ImageReader, ImageSummary, OwnRecords, OwnRun};
+use crate::image::{ImageError, ImageReader, ImageSummary, OwnRecords, OwnRun, PagesError};
 use crate::mvcc;
 use crate::trees::{ALARM, MEMBER};
 use behind::{LastSync, WriteBehind};
-use marks::Marks;
+
+pub use pages::PageRestore;
 
 /// Dirty frames that are written to the file before more are made.
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
@@ -47,6 +48,9 @@ pub enum RestoreError {
     /// The image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A state that came as pages.
+    #[error(transparent)]
+    Pages(#[from] PagesError),
     /// Writing the page file.
     #[error("page file: {0}")]
     Checkpoint(#[from] CheckpointError),
@@ -88,7 +92,6 @@ pub struct Restore {
     dirty_bytes_max: u64,
     is_member: bool,
     last_sync: LastSync,
-    marks: Option<Marks>,
 }
 
 /// What is taken from the image. Who the members are, and what is wrong with them, is not what a snapshot is taken for; a
@@ -121,12 +124,11 @@ impl Restore {
         let options = file_options(identity, &specs);
         let pager = Pager::create(&mut *disk, pages, &options).map_err(OpenError::from)?;
         let (dirty_bytes_max, last_sync) = (DIRTY_BYTES_MAX, LastSync::default());
-        let (is_member, marks) = (false, None);
-        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max, is_member, last_sync, marks })
+        Ok(Restore { disk, pager, identity: *identity, dirty_bytes_max, is_member: false, last_sync })
     }
 
-    /// Makes the empty page file of a member that catches up ([`Restore::of_member`]): durable once
-    /// [`Restore::finish_member`] has returned, and not before.
+    /// Makes the empty page file of a member that catches up: the image is that of the leader of its own cluster, and taken as
+    /// it is. Durable once [`Restore::finish_member`] has returned, and not before.
     ///
     /// # Errors
     /// [`RestoreError::Open`].
@@ -136,14 +138,7 @@ impl Restore {
         let last_sync = LastSync::default();
         let disk = WriteBehind::new(disk, last_sync.clone()).map_err(io_error(page_file))?;
         let restore = Restore::create_with(Box::new(disk), mapping, identity)?;
-        Ok(Restore { last_sync, ..restore.of_member() })
-    }
-
-    /// The image is that of the leader of this member's own cluster: it is taken as it is. To be ended by
-    /// [`Restore::finish_member`].
-    #[must_use]
-    pub fn of_member(self) -> Restore {
-        Restore { is_member: true, ..self }
+        Ok(Restore { last_sync, is_member: true, ..restore })
     }
 
     /// Sets how many dirty bytes are written out before more are made.
@@ -163,7 +158,7 @@ impl Restore {
                 Err(error) => return Err(error.into()),
             }
         }
-        if self.pager.dirty_bytes() >= self.dirty_bytes_max { self.save(reader) } else { Ok(()) }
+        if self.pager.dirty_bytes() >= self.dirty_bytes_max { self.checkpoint() } else { Ok(()) }
     }
 
     /// [`Restore::drain`] of a partial image: `own` has what is left out of it.

@@ -1,4 +1,4 @@
-//! The one image of a whole logical store at one revision: what snapshots, restore and the repair of a follower carry.
+//! The image of a whole logical store at one revision: what snapshots, restore and the repair of a follower carry.
 //!
 //! ```text
 //! pinned view --ImageWriter::step--> pieces (header, blocks of 32 KiB) ... ImageReader::push, drain --> sorted records
@@ -7,11 +7,13 @@
 //! docs/format-image.md has the bytes; a test ties it to this module. Both sides are sans I/O and hold one block and one
 //! record in memory at a time. Nothing here knows how pieces travel or which tree's page is where.
 //!
-//! Between members an image is *streamed*: nothing is counted before it begins, so that its lengths stand behind what they are
-//! of. Where its receiver has a store already, it is *partial*, too: runs of records that both have are left out (map.rs).
+//! Between members an image is *partial*, for a receiver that has a store already: runs of records that both have are left out
+//! (map.rs). It is *streamed*, too: nothing is counted before it begins, so that its lengths stand behind what they are of. A
+//! receiver that has nothing is sent pages (pages.rs).
 
 mod check;
 mod map;
+mod pages;
 mod reader;
 #[cfg(test)]
 mod stream_tests;
@@ -20,7 +22,8 @@ mod tests;
 mod writer;
 
 pub use map::{ImageMap, MAP_BYTES_MAX, MapBuilder, OwnRecords, RUNS_MAX, Wanted, run_bytes_for};
-pub use reader::{ImageError, ImageReader, ImageSummary, MARK_BYTES, OwnRun, TakeRecord};
+pub use pages::{HEAD_BYTES, PagesError, PagesReader};
+pub use reader::{ImageError, ImageReader, ImageSummary, OwnRun, TakeRecord};
 pub use writer::{ImageWriter, Piece, Step};
 
 use ringstone_pager::api::{Aggregate, TreeId};

@@ -4,8 +4,6 @@
 //! `finish` says whether it was a whole image. Whoever drains after each push needs the memory of one block and one record.
 //! Of a partial image `own_run` says which records of the receiver's own store come before what was pushed last.
 
-mod mark;
-
 use std::sync::Arc;
 
 use ringstone_pager::api::{Access, Fault, ReadTrees, TreeId, WriteTrees};
@@ -17,8 +15,6 @@ use super::{
     TRAILER_KEY_LENGTH, Wanted, at, block_checksum, check, u32_at, word_at,
 };
 use crate::state::{State, StateError};
-
-pub use mark::MARK_BYTES;
 
 /// Called with tree, key and value of each record of an image.
 pub type TakeRecord<'a> = dyn FnMut(TreeId, &[u8], &[u8]) -> Access<()> + 'a;
@@ -103,8 +99,6 @@ pub struct ImageReader {
     /// Checked payload, and how much of it was drained.
     payload: Vec<u8>,
     drained: usize,
-    /// Bytes of the next block that were drained before the mark that this reader goes on from.
-    skip: usize,
     /// Bytes of the image in checked blocks, and their number.
     checked_bytes: u64,
     blocks: u64,
@@ -162,12 +156,6 @@ impl ImageReader {
     #[must_use]
     pub fn new() -> ImageReader {
         ImageReader::default()
-    }
-
-    /// The reader of an image that another member sends: it may be a streamed one.
-    #[must_use]
-    pub fn of_member() -> ImageReader {
-        ImageReader { features_known: FEATURE_STREAMED, ..ImageReader::default() }
     }
 
     /// The reader of an image that has only what is `wanted` of `map`.
@@ -266,12 +254,8 @@ impl ImageReader {
         if padding.iter().any(|byte| *byte != 0) {
             return Err(self.damaged("a block's padding is not zero"));
         }
-        let skip = core::mem::take(&mut self.skip);
-        if skip > payload.len() {
-            return Err(self.damaged("a block ends before the mark that was made in it"));
-        }
         self.payload.drain(..self.drained);
-        self.drained = skip;
+        self.drained = 0;
         self.payload.extend_from_slice(payload);
         self.payload_bytes += length as u64;
         self.blocks += 1;

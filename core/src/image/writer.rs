@@ -107,18 +107,13 @@ impl ImageWriter {
         }
     }
 
-    /// The writer of a streamed image: what its lengths and sums are stands at the end of each section.
-    #[must_use]
-    pub fn streamed(identity: &Identity) -> ImageWriter {
-        ImageWriter { phase: Phase::Beginning, features: FEATURE_STREAMED, ..ImageWriter::new(identity) }
-    }
-
     /// The writer of a streamed image that has, of the runs of `map`, only those that are `wanted`; `map` is of the same
     /// pinned root.
     #[must_use]
     pub fn partial(identity: &Identity, map: Arc<ImageMap>, wanted: Arc<Wanted>) -> ImageWriter {
         let partial = Some(Partial { map, wanted, run: 0 });
-        ImageWriter { features: FEATURE_STREAMED | FEATURE_PARTIAL, partial, ..ImageWriter::streamed(identity) }
+        let features = FEATURE_STREAMED | FEATURE_PARTIAL;
+        ImageWriter { phase: Phase::Beginning, features, partial, ..ImageWriter::new(identity) }
     }
 
     /// Bytes that a clone holds.

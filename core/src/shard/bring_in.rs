@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ahash::{AHashMap, AHashSet};
-use glommio::io::BufferedFile;
+use glommio::io::{BufferedFile, ReadResult};
 use ringstone_pager::api::{Damage, PageRun};
 
 use crate::error::Error;
@@ -55,6 +55,18 @@ impl PageReads {
         self.under_way.borrow_mut().remove(&run.first);
         done.complete();
         if is_gone { Ok(false) } else { result.map(|()| true).map_err(|damage| self.report(damage)) }
+    }
+
+    /// The bytes of pages that a pin of the caller's holds, unchecked.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: the disk can't read them.
+    pub async fn read_bytes(&self, run: PageRun) -> Result<ReadResult, Error> {
+        let bytes = run.pages as usize * PAGE_BYTES as usize;
+        let read = self.file.read_at(run.first * PAGE_BYTES, bytes).await;
+        let read = read.ok().filter(|read| read.len() == bytes);
+        let what = "the disk can't read this page, or one of those behind it (I/O error)";
+        read.ok_or_else(|| self.report(Damage { page: run.first, tree: 0, what }))
     }
 
     /// The length is told before the file is cut, and after it has grown.

@@ -34,6 +34,43 @@ pub fn begin_writeback(file: &File) -> io::Result<()> {
     }
 }
 
+/// Begins to write what the page cache holds of these bytes of a file; `waits`: and returns when it is written. Nothing is durable
+/// because of it.
+///
+/// # Errors
+/// The system's. An error of the disk itself is told by the next sync, too.
+pub fn write_out(file: &File, offset: u64, bytes: u64, waits: bool) -> io::Result<()> {
+    let (Ok(offset), Ok(bytes)) = (i64::try_from(offset), i64::try_from(bytes)) else {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    };
+    let before = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if waits { before } else { 0 };
+    // SAFETY: no memory is involved, and the descriptor is open.
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), offset, bytes, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives blocks to what a file, which is as long, has none for, where the file system can; blocks the caller.
+///
+/// # Errors
+/// The system's.
+pub fn fill_holes(file: &File, bytes: u64) -> io::Result<()> {
+    let Ok(length) = i64::try_from(bytes) else { return Err(io::ErrorKind::FileTooLarge.into()) };
+    loop {
+        // SAFETY: no memory is involved, and the descriptor is open.
+        let result = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, length) };
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            _ if result == 0 => return Ok(()),
+            Some(libc::EOPNOTSUPP) => return Ok(()),
+            Some(libc::EINTR) => {}
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Makes a file `more` bytes longer than `from`, its length now, with blocks behind it where the file system can; blocks the
 /// caller.
 ///

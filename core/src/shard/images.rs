@@ -1,7 +1,7 @@
 //! Images between members: a follower that needs entries which are gone gets the leader's whole state (group/install.rs).
 //!
 //! ```text
-//!  leader    images_wanted -> pin, Pinned -> metadata -> stream the pinned state ─────────> Sent -> raft's message
+//!  leader    images_wanted -> pin, Pinned -> metadata -> the pinned state's pages ──────────> Sent -> raft's message
 //!  follower                    a thread that may block  <── chunks, checked ──
 //!                              member/image-ID, checked and synced -> the last byte is answered, Here
 //!                              raft's message claims it and is stepped -> install()
@@ -9,7 +9,7 @@
 //!
 //! The page file is made while the image comes: nothing is written twice, and what a lost connection leaves is a builder that
 //! waits for the next bytes of the same image (receive.rs); what an ended process leaves is a page file with a mark, which the
-//! next one goes on with (restore/marks.rs). The leader keeps the state pinned for both, within bounds (send.rs).
+//! next one goes on with (restore/pages.rs). The leader keeps the state pinned for both, within bounds (send.rs).
 //!
 //! A follower that has a store already asks for a map instead of taking the image (../image/map.rs):
 //! ```text
@@ -20,6 +20,8 @@
 
 mod arrivals;
 mod build;
+mod new_file;
+mod page_source;
 mod receive;
 mod send;
 
@@ -75,15 +77,15 @@ impl Place {
     }
 }
 
-/// What is offered: it stands in the highest bits of the group's number.
+/// What is offered: it stands in the highest bits of the group's number. (0 was a whole state as records: decision 15.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
-    /// An image of the whole state.
-    Whole = 0,
-    /// A map of it.
+    /// A map of a state.
     Map = 1,
-    /// What a map's receiver wants of it.
+    /// What a map's receiver wants of it, as records.
     Partial = 2,
+    /// A whole state, as pages.
+    Pages = 3,
 }
 
 const CONTENT_SHIFT: u32 = 56;
@@ -94,7 +96,7 @@ impl Content {
     }
 
     fn of_group(group: u64) -> Option<Content> {
-        [Content::Whole, Content::Map, Content::Partial].into_iter().find(|content| content.group() == group)
+        [Content::Map, Content::Partial, Content::Pages].into_iter().find(|content| content.group() == group)
     }
 }
 
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn a_group_says_what_is_offered() {
         assert_eq!(Content::of_group(Content::Partial.group()), Some(Content::Partial));
-        assert_eq!(Content::of_group(3 << CONTENT_SHIFT), None);
-        assert_eq!(Content::of_group(1), None);
+        assert_eq!(Content::of_group(4 << CONTENT_SHIFT), None);
+        assert_eq!(Content::of_group(u64::from(GROUP)), None);
     }
 }

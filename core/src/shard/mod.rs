@@ -313,6 +313,14 @@ impl Shard {
         Ok(())
     }
 
+    /// The bytes of pages as the file has them, unchecked. The caller holds a pin that they belong to.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`]: the disk can't read them.
+    pub async fn read_pages(&self, run: PageRun) -> Result<glommio::io::ReadResult, Error> {
+        self.pages.read_bytes(run).await
+    }
+
     /// Runs a scan to its end, a budget at a time.
     ///
     /// # Errors

@@ -164,7 +164,17 @@ impl World {
     /// Raft's message is stepped once the image is there, as the shard does it. False: nobody is there, or takes one now.
     pub fn take_image(&mut self, from: u64, to: u64, frame: Frame, (index, image): (u64, &[u8])) -> bool {
         let Some(node) = self.nodes.get_mut(&to).filter(|node| node.takes_image()) else { return false };
-        node.image = Some((index, node::restore(to, image).expect("the image is whole")));
+        match node::restore(to, image) {
+            Ok(pages) => node.image = Some((index, pages)),
+            Err(error) => {
+                // A page of its sender's is one that was there before: only whoever reads what refers to it sees that.
+                self.trace(|| format!("{to} does not take the state of {from}: {error}"));
+                let damage = self.nodes.get(&from).and_then(|node| node.life.as_ref()?.image(from).err());
+                let damage = damage.expect("the sender has damage, or the image is whole");
+                self.refuse(from, &damage.to_string());
+                return false;
+            }
+        }
         self.deliver_frame(from, to, frame);
         true
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringstone_core::command::{Bootstrap, Command, Member};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::error::{Error, ReadFault};
-use ringstone_core::group::{self, Group, GroupError, OpenError, Restore, RestoreError, RestoreOptions, Storage};
+use ringstone_core::group::{self, Group, GroupError, OpenError, PageRestore, Restore, RestoreError, RestoreOptions, Storage};
 use ringstone_core::identity::Identity;
 use ringstone_core::image::{ImageReader, ImageWriter, Step};
 use ringstone_core::mvcc::{Budget, Progress, RangeScan};
@@ -19,6 +19,7 @@ use ringstone_pager::Reader;
 use ringstone_pager::api::{Access, Damage, Fault, PageRun, ReadTrees as _};
 use ringstone_pager::disk::{Completion, Crash, Disk as _, Io, IoPurpose, SimDamage, SimDisk as SimPages, Token};
 use ringstone_pager::layout::PAGE_BYTES;
+use ringstone_pager::transfer::{Collector, DiskSink, NodeCheck, Piece};
 use ringstone_proto::etcdserverpb::RangeRequest;
 use ringstone_proto::mvccpb::KeyValue;
 use ringstone_raft::{Configuration, NodeId};
@@ -451,6 +452,34 @@ impl Life {
         Ok(())
     }
 
+    /// The whole published state as pages, for another member, with the index that it covers.
+    pub fn pages(&self, id: u64, disk: &SimPages) -> Result<(u64, Vec<u8>), Damage> {
+        let (pin, identity) = (self.reader.pin(), identity(CLUSTER, id));
+        let state = State::from_attributes(pin.attributes()).expect("a state of this version");
+        let mut collector = Collector::new(&pin, identity.file_id, identity.owner_id());
+        loop {
+            match collector.step() {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(Fault::Absent(run)) => self.reader.bring_in_done(run)?,
+                Err(Fault::Damaged(damage)) => return Err(damage),
+            }
+        }
+        let image = collector.finish().expect("a short file");
+        let (mut check, mut bytes) = (NodeCheck::default(), Vec::new());
+        loop {
+            match image.piece(bytes.len() as u64, 16) {
+                Piece::End => return Ok((state.applied_index, bytes)),
+                Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
+                Piece::Pages(run) => {
+                    let read = disk.peek(run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+                    check.look(&image, run.first, &read)?;
+                    bytes.extend_from_slice(&read);
+                }
+            }
+        }
+    }
+
     /// The whole published state as an image, with the index that it covers.
     pub fn image(&self, id: u64) -> Result<(u64, Vec<u8>), Damage> {
         let (mut writer, mut image) = (ImageWriter::new(&identity(CLUSTER, id)), Vec::new());
@@ -470,18 +499,13 @@ impl Life {
     }
 }
 
-/// A page file from an image, on a disk of its own.
+/// A page file from pages, on a disk of its own.
 pub fn restore(id: u64, image: &[u8]) -> Result<SimPages, RestoreError> {
     let pages = SimPages::new();
-    let mut restore =
-        Restore::create_with(Box::new(pages.clone()), Arc::new(pages.clone()), &identity(CLUSTER, id))?.of_member();
-    restore.set_dirty_bytes_max(64 << 10);
-    let mut reader = ImageReader::new();
-    for bytes in image.chunks(4096) {
-        reader.push(bytes)?;
-        restore.drain(&mut reader)?;
+    let mut restore = PageRestore::new(Box::new(DiskSink(pages.clone())), &identity(CLUSTER, id), [5; 16]);
+    for bytes in image.chunks(10_000) {
+        restore.push(bytes)?;
     }
-    let summary = reader.finish()?;
-    restore.finish_member(&summary)?;
+    restore.finish()?;
     Ok(pages)
 }

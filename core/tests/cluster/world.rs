@@ -420,8 +420,9 @@ impl World {
     }
 
     fn make_image(&mut self, from: u64, to: NodeId) {
-        let Some(life) = self.nodes.get_mut(&from).and_then(|node| node.life.as_mut()) else { return };
-        let (index, image) = match life.image(from) {
+        let Some(node) = self.nodes.get_mut(&from) else { return };
+        let Some(life) = node.life.as_mut() else { return };
+        let (index, image) = match life.pages(from, &node.pages) {
             Ok(image) => image,
             Err(damage) => {
                 life.group.report_image(to, false);

@@ -7,10 +7,11 @@ use ringstone_core::error::ReadFault;
 use ringstone_core::group::{Restore, RestoreError, RestoreOptions, tree_specs};
 use ringstone_core::image::{ImageReader, ImageWriter, Step};
 use ringstone_core::state::State;
-use ringstone_pager::api::ReadTrees as _;
+use ringstone_pager::api::{Fault, ReadTrees as _};
 use ringstone_pager::disk::{Disk as _, StdDisk};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::Mapping;
+use ringstone_pager::transfer::{Collector, Piece};
 use ringstone_pager::{FileOptions, Pager, Reader};
 
 use super::disks::{Disks, Fuse};
@@ -39,17 +40,41 @@ pub fn written(reader: &Reader, mut writer: ImageWriter) -> Vec<u8> {
     }
 }
 
-/// What a page file holds, as one member sends it to another.
-pub fn streamed_again(pages: &Path) -> Vec<u8> {
+/// A member's store as pages, as it sends them to another.
+pub fn pages_of(life: &Life, disks: &Disks) -> Vec<u8> {
+    let reader = life.group.reader();
+    let pin = reader.pin();
+    let mut collector = Collector::new(&pin, IDENTITY.file_id, IDENTITY.owner_id());
+    loop {
+        match collector.step() {
+            Ok(true) => break,
+            Ok(false) => {}
+            Err(Fault::Absent(run)) => reader.bring_in_done(run).expect("the page is sound"),
+            Err(fault) => panic!("{fault}"),
+        }
+    }
+    let (image, mut bytes) = (collector.finish().expect("a short file"), Vec::new());
+    loop {
+        match image.piece(bytes.len() as u64, 16) {
+            Piece::End => return bytes,
+            Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
+            Piece::Pages(run) => {
+                let read = disks.pages.peek(run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+                bytes.extend_from_slice(&read);
+            }
+        }
+    }
+}
+
+/// The image of what a page file holds.
+pub fn image_in(pages: &Path) -> Vec<u8> {
     let mut disk = StdDisk::open(pages).expect("it is there");
     let file_pages = disk.length().expect("it is there") / PAGE_BYTES as u64;
     let mapping = Arc::new(Mapping::new(disk.file(), file_pages).expect("it can be mapped"));
-    let (trees, mut owner_id) = (tree_specs(), [0; 16]);
-    owner_id[..8].copy_from_slice(&IDENTITY.cluster_id.to_be_bytes());
-    owner_id[8..].copy_from_slice(&IDENTITY.member_id.to_be_bytes());
-    let options = FileOptions { file_id: IDENTITY.file_id, owner_id, trees: &trees };
+    let trees = tree_specs();
+    let options = FileOptions { file_id: IDENTITY.file_id, owner_id: IDENTITY.owner_id(), trees: &trees };
     let (pager, _) = Pager::open(&mut disk, mapping, &options, 0).expect("a whole file");
-    written(&pager.reader(), ImageWriter::streamed(&IDENTITY))
+    written(&pager.reader(), ImageWriter::new(&IDENTITY))
 }
 
 /// A store with something of everything, and what it holds.

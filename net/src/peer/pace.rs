@@ -105,6 +105,10 @@ impl Complaints {
 ///
 /// The waits of each window are compared, by their 99th percentile, with those of the windows in which nothing was sent. Where
 /// few writes wait there is nobody to be held up, and the rate doubles until it is none.
+///
+/// What writes wait for may not depend on the rate: a receiver on the same disk makes each of their syncs longer, however little it
+/// writes. So a descent is on trial: where half the rate has not lowered the percentile by a quarter, what was given up comes
+/// back, and for a while the waits are compared with those that half of it has cost.
 #[derive(Debug)]
 pub struct Governor {
     waits: Vec<Duration>,
@@ -113,6 +117,18 @@ pub struct Governor {
     calm: Recent<16>,
     /// Of those with one.
     busy: Recent<3>,
+    bytes_per_second: u64,
+    /// It has never gone down since this snapshot began.
+    is_rising: bool,
+    descent: Option<Descent>,
+    /// What the waits come to at a rate that is slow enough for what depends on it, and until when that is believed.
+    plateau: Option<(Duration, Duration)>,
+}
+
+/// Where going slower began.
+#[derive(Clone, Copy, Debug)]
+struct Descent {
+    percentile: Duration,
     bytes_per_second: u64,
 }
 
@@ -151,6 +167,10 @@ impl Governor {
     /// Waits whose percentile means something.
     const WAITS_MIN: usize = 20;
     const WAITS_MAX: usize = 4096;
+    /// How long a plateau is believed.
+    const PLATEAU: Duration = Duration::from_secs(10);
+    /// Windows at half a rate that say whether it has helped.
+    const TRIAL_WINDOWS: usize = 2;
     /// Less would let the log behind a large image grow for ever: 5 GB take five minutes.
     pub const RATE_MIN: u64 = 16 << 20;
     /// With writes, until their waits have told.
@@ -162,7 +182,16 @@ impl Governor {
     #[must_use]
     pub fn new() -> Self {
         let (calm, busy) = (Recent::new(), Recent::new());
-        Governor { waits: Vec::new(), began: Duration::ZERO, calm, busy, bytes_per_second: Self::RATE_FIRST }
+        Governor {
+            waits: Vec::new(),
+            began: Duration::ZERO,
+            calm,
+            busy,
+            bytes_per_second: Self::RATE_FIRST,
+            is_rising: true,
+            descent: None,
+            plateau: None,
+        }
     }
 
     /// A write has waited for so long.
@@ -178,7 +207,7 @@ impl Governor {
         let is_full = age >= Self::WINDOW && self.waits.len() >= Self::WAITS_MIN;
         if is_full || age >= Self::WINDOW_MAX {
             let percentile = self.percentile().filter(|_| self.waits.len() >= Self::WAITS_MIN);
-            self.end_window(percentile, sends);
+            self.end_window(now, percentile, sends);
             self.waits.clear();
             self.began = now;
         }
@@ -190,7 +219,7 @@ impl Governor {
         self.waits.get(self.waits.len().saturating_sub(1) * 99 / 100).copied()
     }
 
-    fn end_window(&mut self, percentile: Option<Duration>, sends: bool) {
+    fn end_window(&mut self, now: Duration, percentile: Option<Duration>, sends: bool) {
         let Some(percentile) = percentile else {
             if sends {
                 self.set(self.bytes_per_second.saturating_mul(2));
@@ -201,6 +230,7 @@ impl Governor {
             self.calm.push(percentile);
             self.busy = Recent::new();
             self.bytes_per_second = Self::RATE_FIRST;
+            (self.is_rising, self.descent, self.plateau) = (true, None, None);
             return;
         }
         self.busy.push(percentile);
@@ -210,15 +240,41 @@ impl Governor {
         if self.calm.count == 0 {
             self.calm.push(busy);
         }
-        if busy > calm.mul_f64(1.6) || percentile > calm.mul_f64(2.5) {
-            // What follows is of the lower rate.
-            self.busy = Recent::new();
-            self.set(self.bytes_per_second / 10 * 7);
-        } else if busy.max(percentile) < calm.mul_f64(1.1) {
-            self.set(self.bytes_per_second / 100 * 115);
-        } else if busy.max(percentile) < calm.mul_f64(1.3) {
+        let plateau = self.plateau.filter(|(_, until)| now < *until).map_or(Duration::ZERO, |(level, _)| level);
+        let bearable = calm.max(plateau);
+        if busy > bearable.mul_f64(1.6) || percentile > bearable.mul_f64(2.5) {
+            self.slow_down(now, busy);
+            return;
+        }
+        self.descent = None;
+        if busy.max(percentile) < bearable.mul_f64(1.1) {
+            let percent = if self.is_rising { 150 } else { 115 };
+            self.set(self.bytes_per_second / 100 * percent);
+        } else if busy.max(percentile) < bearable.mul_f64(1.3) {
             self.set(self.bytes_per_second / 100 * 105);
         }
+    }
+
+    /// Goes down, unless it has gone down before for nothing.
+    fn slow_down(&mut self, now: Duration, busy: Duration) {
+        self.is_rising = false;
+        let here = Descent { percentile: busy, bytes_per_second: self.bytes_per_second };
+        let from = *self.descent.get_or_insert(here);
+        if self.bytes_per_second <= (from.bytes_per_second / 2).max(Self::RATE_MIN) {
+            if self.busy.count < Self::TRIAL_WINDOWS {
+                return;
+            }
+            if busy > from.percentile.mul_f64(0.75) {
+                self.plateau = Some((busy, now + Self::PLATEAU));
+                (self.descent, self.busy) = (None, Recent::new());
+                self.set(from.bytes_per_second.max(Self::RATE_FIRST));
+                return;
+            }
+            self.descent = Some(here);
+        }
+        // What follows is of the lower rate.
+        self.busy = Recent::new();
+        self.set(self.bytes_per_second / 10 * 7);
     }
 
     fn set(&mut self, bytes_per_second: u64) {
@@ -262,8 +318,30 @@ mod tests {
         let waits = rates.iter().map(|rate| wait(if *rate == 0 { Governor::RATE_MAX } else { *rate }));
         assert!(waits.max().expect("some") < 2 * 400, "{rates:?}");
         assert!(rates.iter().all(|rate| *rate > 150_000_000), "{rates:?}");
-        // A machine without anything to spare: it still goes on.
-        assert_eq!(run(&mut governor, &mut now, 60, true, |_| 5000), Governor::RATE_MIN);
+        // A machine without anything to spare, where all that is sent is felt: it still goes on.
+        let rate = (0..60).map(|_| run(&mut governor, &mut now, 1, true, |rate| 400 + rate / 4000)).min();
+        assert_eq!(rate, Some(Governor::RATE_MIN));
+    }
+
+    /// Puts waited six times as long beside an image that went at the lowest rate: the receiver was on their disk.
+    #[test]
+    fn where_slower_does_not_help_it_does_not_stay_slow() {
+        let mut governor = Governor::new();
+        let mut now = Duration::from_secs(100);
+        run(&mut governor, &mut now, 20, false, |_| 400);
+        // Up to 300 MB/s it is the disk, beyond it the rate.
+        let wait = |rate: u64| 2400 + rate.saturating_sub(300_000_000) / 20_000;
+        let mut rates: Vec<u64> = (0..240).map(|_| run(&mut governor, &mut now, 1, true, wait)).collect();
+        rates.drain(..40);
+        let mean = rates.iter().sum::<u64>() / rates.len() as u64;
+        assert!(mean > 150_000_000, "{mean}: {rates:?}");
+        let waits = rates.iter().map(|rate| wait(if *rate == 0 { Governor::RATE_MAX } else { *rate }));
+        assert!(waits.max().expect("some") < 2 * 2400, "{rates:?}");
+        // What comes from the rate ends when it does.
+        let wait = |rate: u64| if rate > 100_000_000 { 9000 } else { 400 };
+        let rates: Vec<u64> = (0..80).map(|_| run(&mut governor, &mut now, 1, true, wait)).collect();
+        let late = rates[40..].iter().filter(|rate| **rate > 100_000_000).count();
+        assert!(late < 12, "{late} of 40: {rates:?}");
     }
 
     #[test]

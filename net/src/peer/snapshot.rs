@@ -316,8 +316,7 @@ impl SnapshotReceiver {
         let mut bytes = [0; CHUNK_HEADER_BYTES];
         self.read_exact(&mut bytes).await?;
         let header = ChunkHeader::decode(&bytes, self.offset).map_err(|error| self.broken(error))?;
-        let mut payload = vec![0; header.length as usize];
-        self.read_exact(&mut payload).await?;
+        let payload = self.read_payload(header.length as usize).await?;
         header.check(&self.head.id, &payload).map_err(|error| self.broken(error))?;
         if payload.is_empty() {
             if ![LENGTH_UNKNOWN, self.offset].contains(&self.head.length) {
@@ -342,6 +341,21 @@ impl SnapshotReceiver {
     fn broken(&self, error: WireError) -> PeerError {
         self.receiving.link.fail_wire(&self.shared, self.member.id, error);
         PeerError::Wire(error)
+    }
+
+    /// As `read_exact`, without memory that is cleared first.
+    async fn read_payload(&mut self, length: usize) -> Result<Vec<u8>, PeerError> {
+        let mut payload = Vec::with_capacity(length);
+        while payload.len() < length {
+            match self.stream.read_chunk(length - payload.len(), true).await {
+                Ok(Some(chunk)) => payload.extend_from_slice(&chunk.bytes),
+                Err(quinn::ReadError::ConnectionLost(error)) => {
+                    return Err(PeerError::of_connection(error, self.receiving.link.connection.remote_address()));
+                }
+                Ok(None) | Err(_) => return Err(PeerError::SnapshotAborted),
+            }
+        }
+        Ok(payload)
     }
 
     async fn read_exact(&mut self, bytes: &mut [u8]) -> Result<(), PeerError> {

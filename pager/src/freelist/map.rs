@@ -28,7 +28,7 @@ const _: () = assert!(WORDS * 64 == REGION_PAGES as usize);
 
 /// The bits of a region: set where the page is free.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Bits(Box<[u64; WORDS]>);
+pub(crate) struct Bits(Box<[u64; WORDS]>);
 
 impl Default for Bits {
     fn default() -> Bits {
@@ -39,6 +39,16 @@ impl Default for Bits {
 impl Bits {
     pub fn none() -> Bits {
         Bits(Box::new([0; WORDS]))
+    }
+
+    /// Of a region in a file of this length, whose used pages have a bit in these words; missing ones are zero.
+    pub fn of_used(region: u64, file_pages: u64, used: &[u64]) -> Bits {
+        let mut bits = Bits::none();
+        let behind = file_pages.saturating_sub(region * REGION_PAGES).min(REGION_PAGES) as u32;
+        bits.set(0, behind, true);
+        bits.set(0, reserved_pages(region) as u32, false);
+        bits.0.iter_mut().zip(used).for_each(|(word, used)| *word &= !used);
+        bits
     }
 
     pub fn set(&mut self, start: u32, pages: u32, free: bool) {
@@ -104,6 +114,11 @@ impl Bits {
         self.next(from, true)
     }
 
+    /// The first page from `from` on that is not free.
+    pub fn next_used(&self, from: u32) -> Option<u32> {
+        self.next(from, false)
+    }
+
     /// Behind the last of the free pages that `page` is one of.
     fn end_of_run(&self, page: u32) -> u32 {
         self.next(page, false).unwrap_or(REGION_PAGES as u32)
@@ -125,14 +140,14 @@ impl Bits {
 }
 
 /// What one of the places holds, checked.
-pub(super) struct MapCopy {
+pub(crate) struct MapCopy {
     pub generation: u64,
     pub crc: u32,
     pub bits: Bits,
 }
 
 /// The page of a map, and its CRC.
-pub(super) fn encode(file: FileId, region: u64, generation: u64, bits: &Bits) -> (Vec<u8>, u32) {
+pub(crate) fn encode(file: FileId, region: u64, generation: u64, bits: &Bits) -> (Vec<u8>, u32) {
     let mut page = vec![0; PAGE_BYTES];
     set(&mut page, at::MAGIC, &MAGIC);
     set(&mut page, at::REGION, &region.to_le_bytes());
@@ -147,7 +162,7 @@ pub(super) fn encode(file: FileId, region: u64, generation: u64, bits: &Bits) ->
 }
 
 /// Reads a map of a file of `file_pages` pages; the error says what is wrong with it.
-pub(super) fn decode(file: FileId, region: u64, file_pages: u64, page: &[u8]) -> Result<MapCopy, &'static str> {
+pub(crate) fn decode(file: FileId, region: u64, file_pages: u64, page: &[u8]) -> Result<MapCopy, &'static str> {
     if page.len() != PAGE_BYTES {
         return Err("the free map is not a whole page");
     }

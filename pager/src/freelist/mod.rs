@@ -664,7 +664,7 @@ impl OpenRegion {
 }
 
 /// What one map adds to the digest: sums of these are compared, so all bits must matter.
-fn digest_of(region: u64, generation: u64, crc: u32) -> u64 {
+pub(crate) fn digest_of(region: u64, generation: u64, crc: u32) -> u64 {
     let mut digest = region.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ generation.rotate_left(32) ^ u64::from(crc);
     digest = (digest ^ (digest >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     digest = (digest ^ (digest >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -77,7 +77,9 @@ pub(crate) const LEVELS_MAX: usize = 64;
 pub const ITEM_BYTES_MAX: usize = 16 << 20;
 
 // The longest nodes, a leaf of one cell and a branch of three (`tree/split.rs`), fit a run.
-const _: () = assert!(3 * (ITEM_BYTES_MAX / PAGE_BYTES) + 2 < crate::layout::RUN_PAGES_MAX as usize);
+pub(crate) const NODE_PAGES_MAX: u32 = (3 * (ITEM_BYTES_MAX / PAGE_BYTES) + 2) as u32;
+const _: () = assert!(NODE_PAGES_MAX < crate::layout::RUN_PAGES_MAX);
+
 /// Where a node is: a page of the file (odd) or a frame (its address, even). 0 is nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub(crate) struct Reference(pub u64);

@@ -1,11 +1,18 @@
-//! The bytes of a snapshot, of an image that another member sends, of a map of one, and of what differs: whatever they are,
+//! The bytes of a snapshot, of a state that another member sends as pages, of a map of one, and of what differs: whatever they are,
 //! reading them is an error or gives the records of a whole image, with checksums as they are or made right again.
 
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, LazyLock};
 
+use ringstone_core::group::tree_specs;
 use ringstone_core::identity::Identity;
-use ringstone_core::image::{ImageMap, ImageReader, ImageWriter, MapBuilder, OwnRecords, Step, Wanted};
+use ringstone_core::image::{ImageMap, ImageReader, ImageWriter, MapBuilder, OwnRecords, PagesReader, Step, Wanted};
+use ringstone_pager::api::{Damage, Direction, Fault, ReadTrees as _, WriteTrees as _};
+use ringstone_pager::check::check;
+use ringstone_pager::disk::{Disk as _, SimDisk};
+use ringstone_pager::layout::{FileId, PAGE_BYTES};
+use ringstone_pager::transfer::{Collector, DiskSink, Piece};
+use ringstone_pager::{FileOptions, Pager};
 
 use crate::store::Store;
 
@@ -20,13 +27,15 @@ pub fn run(data: &[u8]) {
     if kind == MAP {
         return map(&mut image, flags & 1 != 0);
     }
+    if kind == PAGES {
+        return pages(&mut image, flags);
+    }
     if flags & 1 != 0 {
         reseal(&mut image);
     }
     let step = if flags & 2 != 0 { 700 } else { usize::MAX };
     let mut reader = match kind {
         FILE => ImageReader::new(),
-        STREAM => ImageReader::of_member(),
         _ => ImageReader::partial(Arc::clone(&DIFFERENCE.0), Arc::clone(&DIFFERENCE.1)),
     };
     let own = (kind == PARTIAL).then(Store::new);
@@ -61,7 +70,7 @@ pub fn run(data: &[u8]) {
 }
 
 const FILE: u8 = 0;
-const STREAM: u8 = 1;
+const PAGES: u8 = 1;
 const MAP: u8 = 2;
 const PARTIAL: u8 = 3;
 
@@ -90,6 +99,102 @@ fn map(bytes: &mut [u8], seal: bool) {
     let store = Store::new();
     let wanted = map.compare(&mut &store.trees);
     assert_eq!(Wanted::of_bytes(wanted.as_bytes(), map.runs.len()), Some(wanted));
+}
+
+/// Pages of a state. A file that comes of them opens, is what its check says, and can be read from end to end.
+fn pages(image: &mut [u8], flags: u8) {
+    if flags & 1 != 0 {
+        reseal_pages(image);
+    }
+    let disk = SimDisk::new();
+    let specs = tree_specs();
+    let options = FileOptions { file_id: [3; 16], owner_id: [0; 16], trees: &specs };
+    let (mut reader, mut sink) = (PagesReader::new(&options, IDENTITY.cluster_id, [1; 16]), DiskSink(disk.clone()));
+    let step = if flags & 2 != 0 { 700 } else { usize::MAX };
+    for piece in image.chunks(step.min(image.len().max(1))) {
+        if reader.push(piece, &mut sink).is_err() {
+            return;
+        }
+    }
+    if reader.finish(&mut sink).is_err() {
+        return;
+    }
+    let report = check(&mut disk.clone(), &specs).expect("the disk is sound");
+    let is_order = |damage: &Damage| damage.what.contains("looks for elsewhere");
+    assert!(report.findings.iter().all(is_order), "{report}");
+    let (pager, _) = Pager::open(&mut disk.clone(), Arc::new(disk.clone()), &options, 0).expect("a whole file");
+    for spec in &specs {
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let mut bytes = 0;
+        while let Err(Fault::Absent(run)) = pager.visit(spec.id, all, Direction::Forward, false, &mut |key, value| {
+            bytes += key.len() + value.len();
+            ControlFlow::Continue(())
+        }) {
+            bytes = 0;
+            pager.bring_in_done(run).expect("it was checked");
+        }
+        assert!(bytes <= image.len(), "more records than bytes");
+    }
+}
+
+fn reseal_pages(image: &mut [u8]) {
+    let seed = FileId(IDENTITY.file_id).crc_seed();
+    let mut at = 0;
+    while at + PAGE_BYTES <= image.len() {
+        let node = image[at..at + 4] == *b"RNod";
+        let pages = if node { u32::from_le_bytes(image[at + 24..at + 28].try_into().expect("four")) as usize } else { 1 };
+        let end = at + PAGE_BYTES * pages.clamp(1, 16);
+        let page = &mut image[at..end.min(at + (image.len() - at) / PAGE_BYTES * PAGE_BYTES)];
+        // Header and meta have a magic of eight bytes, the others one of four.
+        let field = if at < 2 * PAGE_BYTES { 8 } else { 4 };
+        let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+        hasher.update(&page[..field]);
+        hasher.update(&page[field + 4..]);
+        let crc = hasher.finalize();
+        page[field..field + 4].copy_from_slice(&crc.to_le_bytes());
+        at += page.len();
+    }
+}
+
+/// A store as pages, half of them in the file and half in frames.
+fn paged(store: &Store) -> Vec<u8> {
+    let (disk, specs) = (SimDisk::new(), tree_specs());
+    let options = FileOptions { file_id: IDENTITY.file_id, owner_id: IDENTITY.owner_id(), trees: &specs };
+    let mut pager = Pager::create(&mut disk.clone(), Arc::new(disk.clone()), &options).expect("a sound disk");
+    for (number, spec) in specs.iter().enumerate() {
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        let mut put = |key: &[u8], value: &[u8]| {
+            pager.put(spec.id, key, &[value]).expect("nothing is absent");
+            ControlFlow::Continue(())
+        };
+        store.trees.visit(spec.id, all, Direction::Forward, false, &mut put).expect("the model has no faults");
+        if number == specs.len() / 2 {
+            pager.publish();
+            pager.checkpoint_begin().expect("none is under way");
+            while let Some((token, io)) = pager.poll_io().expect("a sound disk") {
+                disk.clone().submit(token, io);
+                while let Some(end) = disk.clone().poll() {
+                    pager.completed(end.token, end.result).expect("a sound disk");
+                }
+            }
+        }
+    }
+    pager.set_attributes(&store.state.to_attributes());
+    pager.publish();
+    let reader = pager.reader();
+    let pin = reader.pin();
+    let mut collector = Collector::new(&pin, IDENTITY.file_id, IDENTITY.owner_id());
+    while !collector.step().expect("nothing is absent") {}
+    let (image, mut bytes) = (collector.finish().expect("a short file"), Vec::new());
+    loop {
+        match image.piece(bytes.len() as u64, 16) {
+            Piece::End => return bytes,
+            Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
+            Piece::Pages(run) => {
+                bytes.extend(disk.peek(run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES));
+            }
+        }
+    }
 }
 
 fn reseal(image: &mut [u8]) {
@@ -129,7 +234,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let (map, wanted) = &*DIFFERENCE;
     let kinds = [
         written(ImageWriter::new(&IDENTITY), &store),
-        written(ImageWriter::streamed(&IDENTITY), &store),
+        paged(&store),
         map.encode().expect("not too long"),
         written(ImageWriter::partial(&IDENTITY, Arc::clone(map), Arc::clone(wanted)), &store),
     ];

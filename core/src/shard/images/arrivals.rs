@@ -197,7 +197,7 @@ impl Arrivals {
     }
 }
 
-/// The marks of a page file (restore/marks.rs).
+/// The marks of a page file (restore/pages.rs).
 pub(super) fn marks(pages: &Path) -> PathBuf {
     pages.with_extension(MARKS)
 }

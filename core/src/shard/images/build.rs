@@ -19,8 +19,10 @@ use ringstone_pager::api::{Access, Damage, Direction, Fault, KeyRange, PageRun, 
 use ringstone_pager::{Pin, Reader};
 
 use super::arrivals::marks;
+use super::super::random_bytes;
+use super::new_file::NewFile;
 use super::{ImageFailure, at, remove};
-use crate::group::Restore;
+use crate::group::{PageRestore, Restore};
 use crate::identity::Identity;
 use crate::image::{ImageMap, ImageReader, OwnRecords, Wanted};
 
@@ -146,28 +148,38 @@ pub(super) struct Compared {
     pub(super) wanted: Arc<Wanted>,
 }
 
-/// Makes the page file of a whole image; with its id, one that another process may go on with.
+/// Makes the page file of a whole state; with its id, one that another process may go on with.
 pub(super) fn whole(pages: PathBuf, identity: Identity, image: Option<[u8; 16]>) -> Made<PageBuilder> {
     remove(&pages).map_err(at(&pages))?;
     Builder::begin(move |next| {
-        let restore = Restore::create_member(&pages, &identity)?;
+        let file = NewFile::create(&pages).map_err(at(&pages))?;
+        let restore = PageRestore::new(Box::new(file), &identity, random_bytes());
         let restore = match image {
             Some(image) => restore.keep_marks(&marks(&pages), image)?,
             None => restore,
         };
-        make(restore, ImageReader::of_member(), None, next)
+        make_of_pages(restore, next)
     })
 }
 
-/// Goes on with what an earlier process has made of an image: says from which offset on.
+/// Goes on with what an earlier process has made of a state: says from which offset on.
 pub(super) fn resumed(pages: PathBuf, identity: Identity, image: [u8; 16]) -> Made<Speaking<u64>> {
     let (say, said) = mpsc::sync_channel(1);
     let builder = Builder::begin(move |next| {
-        let (restore, reader) = Restore::resume_member(&pages, &marks(&pages), &identity, image)?;
-        say.send(reader.offset()).map_err(|_| ImageFailure::Replaced)?;
-        make(restore, reader, None, next)
+        let (file, sink) = (File::open(&pages).map_err(at(&pages))?, NewFile::open(&pages).map_err(at(&pages))?);
+        let restore = PageRestore::resume(Box::new(sink), &file, &marks(&pages), &identity, image)?;
+        say.send(restore.offset()).map_err(|_| ImageFailure::Replaced)?;
+        make_of_pages(restore, next)
     })?;
     Ok(Speaking { builder, said })
+}
+
+/// On disk when this returns: the file, synced, by a name that no start looks at.
+fn make_of_pages(mut restore: PageRestore, next: &dyn Fn() -> Made<Option<Bytes>>) -> Made<(u64, u64)> {
+    while let Some(bytes) = next()? {
+        restore.push(&bytes)?;
+    }
+    Ok(restore.finish()?)
 }
 
 /// Compares the member's store with a map, and says what differs; then, when that comes, makes the page file of it and of the
@@ -184,7 +196,7 @@ pub(super) fn partial(pages: PathBuf, identity: Identity, map: Vec<u8>, own: Own
         let first = Cell::new(next()?);
         let next = || first.take().map_or_else(next, |bytes| Ok(Some(bytes)));
         let restore = Restore::create_member(&pages, &identity)?;
-        make(restore, ImageReader::partial(map, wanted), Some(&mut own), &next)
+        make(restore, ImageReader::partial(map, wanted), &mut own, &next)
     })?;
     Ok(Speaking { builder, said })
 }
@@ -193,15 +205,12 @@ pub(super) fn partial(pages: PathBuf, identity: Identity, map: Vec<u8>, own: Own
 fn make(
     mut restore: Restore,
     mut reader: ImageReader,
-    mut own: Option<&mut dyn OwnRecords>,
+    own: &mut dyn OwnRecords,
     next: &dyn Fn() -> Made<Option<Bytes>>,
 ) -> Made<(u64, u64)> {
     while let Some(bytes) = next()? {
         reader.push(&bytes)?;
-        match &mut own {
-            Some(own) => restore.drain_beside(&mut reader, &mut **own)?,
-            None => restore.drain(&mut reader)?,
-        }
+        restore.drain_beside(&mut reader, own)?;
     }
     let summary = reader.finish()?;
     let place = (summary.state.applied_index, summary.state.applied_term);

@@ -110,7 +110,7 @@ impl Receiver<'_> {
             Some(Content::Map) => self.take_map(stream).await.map(|()| None),
             Some(content) => {
                 let known = self.arrivals.going(offer.id).is_some();
-                if !known && content == Content::Whole && self.wants_map() {
+                if !known && content == Content::Pages && self.wants_map() {
                     self.links.say(NodeId(self.from), &Said::Image(Word::Map(offer.id)));
                     return Ok(None);
                 }

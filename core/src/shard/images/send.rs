@@ -3,6 +3,7 @@
 //! What a pin costs, and what ends it: pages that were freed since and can't be used again, the log behind it that stays in
 //! memory, its age, and a receiver that is away. Each has a bound; the log line names the one that was met.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -22,6 +23,7 @@ use ringstone_raft::NodeId;
 use super::super::group_task::Inbox;
 use super::super::peers::{FromPeer, Links};
 use super::super::{Shard, boottime, random_bytes, state_of};
+use super::page_source::PageSource;
 use super::{Content, ImageEvent, ImageFailure, Place};
 use crate::error::{Error, ReadFault};
 use crate::group::ImageCosts;
@@ -40,6 +42,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const COMPARE_MAX: Duration = Duration::from_secs(600);
 /// How long a word may come behind the refusal that it explains.
 const WORD_DELAY: Duration = Duration::from_secs(2);
+/// Between two looks at the whole state.
+const LOOK_INTERVAL: Duration = Duration::from_secs(300);
 /// Steps of a map's builder between two looks at what else there is to do.
 const MAP_STEPS: u64 = 8;
 /// Freed pages that may be held for an image, whatever the store holds; of a large store a quarter.
@@ -48,6 +52,11 @@ const HELD_BYTES_MIN: u64 = 256 << 20;
 const MARK_BYTES: u64 = 64 << 20;
 /// What a mark may hold: a writer in the middle of a large value is not one.
 const MARK_HELD_MAX: usize = 128 << 10;
+
+thread_local! {
+    /// When this process last looked at its whole state because a receiver had refused it.
+    static LOOKED: Cell<Option<Duration>> = const { Cell::new(None) };
+}
 
 /// Sends the published state to a member.
 pub async fn send(shard: Rc<Shard>, links: Rc<Links>, inbox: Rc<Inbox>, to: NodeId) {
@@ -69,9 +78,8 @@ pub async fn send(shard: Rc<Shard>, links: Rc<Links>, inbox: Rc<Inbox>, to: Node
 pub async fn send_state(shard: Rc<Shard>, links: Rc<Links>, inbox: Rc<Inbox>, to: NodeId, id: [u8; 16]) {
     let sending = async {
         let pin = shard.pin();
-        let state = state_of(&pin);
-        let mut source = Source::new(&shard, &pin, &state, || ImageWriter::streamed(&shard.shared.identity));
-        let offer = SnapshotOffer { group: Content::Whole.group(), id, length: None, offset_min: 0 };
+        let mut source = PageSource::new(&shard, &pin);
+        let offer = SnapshotOffer { group: Content::Pages.group(), id, length: None, offset_min: 0 };
         let sent = links.peers().send_snapshot(to.0, &offer, &mut source).await;
         sent.map(|_| source.sent_bytes).map_err(ImageFailure::from)
     };
@@ -131,9 +139,14 @@ impl Sender<'_> {
         let sender = Sender { shard, links, pin: &pin, state, place, to, began: boottime(), held_limit };
         let (id, identity) = (random_bytes(), &shard.shared.identity);
         links.forget_word(to);
-        let mut whole = sender.source(|| ImageWriter::streamed(identity));
-        match sender.transfer(Content::Whole, id, None, &mut whole).await {
-            Err(ImageFailure::Peer(PeerError::SnapshotRefused)) if sender.is_asked_for_map(id).await => {}
+        let mut whole = PageSource::new(shard, &pin);
+        match sender.transfer(Content::Pages, id, None, &mut whole).await {
+            Err(ImageFailure::Peer(PeerError::SnapshotRefused)) => {
+                if !sender.is_asked_for_map(id).await {
+                    sender.look_at_state().await?;
+                    return Err(PeerError::SnapshotRefused.into());
+                }
+            }
             Err(error) => return Err(error),
             Ok(()) => return Ok(whole.sent_bytes),
         }
@@ -141,16 +154,12 @@ impl Sender<'_> {
         sender.send_difference(identity).await
     }
 
-    fn source<F: Fn() -> ImageWriter>(&self, begin: F) -> Source<'_, F> {
-        Source::new(self.shard, self.pin, &self.state, begin)
-    }
-
     /// Sends what the receiver's own store does not have.
     async fn send_difference(&self, identity: &Identity) -> Result<u64, ImageFailure> {
         let Some(map) = self.beside_bounds(self.map()).await?? else {
             // Keys too long for a map: the receiver has asked once, and does not again.
-            let mut whole = self.source(|| ImageWriter::streamed(identity));
-            self.transfer(Content::Whole, random_bytes(), None, &mut whole).await?;
+            let mut whole = PageSource::new(self.shard, self.pin);
+            self.transfer(Content::Pages, random_bytes(), None, &mut whole).await?;
             return Ok(whole.sent_bytes);
         };
         let (bytes, map) = map;
@@ -167,7 +176,9 @@ impl Sender<'_> {
         );
         let (map, wanted) = (Arc::new(map), Arc::new(wanted));
         let id = map.id;
-        let mut source = self.source(|| ImageWriter::partial(identity, Arc::clone(&map), Arc::clone(&wanted)));
+        let mut source = Source::new(self.shard, self.pin, &self.state, || {
+            ImageWriter::partial(identity, Arc::clone(&map), Arc::clone(&wanted))
+        });
         self.transfer(Content::Partial, id, None, &mut source).await?;
         Ok(map_bytes + source.sent_bytes)
     }
@@ -194,6 +205,17 @@ impl Sender<'_> {
         }
         let map = builder.finish();
         Ok(map.encode().map(|bytes| (bytes, map)))
+    }
+
+    /// The receiver of the pages did not want them. It says so of a page, too, that is good and of an older state: that the disk
+    /// has lost its successor only those see who read what refers to it, as this does. Such damage is repaired.
+    async fn look_at_state(&self) -> Result<(), ImageFailure> {
+        let now = boottime();
+        if LOOKED.get().is_none_or(|looked| now - looked >= LOOK_INTERVAL) {
+            LOOKED.set(Some(now));
+            self.beside_bounds(self.map()).await??;
+        }
+        Ok(())
     }
 
     /// Its receiver refused an image: because it would rather have a map?
@@ -293,7 +315,7 @@ fn check_bounds(costs: Option<ImageCosts>, held_limit: u64, disk_free: u64, age:
     }
 }
 
-/// The image of a pinned state, from any offset on.
+/// A partial image of a pinned state, from any offset on.
 struct Source<'a, F> {
     shard: &'a Shard,
     pin: &'a Pin<'a>,
