@@ -109,6 +109,8 @@ enum Purpose {
     Write,
     /// Makes the file so many pages long.
     Growth(u64),
+    /// Reads the page below a delta.
+    Base(PageRun),
     /// Reads the free map of a region.
     Region(u64),
     /// The same, apart from a checkpoint and only to know.
