@@ -1,6 +1,7 @@
 //! The writer's trees: the state that is being made, the frames that it stands in, and what became garbage on the way.
 
 use core::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -73,11 +74,20 @@ pub(crate) struct Watched {
     pub branches_left: usize,
     /// It has reached the file: its frames don't count as dirty any more.
     pub is_written: bool,
+    /// Pages below deltas of it that were lent by the checkpoint before: see [`Forest::borrowed`].
+    pub lent_before: HashSet<u64>,
 }
 
 impl Watched {
-    pub fn new(generation: u64) -> Watched {
-        Watched { generation, orphans: Vec::new(), young_branches: Vec::new(), branches_left: 0, is_written: false }
+    pub fn new(generation: u64, lent_before: HashSet<u64>) -> Watched {
+        Watched {
+            generation,
+            orphans: Vec::new(),
+            young_branches: Vec::new(),
+            branches_left: 0,
+            is_written: false,
+            lent_before,
+        }
     }
 }
 
@@ -92,6 +102,9 @@ pub(crate) struct Forest {
     pub dirty_bytes: u64,
     pub watched: Option<Watched>,
     pub edge: Option<Edge>,
+    /// Pages below deltas of the current state that an earlier delta of the checkpoint under way, or of the last one, has as its
+    /// base, too: that checkpoint is who lends them, and they are not freed once more.
+    pub borrowed: HashSet<u64>,
     /// Counts what makes a way to a key worthless: nodes and references that are changed.
     changes: u64,
     /// The last look-ups, of two trees. (The writer's state is of one thread: sums are settled behind a shared borrow, too.)
@@ -116,6 +129,7 @@ impl Forest {
             dirty_bytes: 0,
             watched: None,
             edge: None,
+            borrowed: HashSet::new(),
             changes: 0,
             ways: RefCell::default(),
         }
@@ -275,14 +289,16 @@ impl Forest {
     pub fn delta(&mut self, leaf: &Child, change: Change<'_>) -> Option<Child> {
         let base = match leaf.reference.as_page() {
             Some(page) => Base { page, generation: leaf.generation },
-            // What the checkpoint under way writes has another page from then on.
-            None if leaf.reference.is_delta() && !self.is_watched(leaf) => self.base_of(leaf.reference),
+            None if leaf.reference.is_delta() => self.base_of(leaf.reference),
             None => return None,
         };
         if leaf.pages > 1 {
             return None;
         }
         let class = class_for(self.view(leaf), change)?;
+        if leaf.reference.is_delta() && self.is_watched(leaf) {
+            self.borrowed.insert(base.page);
+        }
         self.dirty_bytes += DELTA_BYTES[class] as u64;
         let mut frame = self.frames.take_delta(class);
         NodeEdit::write_delta(frame.bytes_mut(), self.view(leaf), base, self.state.generation, change);
@@ -295,7 +311,7 @@ impl Forest {
         Base::of(unsafe { view_frame(delta, 1) }.memory())
     }
 
-    /// Does it belong to a checkpoint that is not done with its frames?
+    /// Is the frame one of a checkpoint that is not done with its frames?
     fn is_watched(&self, child: &Child) -> bool {
         self.watched.as_ref().is_some_and(|watched| child.generation <= watched.generation)
     }
@@ -311,11 +327,28 @@ impl Forest {
         }
     }
 
-    /// Frees the page below a delta that is no part of the next state, but is not free in the maps of a checkpoint either.
+    /// Frees the page below a delta that is no part of the next state, and not of the checkpoint under way.
     pub fn retire_base(&mut self, delta: Reference) {
         let base = self.base_of(delta);
+        if self.borrowed.remove(&base.page) {
+            // It was lent, or is going to be, and is taken back at the end of the next checkpoint.
+            return;
+        }
         let (reference, born, freed) = (base.reference(), base.generation, self.state.generation);
         self.retired.push(Retired { reference, pages: 1, born, freed });
+    }
+
+    /// The checkpoint under way comes to nothing: pages below its deltas are not lent.
+    pub fn unwatch(&mut self) {
+        let Some(mut watched) = self.watched.take() else { return };
+        let borrowed = core::mem::take(&mut self.borrowed);
+        for orphan in watched.orphans.iter().filter(|orphan| orphan.reference.is_delta()) {
+            let base = self.base_of(orphan.reference).page;
+            if !borrowed.contains(&base) && !watched.lent_before.remove(&base) {
+                self.retire_base(orphan.reference);
+            }
+        }
+        self.borrowed = watched.lent_before;
     }
 
     /// Says that the next state has no use for a node, nor for the page below it.

@@ -55,11 +55,7 @@ impl Pager {
         }
         if !running.is_spill {
             freelist.abandon_checkpoint();
-            let watched = self.forest.watched.take().expect("a checkpoint watches what changes");
-            // The bases of others are theirs as before.
-            for orphan in watched.orphans.iter().filter(|orphan| orphan.reference.is_delta()) {
-                self.forest.retire_base(orphan.reference);
-            }
+            self.forest.unwatch();
         }
         running.no_space.expect("only for want of space is a checkpoint given up")
     }
@@ -95,7 +91,7 @@ impl Pager {
         }
         if keep == 0 {
             self.forest.watched = None;
-            self.checkpoints.freelist.take_back_lent(freed);
+            self.checkpoints.freelist.take_back_lent(freed, &self.forest.borrowed);
         }
     }
 

@@ -205,6 +205,9 @@ impl Pager {
             running.placed.iter().map(|(child, _)| child.reference).filter(|placed| placed.is_delta()).collect();
         for delta in deltas {
             let base = self.forest.base_of(delta);
+            if self.forest.watched.as_ref().is_some_and(|watched| watched.lent_before.contains(&base.page)) {
+                continue;
+            }
             if let Err(damage) = self.checkpoints.freelist.lend(base.run(), base.generation) {
                 self.checkpoints.note(damage);
             }

@@ -5,10 +5,12 @@
 //! ```text
 //!  lend      all deltas of the checkpoint have pages; its maps come next, with the pages below free in them
 //!  (checkpointed, by that one: the older meta refers to them)
-//!  take_back the current state refers to no such delta any more: from now on, a pin of a generation before it may
+//!  take_back the current state refers to no delta above it any more: from now on, a pin of a generation before it may
 //!  (checkpointed, by the next one: no meta refers to them)
 //!  release   no such pin is left: free
 //! ```
+
+use std::collections::HashSet;
 
 use super::Freelist;
 use super::pending::{Pending, PendingRuns};
@@ -75,9 +77,13 @@ impl Freelist {
         Ok(())
     }
 
-    /// The finished checkpoint's frames are no part of the state that is published as `freed`.
-    pub fn take_back_lent(&mut self, freed: u64) {
-        let recorded = core::mem::take(&mut self.lent.recorded);
-        self.lent.taken_back.extend(recorded.into_iter().map(|pending| Pending { freed, ..pending }));
+    /// The finished checkpoint's frames are no part of the state that is published as `freed`. Those of `borrowed` stay lent:
+    /// other frames of that state have them.
+    pub fn take_back_lent(&mut self, freed: u64, borrowed: &HashSet<u64>) {
+        let (kept, back): (Vec<_>, Vec<_>) = core::mem::take(&mut self.lent.recorded)
+            .into_iter()
+            .partition(|pending| borrowed.contains(&pending.run.first));
+        self.lent.recorded = kept;
+        self.lent.taken_back.extend(back.into_iter().map(|pending| Pending { freed, ..pending }));
     }
 }
