@@ -26,7 +26,11 @@ pub(crate) fn reopen(disk: &SimDisk, logged: u64) -> Pager {
 }
 
 /// Does the checkpoint's next `count` requests.
-pub(crate) fn drive(pager: &mut Pager, disk: &mut SimDisk, count: usize) -> Result<Option<CheckpointDone>, CheckpointError> {
+pub(crate) fn drive(
+    pager: &mut Pager,
+    disk: &mut SimDisk,
+    count: usize,
+) -> Result<Option<CheckpointDone>, CheckpointError> {
     for _ in 0..count {
         let Some((token, io)) = pager.poll_io()? else { break };
         disk.submit(token, io);

@@ -308,6 +308,10 @@ fn history(disk: &SimDisk, mut pager: Pager, rounds: u64) -> Run {
         if !finish(&mut pager, &mut disk.clone(), &mut run, 2, 0) {
             return run;
         }
+        while pager.is_settling() {
+            pager.set_attributes(&round.to_le_bytes());
+            pager.publish();
+        }
     }
     run
 }

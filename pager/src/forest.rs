@@ -396,6 +396,10 @@ impl Forest {
                 watched.young_branches.retain(|(reference, _)| *reference != retired.reference);
             }
         }
+        if self.watched.is_some() && !retired.reference.is_delta() {
+            // Should it stand among the young branches, `switch_branch` need not look at its children.
+            self.store(retired.reference, at::GENERATION, 0);
+        }
         // SAFETY: callers say that nobody reaches it; it is a frame of this pool and leaves all lists here.
         unsafe { self.frames.release(retired.reference, retired.pages) }
     }

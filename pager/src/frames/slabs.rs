@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn places_do_not_overlap_and_an_empty_slab_is_given_back() {
         let mut pages: Vec<Box<Page>> = (0..6).map(|_| Box::new(Page([7; PAGE_BYTES]))).collect();
-        for class in 0..CLASSES {
+        for (class, bytes) in DELTA_BYTES.into_iter().enumerate() {
             let (mut slabs, mut free) = (Slabs::default(), Vec::new());
             free.extend(pages.iter_mut().map(|page| NonNull::from(&mut page.0).cast::<u8>()));
             let mut taken: Vec<NonNull<u8>> = Vec::new();
@@ -137,8 +137,8 @@ mod tests {
                     let place = slabs.take(class);
                     let start = place.as_ptr() as usize;
                     assert!(start.is_multiple_of(8) && start % PAGE_BYTES >= HEAD_BYTES);
-                    assert!(start % PAGE_BYTES + DELTA_BYTES[class] <= PAGE_BYTES);
-                    let is_apart = |other: &NonNull<u8>| (other.as_ptr() as usize).abs_diff(start) >= DELTA_BYTES[class];
+                    assert!(start % PAGE_BYTES + bytes <= PAGE_BYTES);
+                    let is_apart = |other: &NonNull<u8>| (other.as_ptr() as usize).abs_diff(start) >= bytes;
                     assert!(taken.iter().all(is_apart));
                     taken.push(place);
                 }

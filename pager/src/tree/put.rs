@@ -6,8 +6,8 @@ use super::split::{self, separator};
 use crate::api::{Access, Aggregate, TreeId};
 use crate::forest::{Edge, Forest, Parts, Path, Step};
 use crate::node::{
-    Change, Child, Entry, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes, leaf_cell_bytes,
-    pages_for,
+    Change, Child, Entry, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes,
+    leaf_cell_bytes, pages_for,
 };
 use crate::root::TreeRoot;
 
@@ -156,8 +156,7 @@ impl Forest {
         let Entry { found, key, value, .. } = entry;
         let (leaf, parents) = path.split_last().expect("a path ends in a leaf");
         let view = self.view(&leaf.child);
-        let at_end =
-            leaf.index == view.len() && self.is_at_end(parents);
+        let at_end = leaf.index == view.len() && self.is_at_end(parents);
         let is_run = leaf.child.pages > 1;
         let parts = if !found && (at_end || is_run) {
             // The old leaf stays as it is, full, and the entry starts a new one.
