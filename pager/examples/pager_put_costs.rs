@@ -24,8 +24,8 @@ const LOG: TreeId = TreeId(2);
 const VALUE_BYTES: usize = 256;
 /// Puts that are published together: what comes in while a batch of the log is synced.
 const PUBLISHED_PUTS: u64 = 40;
-/// As the group's for a large store.
-const DIRTY_BYTES: u64 = 32 << 20;
+/// As the group's for a large store; `DIRTY_MIB` sets another.
+const DIRTY_MIB: u64 = 32;
 const BATCH_BYTES: usize = 256 << 10;
 /// Events that a compaction leaves.
 const WINDOW_EVENTS: u64 = 100_000;
@@ -78,6 +78,7 @@ struct Store {
     pager: Pager,
     disk: StdDisk,
     keys: u64,
+    dirty_bytes: u64,
     random: u64,
     revision: u64,
     cut: u64,
@@ -119,7 +120,7 @@ impl Store {
         self.counts.puts += PUBLISHED_PUTS;
         self.spent.puts += cpu() - before;
         Spent::on(&mut self.spent.publishes, || self.pager.publish());
-        if !self.pager.is_checkpointing() && self.pager.dirty_bytes() >= DIRTY_BYTES {
+        if !self.pager.is_checkpointing() && self.pager.dirty_bytes() >= self.dirty_bytes {
             assert!(self.pager.checkpoint_begin().expect("no failure"));
             self.counts.checkpoints += 1;
         }
@@ -185,7 +186,7 @@ impl Store {
         let all = [spent.puts, spent.publishes, spent.images, spent.writes, spent.writeback, spent.syncs];
         println!(
             "{:6.2} us/put: puts {:.2}, publish {:.2}, images {:.2}, write {:.2}, write-back {:.2}, sync {:.2}; {:.2} pages/put in \
-             {:.2} writes, {} checkpoints, {:.2} us of the last four a page; file {} MiB, in use {} MiB, frames {} MiB",
+             {:.2} writes, {} checkpoints of {:.0} puts, {:.2} us of the last four a page; file {} MiB, in use {} MiB, frames {} MiB",
             all.map(us).iter().sum::<f64>(),
             us(spent.puts),
             us(spent.publishes),
@@ -196,6 +197,7 @@ impl Store {
             self.counts.written_pages as f64 / puts,
             self.counts.writes as f64 / puts,
             self.counts.checkpoints,
+            puts / self.counts.checkpoints.max(1) as f64,
             all[2..].iter().sum::<Duration>().as_secs_f64() * 1e6 / self.counts.written_pages as f64,
             self.pager.file_bytes() >> 20,
             self.pager.file_bytes_in_use() >> 20,
@@ -231,7 +233,9 @@ fn main() {
     let mapping = Mapping::new(disk.file(), 0).expect("mapped");
     let pager = Pager::create(&mut disk, Arc::new(mapping), &OPTIONS).expect("the disk works");
     let (spent, counts) = (Spent::default(), Counts::default());
-    let mut store = Store { pager, disk, keys, random: 1, revision: 0, cut: 0, spent, counts };
+    let dirty_mib = std::env::var("DIRTY_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(DIRTY_MIB);
+    let dirty_bytes = dirty_mib << 20;
+    let mut store = Store { pager, disk, keys, dirty_bytes, random: 1, revision: 0, cut: 0, spent, counts };
     let mut number = 0;
     while number < keys {
         store.batch(|_| {

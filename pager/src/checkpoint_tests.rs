@@ -26,7 +26,11 @@ pub(crate) fn reopen(disk: &SimDisk, logged: u64) -> Pager {
 }
 
 /// Does the checkpoint's next `count` requests.
-fn drive(pager: &mut Pager, disk: &mut SimDisk, count: usize) -> Result<Option<CheckpointDone>, CheckpointError> {
+pub(crate) fn drive(
+    pager: &mut Pager,
+    disk: &mut SimDisk,
+    count: usize,
+) -> Result<Option<CheckpointDone>, CheckpointError> {
     for _ in 0..count {
         let Some((token, io)) = pager.poll_io()? else { break };
         disk.submit(token, io);
@@ -40,7 +44,7 @@ fn drive(pager: &mut Pager, disk: &mut SimDisk, count: usize) -> Result<Option<C
 }
 
 /// Repeats an operation until all its pages were brought in.
-fn resume<T>(pager: &mut Pager, mut operation: impl FnMut(&mut Pager) -> Access<T>) -> T {
+pub(crate) fn resume<T>(pager: &mut Pager, mut operation: impl FnMut(&mut Pager) -> Access<T>) -> T {
     loop {
         match operation(pager) {
             Ok(result) => return result,

@@ -1,13 +1,14 @@
 //! The writer's trees: the state that is being made, the frames that it stands in, and what became garbage on the way.
 
 use core::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::api::{Access, Summarize, TreeId};
 use crate::frames::{Frame, Frames, store_word, view_frame};
-use crate::node::{Child, NodeEdit, NodeView, PAGE_BYTES, Reference, at};
+use crate::node::{Base, Change, Child, DELTA_BYTES, NodeEdit, NodeView, PAGE_BYTES, Reference, at, class_for};
 use crate::root::{State, TreeRoot};
 use crate::shared::Shared;
 use crate::tree::{Nodes, fetch};
@@ -24,9 +25,9 @@ pub(crate) struct Retired {
 }
 
 impl Retired {
-    /// Bytes of its run.
+    /// Bytes of its memory.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.pages) * PAGE_BYTES as u64
+        self.reference.bytes(self.pages) as u64
     }
 }
 
@@ -73,11 +74,20 @@ pub(crate) struct Watched {
     pub branches_left: usize,
     /// It has reached the file: its frames don't count as dirty any more.
     pub is_written: bool,
+    /// Pages below deltas of it that were lent by the checkpoint before: see [`Forest::borrowed`].
+    pub lent_before: HashSet<u64>,
 }
 
 impl Watched {
-    pub fn new(generation: u64) -> Watched {
-        Watched { generation, orphans: Vec::new(), young_branches: Vec::new(), branches_left: 0, is_written: false }
+    pub fn new(generation: u64, lent_before: HashSet<u64>) -> Watched {
+        Watched {
+            generation,
+            orphans: Vec::new(),
+            young_branches: Vec::new(),
+            branches_left: 0,
+            is_written: false,
+            lent_before,
+        }
     }
 }
 
@@ -92,6 +102,9 @@ pub(crate) struct Forest {
     pub dirty_bytes: u64,
     pub watched: Option<Watched>,
     pub edge: Option<Edge>,
+    /// Pages below deltas of the current state that an earlier delta of the checkpoint under way, or of the last one, has as its
+    /// base, too: that checkpoint is who lends them, and they are not freed once more.
+    pub borrowed: HashSet<u64>,
     /// Counts what makes a way to a key worthless: nodes and references that are changed.
     changes: u64,
     /// The last look-ups, of two trees. (The writer's state is of one thread: sums are settled behind a shared borrow, too.)
@@ -116,6 +129,7 @@ impl Forest {
             dirty_bytes: 0,
             watched: None,
             edge: None,
+            borrowed: HashSet::new(),
             changes: 0,
             ways: RefCell::default(),
         }
@@ -181,6 +195,15 @@ impl Forest {
         self.load(child).expect("nodes of a path are in memory")
     }
 
+    /// As [`Forest::view`] of a node that may be out of memory: what its header says. A delta's base is not needed for it.
+    pub fn header(&self, child: &Child) -> NodeView<'_> {
+        if child.reference.is_frame() {
+            // SAFETY: the state is the writer's own, and edits need `&mut self`.
+            return unsafe { view_frame(child.reference, child.pages) };
+        }
+        self.view(child)
+    }
+
     pub fn is_own(&self, child: &Child) -> bool {
         child.reference.is_frame() && child.generation == self.state.generation
     }
@@ -188,6 +211,7 @@ impl Forest {
     /// The bytes of a node of the unpublished generation.
     pub fn edit(&mut self, child: &Child) -> NodeEdit<'_> {
         assert!(self.is_own(child), "only frames of the unpublished generation are edited");
+        assert!(!child.reference.is_delta(), "a delta is written anew");
         self.note_change();
         // SAFETY: of the unpublished generation, so no reader has it; `&mut self` ends all views of the writer.
         NodeEdit::new(unsafe { self.frames.bytes_mut(child.reference, child.pages) })
@@ -202,7 +226,7 @@ impl Forest {
     /// Gives a filled frame to the tree.
     pub fn link(&mut self, mut frame: Frame) -> Child {
         let pages = frame.pages();
-        let is_leaf = NodeEdit::new(frame.bytes_mut()).view().is_leaf();
+        let is_leaf = frame.bytes_mut()[at::LEVEL] == 0;
         let child = Child { reference: frame.link(), generation: self.state.generation, pages, ..Child::default() };
         if !is_leaf && let Some(watched) = &mut self.watched {
             watched.young_branches.push((child.reference, pages));
@@ -222,7 +246,7 @@ impl Forest {
     pub fn own_nodes(&mut self, tree: TreeId, path: &mut [Step]) {
         for depth in 0..path.len() {
             let child = path[depth].child;
-            if !self.is_own(&child) {
+            if !self.is_own(&child) || child.reference.is_delta() {
                 let copy = self.copy(&child);
                 self.set_node(tree, path, depth, copy);
             }
@@ -231,18 +255,27 @@ impl Forest {
 
     /// Puts `new` in the place of a node of the path, all above which are the writer's own.
     pub fn set_node(&mut self, tree: TreeId, path: &mut [Step], depth: usize, new: Child) {
+        let old = self.link_node(tree, path, depth, new);
+        self.retire(&old);
+    }
+
+    fn link_node(&mut self, tree: TreeId, path: &mut [Step], depth: usize, new: Child) -> Child {
         let old = core::mem::replace(&mut path[depth].child, new);
         match depth.checked_sub(1).map(|above| path[above]) {
             Some(parent) => self.edit(&parent.child).set_child(parent.index, &new),
             None => self.root_mut(tree).child = new,
         }
-        self.retire(&old);
+        old
     }
 
     /// A copy of a node in a frame of the unpublished generation, with the sum that its parent knows.
     pub fn copy(&mut self, child: &Child) -> Child {
         let generation = self.state.generation;
         let mut frame = self.take(child.pages);
+        if child.reference.is_delta() {
+            NodeEdit::rewrite_leaf(frame.bytes_mut(), self.view(child), generation, Change::Nothing);
+            return Child { sum: child.sum, ..self.link(frame) };
+        }
         copy_node(self.view(child), frame.bytes_mut());
         let mut edit = NodeEdit::new(frame.bytes_mut());
         edit.set_generation(generation);
@@ -251,8 +284,82 @@ impl Forest {
         Child { sum: child.sum, ..self.link(frame) }
     }
 
-    /// Says that the next state has no use for a node.
+    /// A leaf with a change as a delta, if that is worth it: one that stands in a page, or differs from one in little. The leaf is
+    /// in memory, and fits a page with the change.
+    pub fn delta(&mut self, leaf: &Child, change: Change<'_>) -> Option<Child> {
+        let base = match leaf.reference.as_page() {
+            Some(page) => Base { page, generation: leaf.generation },
+            None if leaf.reference.is_delta() => self.base_of(leaf.reference),
+            None => return None,
+        };
+        if leaf.pages > 1 {
+            return None;
+        }
+        let class = class_for(self.view(leaf), change)?;
+        if leaf.reference.is_delta() && self.is_watched(leaf) {
+            self.borrowed.insert(base.page);
+        }
+        self.dirty_bytes += DELTA_BYTES[class] as u64;
+        let mut frame = self.frames.take_delta(class);
+        NodeEdit::write_delta(frame.bytes_mut(), self.view(leaf), base, self.state.generation, change);
+        Some(Child { sum: leaf.sum, ..self.link(frame) })
+    }
+
+    /// The base of a delta.
+    pub fn base_of(&self, delta: Reference) -> Base {
+        // SAFETY: callers name live deltas, which are not edited once they are linked.
+        Base::of(unsafe { view_frame(delta, 1) }.memory())
+    }
+
+    /// Is the frame one of a checkpoint that is not done with its frames?
+    fn is_watched(&self, child: &Child) -> bool {
+        self.watched.as_ref().is_some_and(|watched| child.generation <= watched.generation)
+    }
+
+    /// Puts a delta in the place of the leaf that the path ends in, all above which is the writer's own.
+    pub fn set_delta(&mut self, tree: TreeId, path: &mut [Step], new: Child) {
+        let leaf = path.len() - 1;
+        let old = self.link_node(tree, path, leaf, new);
+        self.note_change();
+        if old.reference.is_delta() {
+            // The base is the new one's.
+            self.retire_node(&old);
+        }
+    }
+
+    /// Frees the page below a delta that is no part of the next state, and not of the checkpoint under way.
+    pub fn retire_base(&mut self, delta: Reference) {
+        let base = self.base_of(delta);
+        if self.borrowed.remove(&base.page) {
+            // It was lent, or is going to be, and is taken back at the end of the next checkpoint.
+            return;
+        }
+        let (reference, born, freed) = (base.reference(), base.generation, self.state.generation);
+        self.retired.push(Retired { reference, pages: 1, born, freed });
+    }
+
+    /// The checkpoint under way comes to nothing: pages below its deltas are not lent.
+    pub fn unwatch(&mut self) {
+        let Some(mut watched) = self.watched.take() else { return };
+        let borrowed = core::mem::take(&mut self.borrowed);
+        for orphan in watched.orphans.iter().filter(|orphan| orphan.reference.is_delta()) {
+            let base = self.base_of(orphan.reference).page;
+            if !borrowed.contains(&base) && !watched.lent_before.remove(&base) {
+                self.retire_base(orphan.reference);
+            }
+        }
+        self.borrowed = watched.lent_before;
+    }
+
+    /// Says that the next state has no use for a node, nor for the page below it.
     pub fn retire(&mut self, child: &Child) {
+        if child.reference.is_delta() && !self.is_watched(child) {
+            self.retire_base(child.reference);
+        }
+        self.retire_node(child);
+    }
+
+    fn retire_node(&mut self, child: &Child) {
         self.note_change();
         if self.is_own(child) {
             self.edge = None;
@@ -288,6 +395,10 @@ impl Forest {
             if let Some(watched) = self.watched.as_mut().filter(|_| !is_leaf) {
                 watched.young_branches.retain(|(reference, _)| *reference != retired.reference);
             }
+        }
+        if self.watched.is_some() && !retired.reference.is_delta() {
+            // Should it stand among the young branches, `switch_branch` need not look at its children.
+            self.store(retired.reference, at::GENERATION, 0);
         }
         // SAFETY: callers say that nobody reaches it; it is a frame of this pool and leaves all lists here.
         unsafe { self.frames.release(retired.reference, retired.pages) }

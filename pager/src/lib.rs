@@ -19,6 +19,8 @@ mod checkpoint;
 mod checkpoint_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod delta_tests;
 pub mod disk;
 pub mod eviction;
 mod forest;

@@ -8,7 +8,7 @@ use crate::disk::{DiskError, DiskErrorKind, IoPurpose};
 use crate::frames::{Arena, view_frame};
 use crate::layout::PAGE_BYTES;
 use crate::mapping::PageSource;
-use crate::node::{Child, NodeMemory, NodeView, verify};
+use crate::node::{Base, Child, NodeMemory, NodeView, at, verify};
 use crate::root::{Published, TREES_MAX};
 
 /// See the head of this file. The fields that hold memory are dropped with the last of writer and readers.
@@ -46,10 +46,22 @@ impl Shared {
     pub unsafe fn load(&self, child: &Child) -> Access<NodeView<'_>> {
         let Some(first) = child.reference.as_page() else {
             // SAFETY: the frames of such a state live, and but for switched words nobody writes them.
-            return Ok(unsafe { view_frame(child.reference, child.pages) });
+            let view = unsafe { view_frame(child.reference, child.pages) };
+            return if child.reference.is_delta() { self.over_its_base(view) } else { Ok(view) };
         };
         let run = PageRun { first, pages: child.pages };
         self.pages.page(run).map(|bytes| NodeView::new(NodeMemory::of(bytes))).ok_or(Fault::Absent(run))
+    }
+
+    /// A delta with the page below it, which stays for as long as the delta does.
+    fn over_its_base<'a>(&'a self, delta: NodeView<'a>) -> Access<NodeView<'a>> {
+        let base = Base::of(delta.memory());
+        let memory = NodeMemory::of(self.pages.page(base.run()).ok_or(Fault::Absent(base.run()))?);
+        if memory.u64(at::GENERATION) != base.generation || memory.u8(at::TREE) != delta.tree() {
+            let what = "it is not the page that was changed (a lost or misdirected write)";
+            return Err(Fault::Damaged(Damage { page: base.page, tree: delta.tree(), what }));
+        }
+        Ok(NodeView::over(delta.memory(), memory))
     }
 
     /// The file has this length now.

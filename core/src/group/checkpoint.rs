@@ -27,8 +27,8 @@ const QUIET_LOG_BYTES: u64 = 1 << 20;
 /// come new meanwhile, and those that it has written and not released yet.
 const FRAMES_TO_DIRTY: u64 = 3;
 
-/// A store is large from this many times the dirty frames on.
-const LARGE_STORE_TO_DIRTY: u64 = 4;
+/// A store is large from this many times the dirty frames on: 4 GiB where there is memory enough.
+const LARGE_STORE_TO_DIRTY: u64 = 64;
 
 /// Checkpoints without a new entry in between that only make room: two let both metas leave the pages that were freed, and
 /// the third's publish hands them out.

@@ -142,6 +142,12 @@ pub const PATHS: &[Path] = &[
     Path { name: "large value", start: made, walk: large, passes: &[pages(IoPurpose::Nodes)] },
     Path { name: "large value replaced and deleted", start: made, walk: large_gone, passes: &[pages(IoPurpose::Map)] },
     Path { name: "checkpoint while puts go on", start: made, walk: busy, passes: &[pages(IoPurpose::MetaSync)] },
+    Path {
+        name: "checkpoint of changed leaves whose pages have left memory",
+        start: made,
+        walk: below_changes,
+        passes: &[pages(IoPurpose::ReadBase), pages(IoPurpose::MetaSync)],
+    },
     Path { name: "deletion of a range", start: made, walk: delete, passes: &[log(Purpose::Batch)] },
     Path {
         name: "removal of many keys in several batches",
@@ -539,6 +545,23 @@ fn busy(stage: &Stage) -> Walked {
         life.step(&[put(&format!("key{:02}", n * 7 % 40), 300)])?;
     }
     life.settle()
+}
+
+fn below_changes(stage: &Stage) -> Walked {
+    let mut life = stage.member()?;
+    let puts: Vec<Command> = (0..60).map(|n| put(&format!("key{n:02}"), 200)).collect();
+    together(&mut life, &puts)?;
+    for n in 0..20 {
+        // Frames become pages with the publishes behind the checkpoint.
+        if n % 10 == 0 {
+            life.checkpoint()?;
+        }
+        life.step(&[put("other", n)])?;
+    }
+    together(&mut life, &[put("key11", 210), put("key44", 190)])?;
+    stage.begin();
+    stage.disks.pages.evict_all();
+    life.checkpoint()
 }
 
 fn delete(stage: &Stage) -> Walked {

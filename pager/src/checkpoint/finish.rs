@@ -11,7 +11,7 @@ impl Pager {
         let watched = self.forest.watched.as_mut().expect("a checkpoint watches what changes");
         watched.is_written = true;
         watched.branches_left = watched.young_branches.len();
-        let placed: u64 = running.placed.iter().map(|(child, _)| u64::from(child.pages) * PAGE_BYTES as u64).sum();
+        let placed: u64 = running.placed.iter().map(|(child, _)| child.reference.bytes(child.pages) as u64).sum();
         let replaced: u64 = watched.orphans.iter().map(Retired::bytes).sum();
         self.forest.dirty_bytes -= placed - replaced;
         self.checkpoints.written = running.placed.into_iter().map(|(child, _)| child).collect();
@@ -55,7 +55,7 @@ impl Pager {
         }
         if !running.is_spill {
             freelist.abandon_checkpoint();
-            self.forest.watched = None;
+            self.forest.unwatch();
         }
         running.no_space.expect("only for want of space is a checkpoint given up")
     }
@@ -91,6 +91,7 @@ impl Pager {
         }
         if keep == 0 {
             self.forest.watched = None;
+            self.checkpoints.freelist.take_back_lent(freed, &self.forest.borrowed);
         }
     }
 

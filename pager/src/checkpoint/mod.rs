@@ -109,6 +109,8 @@ enum Purpose {
     Write,
     /// Makes the file so many pages long.
     Growth(u64),
+    /// Reads the page below a delta.
+    Base(PageRun),
     /// Reads the free map of a region.
     Region(u64),
     /// The same, apart from a checkpoint and only to know.
@@ -233,7 +235,7 @@ impl Pager {
         let mut state = self.forest.state.clone();
         state.generation -= 1;
         self.checkpoints.freelist.begin_checkpoint(state.generation);
-        self.forest.watched = Some(Watched::new(state.generation));
+        self.forest.watched = Some(Watched::new(state.generation, core::mem::take(&mut self.forest.borrowed)));
         let walk = Walk::new(state.roots.iter().map(|root| root.child));
         self.checkpoints.running = Some(Running::new(state, walk));
         Ok(true)

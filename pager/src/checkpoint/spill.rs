@@ -44,6 +44,9 @@ impl Pager {
                 born: child.generation,
                 freed: child.generation,
             };
+            if child.reference.is_delta() {
+                self.forest.retire_base(child.reference);
+            }
             self.forest.dirty_bytes -= retired.bytes();
             self.forest.release(&retired);
         }
@@ -64,7 +67,7 @@ impl Forest {
             }
             let mut branches = vec![root];
             while let Some(branch) = branches.pop().filter(|branch| self.is_own(branch)) {
-                let view = self.view(&branch);
+                let view = self.header(&branch);
                 if view.is_leaf() {
                     continue;
                 }

@@ -1,6 +1,8 @@
 //! The requests of a checkpoint, one after the other, and what their ends mean.
 
 use super::*;
+use crate::api::Fault;
+use crate::tree::Nodes as _;
 
 impl Pager {
     /// The next request of the checkpoint under way; `None` while it waits for the ends of others, or there is none.
@@ -55,6 +57,11 @@ impl Pager {
                 }
                 Err(error) => self.no_space(CheckpointError::Full(error)),
             },
+            (Purpose::Base(run), Ok(_)) => {
+                if let Err(damage) = self.shared.bring_in_done(run) {
+                    return Err(self.fail(CheckpointError::Damaged(damage)));
+                }
+            }
             (Purpose::Region(region) | Purpose::Look(region), Ok(maps)) => {
                 self.checkpoints.looks_no_more &= !matches!(purpose, Purpose::Look(_));
                 if let Err(damage) = self.checkpoints.freelist.region_read(region, &maps) {
@@ -90,7 +97,7 @@ impl Pager {
         let is_quiet = self.checkpoints.under_way.is_empty();
         let running = self.checkpoints.running();
         match running.phase {
-            Phase::Write => return Ok(self.step_write()),
+            Phase::Write => return self.step_write(),
             Phase::Regions => return self.step_regions(),
             Phase::Spilled if is_quiet => {
                 self.finish_spill();
@@ -115,14 +122,14 @@ impl Pager {
     }
 
     /// Places frames until a slice is ready. False where that needs the end of a request.
-    fn step_write(&mut self) -> bool {
+    fn step_write(&mut self) -> Result<bool, CheckpointError> {
         let seed = self.shared.seed;
         let mut bytes = 0;
         loop {
             let running = self.checkpoints.running();
             // Between holes slices are short, and many of them are as much work as a long one.
             if bytes >= SLICE_BYTES && !running.ready.is_empty() {
-                return true;
+                return Ok(true);
             }
             let waiting = running.waiting.take();
             let Some(child) = waiting.or_else(|| running.walk.next(&self.forest)) else {
@@ -132,12 +139,18 @@ impl Pager {
                 }
                 let running = self.checkpoints.running();
                 running.phase = if running.is_spill { Phase::Spilled } else { Phase::Regions };
-                return true;
+                self.lend_bases();
+                return Ok(true);
             };
+            if child.reference.is_delta() && !self.has_base(&child)? {
+                let running = self.checkpoints.running();
+                running.waiting = Some(child);
+                return Ok(!running.ready.is_empty());
+            }
             let Some(page) = self.place(child.pages) else {
                 let running = self.checkpoints.running();
                 running.waiting = Some(child);
-                return !running.ready.is_empty() || running.phase == Phase::Abort;
+                return Ok(!running.ready.is_empty() || running.phase == Phase::Abort);
             };
             let running = self.checkpoints.running();
             if page != running.slice_first + (running.slice.len() / PAGE_BYTES) as u64 {
@@ -156,7 +169,47 @@ impl Pager {
             bytes += child.pages as usize * PAGE_BYTES;
             if running.slice.len() >= SLICE_BYTES {
                 running.flush();
-                return true;
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Is the page below a delta in memory? Else it is asked for, once.
+    fn has_base(&mut self, delta: &Child) -> Result<bool, CheckpointError> {
+        let run = match self.forest.load(delta).map(|_| ()) {
+            Ok(()) => return Ok(true),
+            Err(Fault::Absent(run)) => run,
+            Err(Fault::Damaged(damage)) => return Err(self.fail(CheckpointError::Damaged(damage))),
+        };
+        if self.checkpoints.under_way.values().any(|purpose| matches!(purpose, Purpose::Base(_))) {
+            return Ok(false);
+        }
+        match self.shared.bring_in_cached(run) {
+            Ok(true) => return self.has_base(delta),
+            Ok(false) => {}
+            Err(damage) => return Err(self.fail(CheckpointError::Damaged(damage))),
+        }
+        let (offset, bytes) = (run.first * PAGE_BYTES as u64, run.pages as usize * PAGE_BYTES);
+        let io = Io::Read { offset, bytes, purpose: IoPurpose::ReadBase };
+        self.checkpoints.running().ready.push_back((Purpose::Base(run), io));
+        Ok(false)
+    }
+
+    /// All deltas have pages of their own: the state that is written does not need the pages below them.
+    fn lend_bases(&mut self) {
+        let running = self.checkpoints.running.as_ref().expect("a checkpoint is under way");
+        if running.is_spill {
+            return;
+        }
+        let deltas: Vec<Reference> =
+            running.placed.iter().map(|(child, _)| child.reference).filter(|placed| placed.is_delta()).collect();
+        for delta in deltas {
+            let base = self.forest.base_of(delta);
+            if self.forest.watched.as_ref().is_some_and(|watched| watched.lent_before.contains(&base.page)) {
+                continue;
+            }
+            if let Err(damage) = self.checkpoints.freelist.lend(base.run(), base.generation) {
+                self.checkpoints.note(damage);
             }
         }
     }

@@ -56,8 +56,9 @@ impl Forest {
         keep == 0
     }
 
-    /// A branch in the list may have been released, and its memory be waiting in the pool or serve another node: what is
-    /// in it is still a sound node of ours, and switching a word of it that nobody reads harms nobody.
+    /// A branch in the list may have been released, and its memory be waiting in the pool (then its generation is 0: most are
+    /// copied again before they are switched) or serve another node, which is a sound node of ours, or deltas, which
+    /// look like a leaf. Switching a word that nobody reads harms nobody.
     fn switch_branch(&self, reference: Reference, pages: u32, generation: u64) {
         let view = self.view(&Child { reference, generation: 0, pages, ..Child::default() });
         if view.is_leaf() || view.generation() <= generation {

@@ -2,7 +2,7 @@
 //! walked does not change, however long it takes.
 
 use crate::forest::Forest;
-use crate::node::{Child, NodeEdit, NodeView, Reference, crc_of};
+use crate::node::{Change, Child, NodeEdit, NodeView, PAGE_BYTES, Reference, crc_of};
 
 /// Where a walk is.
 pub(crate) struct Walk {
@@ -33,7 +33,7 @@ impl Walk {
                 self.stack.push((root, 0));
                 continue;
             };
-            let view = forest.view(branch);
+            let view = forest.header(branch);
             if view.is_leaf() || *index == view.len() {
                 let (child, _) = self.stack.pop().expect("just seen");
                 if view.is_leaf() || self.leaves_of.is_none() {
@@ -55,11 +55,17 @@ fn takes(leaves_of: Option<u64>, child: &Child) -> bool {
     child.reference.is_frame() && leaves_of.is_none_or(|generation| child.generation == generation)
 }
 
-/// Appends the node of a frame to `slice`, as the page that it becomes: all its children have pages by now.
+/// Appends the node of a frame to `slice`, as the page that it becomes: all its children have pages by now, and a delta's base is
+/// in memory.
 pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, slice: &mut Vec<u8>) {
     let view: NodeView<'_> = forest.view(child);
     let start = slice.len();
-    slice.extend_from_slice(view.memory().slice(0, view.memory().len()));
+    if child.reference.is_delta() {
+        slice.resize(start + PAGE_BYTES, 0);
+        NodeEdit::rewrite_leaf(&mut slice[start..], view, view.generation(), Change::Nothing);
+    } else {
+        slice.extend_from_slice(view.memory().slice(0, view.memory().len()));
+    }
     let target = &mut slice[start..];
     if !view.is_leaf() {
         for index in 0..view.len() {

@@ -49,6 +49,8 @@ purposes! {
     Spill: "pages of a large change",
     /// More space for a checkpoint.
     Growth: "more space for a checkpoint",
+    /// A page of which a checkpoint writes a changed leaf, and that has left memory.
+    ReadBase: "a page below a change",
     /// The free maps of a region, before it is used for the first time.
     ReadMap: "the free map of a region",
     /// The same, only to know how much is free. That it can't be read is no failure: nothing needs it yet.

@@ -29,8 +29,9 @@
 //! ```
 //! (With no H, or a region that H does not have, the generation may be up to G.)
 //!
-//! How the file becomes shorter: `shrink.rs`.
+//! How the file becomes shorter: `shrink.rs`. Pages that a checkpoint has no use for and frames still have: `lent.rs`.
 
+mod lent;
 pub(crate) mod map;
 mod pending;
 mod region;
@@ -47,6 +48,7 @@ use crate::layout::{
 };
 use crate::pins::Held;
 
+use lent::Lent;
 use map::Bits;
 use pending::{Pending, PendingRuns};
 use region::{CLASSES, FreeRuns, class_for, class_of};
@@ -134,6 +136,7 @@ pub struct Freelist {
     /// Free in the maps of the checkpoint under way.
     recorded: Vec<Pending>,
     pending: PendingRuns,
+    lent: Lent,
     /// Generations of the metas.
     newer: Option<u64>,
     older: Option<u64>,
@@ -187,6 +190,7 @@ impl Freelist {
             unrecorded_pages: 0,
             recorded: Vec::new(),
             pending: PendingRuns::default(),
+            lent: Lent::default(),
             newer: None,
             older: None,
             opened_older: None,
@@ -218,7 +222,7 @@ impl Freelist {
     #[must_use]
     pub fn pending_pages(&self) -> u64 {
         let recorded: u64 = self.recorded.iter().map(|pending| u64::from(pending.run.pages)).sum();
-        self.unrecorded_pages + recorded + self.pending.pages()
+        self.unrecorded_pages + recorded + self.pending.pages() + self.lent.pages()
     }
 
     /// Regions whose map was not needed yet.
@@ -466,24 +470,30 @@ impl Freelist {
     /// # Errors
     /// No allocation can have given this run, or it is free already: who refers to it is damaged. Nothing was changed.
     pub fn free(&mut self, run: PageRun, born: u64, freed: u64) -> Result<(), Damage> {
+        if self.unrecorded.back().is_some_and(|last| last.freed > freed) {
+            let what = "a run was freed in a generation before the last one";
+            return Err(Damage { page: run.first, tree: 0, what });
+        }
+        if self.is_known(run)? {
+            self.unrecorded_pages += u64::from(run.pages);
+            self.unrecorded.push_back(Pending { run, born, freed });
+        }
+        Ok(())
+    }
+
+    /// Can the run be in use? False in a region of which nothing is known.
+    fn is_known(&self, run: PageRun) -> Result<bool, Damage> {
         let damage = |what| Damage { page: run.first, tree: 0, what };
         if !is_allocatable(run, self.space.file_pages) {
             return Err(damage("a freed run lies outside of the pages for use"));
         }
-        if self.unrecorded.back().is_some_and(|last| last.freed > freed) {
-            return Err(damage("a run was freed in a generation before the last one"));
-        }
-        let region = region_of(run.first);
-        match &self.regions[region as usize] {
+        match &self.regions[region_of(run.first) as usize] {
             Region::Open(open) if !open.bits.is_used((run.first % REGION_PAGES) as u32, run.pages) => {
-                return Err(damage("a page was freed that is free already"));
+                Err(damage("a page was freed that is free already"))
             }
-            Region::Closed => return Ok(()),
-            Region::Open(_) | Region::Unread => {}
+            Region::Closed => Ok(false),
+            Region::Open(_) | Region::Unread => Ok(true),
         }
-        self.unrecorded_pages += u64::from(run.pages);
-        self.unrecorded.push_back(Pending { run, born, freed });
-        Ok(())
     }
 
     /// A checkpoint of the state of this generation begins: what that state refers to is held from now on.
@@ -512,6 +522,7 @@ impl Freelist {
     pub fn regions_to_load(&self) -> Vec<u64> {
         let freed = self.unrecorded.iter().take_while(|pending| self.checkpoint.is_some_and(|at| pending.freed <= at));
         let mut regions: Vec<u64> = freed
+            .chain(self.lent.unrecorded())
             .map(|pending| region_of(pending.run.first))
             .chain(self.regions_to_cut())
             .filter(|region| matches!(self.regions[*region as usize], Region::Unread))
@@ -533,8 +544,11 @@ impl Freelist {
         assert!(!self.is_mapped, "the maps of a checkpoint are made once");
         while let Some(pending) = self.unrecorded.pop_front_if(|pending| pending.freed <= generation) {
             self.unrecorded_pages -= u64::from(pending.run.pages);
-            self.record(pending)?;
+            if self.record(pending.run)? {
+                self.recorded.push(pending);
+            }
         }
+        self.record_lent()?;
         self.cut();
         let mut writes = Vec::new();
         for (region, entry) in (0..).zip(&mut self.regions) {
@@ -555,20 +569,19 @@ impl Freelist {
         Ok(Maps { writes, space: self.space.clone() })
     }
 
-    fn record(&mut self, pending: Pending) -> Result<(), Damage> {
-        let start = (pending.run.first % REGION_PAGES) as u32;
-        match &mut self.regions[region_of(pending.run.first) as usize] {
+    /// Makes the run free in the next maps. False: nothing more is known about its pages.
+    fn record(&mut self, run: PageRun) -> Result<bool, Damage> {
+        let start = (run.first % REGION_PAGES) as u32;
+        match &mut self.regions[region_of(run.first) as usize] {
             Region::Unread => panic!("regions_to_load were read"),
-            // Nothing more is known about its pages.
-            Region::Closed => Ok(()),
-            Region::Open(open) if !open.bits.is_used(start, pending.run.pages) => {
-                Err(Damage { page: pending.run.first, tree: 0, what: "a page was freed twice" })
+            Region::Closed => Ok(false),
+            Region::Open(open) if !open.bits.is_used(start, run.pages) => {
+                Err(Damage { page: run.first, tree: 0, what: "a page was freed twice" })
             }
             Region::Open(open) => {
-                open.bits.set(start, pending.run.pages, true);
+                open.bits.set(start, run.pages, true);
                 open.is_changed = true;
-                self.recorded.push(pending);
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -585,6 +598,7 @@ impl Freelist {
         for pending in self.recorded.drain(..) {
             self.pending.push(pending);
         }
+        self.lent.checkpointed();
     }
 
     /// Makes free what neither the pins nor the metas nor the checkpoint hold any more.
@@ -594,14 +608,19 @@ impl Freelist {
             held.insert(generation);
         }
         let mut pending = core::mem::take(&mut self.pending);
-        pending.release(&held, |run| {
-            let start = (run.first % REGION_PAGES) as u32;
-            let closed_from = self.closed_from(region_of(run.first));
-            self.change_runs(region_of(run.first), |open| {
-                insert(&mut open.runs, &mut open.tail, closed_from, start, run.pages);
-            });
-        });
+        pending.release(&held, |run| self.make_free(run));
         self.pending = pending;
+        let mut lent = core::mem::take(&mut self.lent);
+        lent.release(pins, |run| self.make_free(run));
+        self.lent = lent;
+    }
+
+    fn make_free(&mut self, run: PageRun) {
+        let start = (run.first % REGION_PAGES) as u32;
+        let closed_from = self.closed_from(region_of(run.first));
+        self.change_runs(region_of(run.first), |open| {
+            insert(&mut open.runs, &mut open.tail, closed_from, start, run.pages);
+        });
     }
 
     /// Do all maps together match the meta? That shows a map whose write the device has lost. `None` while a region is

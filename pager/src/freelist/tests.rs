@@ -1,6 +1,6 @@
 //! The freelist against naive sets of pages, over checkpoints, pins, crashes and openings.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
@@ -443,4 +443,40 @@ fn an_unused_run_is_given_back_at_once() {
     let whole = owner.freelist.allocate_up_to(u32::MAX).expect("the rest is one run");
     assert_eq!(u64::from(whole.pages), free - 40);
     assert!(matches!(owner.freelist.allocate(1), Err(Need::Growth(_))));
+}
+
+#[test]
+fn a_lent_page_is_free_in_the_maps_and_in_use_until_frames_and_pins_and_metas_have_let_go() {
+    let mut freelist = Freelist::create(FILE);
+    let checkpoint = |freelist: &mut Freelist, generation, lent: &[PageRun]| {
+        freelist.begin_checkpoint(generation);
+        let run = freelist.allocate(1).expect("there is room");
+        lent.iter().for_each(|run| freelist.lend(*run, 1).expect("it is in use"));
+        freelist.maps().expect("sound");
+        freelist.checkpointed();
+        run
+    };
+    let none = HashSet::new();
+    let runs = [checkpoint(&mut freelist, 1, &[]), checkpoint(&mut freelist, 2, &[])];
+    let in_use = freelist.file_pages() - freelist.free_pages();
+    checkpoint(&mut freelist, 10, &runs);
+    assert_eq!(runs.map(|run| freelist.is_free(run.first)), [Some(true); 2]);
+    let is_refused = freelist.free(runs[0], 1, 11).is_err();
+    assert!(is_refused, "it is freed once");
+    freelist.take_back_lent(15, &HashSet::from([runs[1].first]));
+    freelist.release(&Held::only(20));
+    assert_eq!(freelist.pending_pages(), 2, "the older meta has them");
+    checkpoint(&mut freelist, 20, &[]);
+    let mut pins = Held::only(20);
+    pins.insert(14);
+    freelist.release(&pins);
+    assert_eq!(freelist.pending_pages(), 2, "a pin sees a frame of the one, and the state one of the other");
+    freelist.release(&Held::only(20));
+    assert_eq!(freelist.pending_pages(), 1);
+    freelist.take_back_lent(25, &none);
+    checkpoint(&mut freelist, 30, &[]);
+    freelist.release(&Held::only(30));
+    assert_eq!(freelist.pending_pages(), 0);
+    // Three checkpoints took a page each meanwhile.
+    assert_eq!(freelist.file_pages() - freelist.free_pages(), in_use - 2 + 3);
 }

@@ -43,6 +43,32 @@ pub(crate) struct Entry<'a> {
     pub value: LeafValue<'a>,
 }
 
+/// What a leaf that is written anew has other than before.
+#[derive(Clone, Copy)]
+pub(crate) enum Change<'a> {
+    Nothing,
+    Put(Entry<'a>),
+    /// The cell at the index goes.
+    Remove(usize),
+}
+
+impl<'a> Change<'a> {
+    /// The cells that there will be, of a leaf that has so many: where an old one was, or the new entry.
+    pub(super) fn cells(self, old: usize) -> impl Iterator<Item = Result<usize, Entry<'a>>> {
+        let cells = match self {
+            Change::Nothing => old,
+            Change::Put(entry) => old + usize::from(!entry.found),
+            Change::Remove(_) => old - 1,
+        };
+        (0..cells).map(move |target| match self {
+            Change::Put(entry) if target == entry.index => Err(entry),
+            Change::Put(entry) if target > entry.index && !entry.found => Ok(target - 1),
+            Change::Remove(index) if target >= index => Ok(target + 1),
+            _ => Ok(target),
+        })
+    }
+}
+
 fn u32_of(bytes: &[u8], offset: usize) -> usize {
     u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes")) as usize
 }
@@ -80,38 +106,43 @@ impl<'a> NodeEdit<'a> {
         edit
     }
 
-    /// Makes a leaf of it that has the cells of `old`, without holes between them, and a changed one: in one pass, where a copy
-    /// that is edited has to make room first.
+    /// Makes a leaf of it that has the cells of `old`, without holes between them, but for a change: in one pass, where a copy
+    /// that is edited has to make room first. Of a delta it makes a whole leaf.
     ///
     /// # Panics
     /// There is not so much room.
-    pub fn rewrite_leaf(bytes: &'a mut [u8], old: NodeView<'_>, generation: u64, changed: Entry<'_>) -> NodeEdit<'a> {
-        let Entry { index, found, key, value } = changed;
-        let cells = old.len() + usize::from(!found);
-        let slots_end = HEADER_BYTES + cells * SLOT_BYTES;
+    pub fn rewrite_leaf(bytes: &'a mut [u8], old: NodeView<'_>, generation: u64, change: Change<'_>) -> NodeEdit<'a> {
         let mut edit = NodeEdit { bytes };
         edit.bytes[..HEADER_BYTES].copy_from_slice(old.memory().slice(0, HEADER_BYTES));
         edit.set_generation(generation);
         edit.set_page(0);
         edit.set_crc(0);
-        let mut start = edit.bytes.len();
-        for target in 0..cells {
-            if target == index {
-                start -= leaf_cell_bytes(key.len(), value.len()) - SLOT_BYTES;
-                edit.write_entry(start, key, value);
-            } else {
-                let cell = old.leaf_cell(if target > index && !found { target - 1 } else { target });
-                start -= cell.len();
-                edit.bytes[start..start + cell.len()].copy_from_slice(cell);
+        let (mut start, mut cells) = (edit.bytes.len(), 0);
+        for cell in change.cells(old.len()) {
+            match cell {
+                Ok(index) => start = edit.copy_cell(start, old.leaf_cell(index)),
+                Err(entry) => {
+                    start -= leaf_cell_bytes(entry.key.len(), entry.value.len()) - SLOT_BYTES;
+                    edit.write_entry(start, entry.key, entry.value);
+                }
             }
-            edit.set_u32(HEADER_BYTES + target * SLOT_BYTES, start);
+            edit.set_u32(HEADER_BYTES + cells * SLOT_BYTES, start);
+            cells += 1;
         }
+        let slots_end = HEADER_BYTES + cells * SLOT_BYTES;
         assert!(slots_end <= start, "callers check the room of a node first");
         edit.bytes[slots_end..start].fill(0);
         edit.set_u32(at::CELLS, cells);
         edit.set_u32(at::START, start);
         edit.set_u32(at::WASTE, 0);
         edit
+    }
+
+    /// Copies a cell to where it ends, and returns where it begins.
+    pub(super) fn copy_cell(&mut self, end: usize, cell: &[u8]) -> usize {
+        let start = end - cell.len();
+        self.bytes[start..end].copy_from_slice(cell);
+        start
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -122,12 +153,12 @@ impl<'a> NodeEdit<'a> {
         NodeView::new(NodeMemory::of(self.bytes))
     }
 
-    fn set_u32(&mut self, offset: usize, value: usize) {
+    pub(super) fn set_u32(&mut self, offset: usize, value: usize) {
         let value = u32::try_from(value).expect("offsets in a node fit 32 bits");
         self.bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
     }
 
-    fn set_u64(&mut self, offset: usize, value: u64) {
+    pub(super) fn set_u64(&mut self, offset: usize, value: u64) {
         self.bytes[offset..offset + 8].copy_from_slice(&value.to_le_bytes());
     }
 
@@ -202,7 +233,7 @@ impl<'a> NodeEdit<'a> {
         self.write_entry(cell, key, value);
     }
 
-    fn write_entry(&mut self, cell: usize, key: &[u8], value: LeafValue<'_>) {
+    pub(super) fn write_entry(&mut self, cell: usize, key: &[u8], value: LeafValue<'_>) {
         let value_bytes = value.len();
         self.set_u32(cell + leaf_at::KEY_BYTES, key.len());
         self.set_u32(cell + leaf_at::VALUE_BYTES, value_bytes);

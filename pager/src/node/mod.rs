@@ -6,14 +6,17 @@
 //! ```
 //! `t` tree, `l` level (0: leaf), `f` flags (in memory only). A slot is the offset of a cell, 4 bytes, in key order. Cells
 //! stand at the end of the run and grow downwards: `start` is the lowest, `waste` counts the bytes of holes between them.
-//! A frame has the same bytes as the page that it becomes, but for the page number, the CRC and child references.
+//! A frame has the same bytes as the page that it becomes, but for the page number, the CRC and child references. Or it is
+//! a delta, which holds of a leaf only what differs from its page: `delta.rs`.
 
+mod delta;
 mod edit;
 mod memory;
 mod verify;
 mod view;
 
-pub(crate) use edit::{Entry, LeafValue, NodeEdit};
+pub(crate) use delta::{Base, DELTA_BYTES, class_for};
+pub(crate) use edit::{Change, Entry, LeafValue, NodeEdit};
 pub(crate) use memory::NodeMemory;
 pub(crate) use verify::{crc_of, verify};
 pub(crate) use view::NodeView;
@@ -80,7 +83,8 @@ pub const ITEM_BYTES_MAX: usize = 16 << 20;
 pub(crate) const NODE_PAGES_MAX: u32 = (3 * (ITEM_BYTES_MAX / PAGE_BYTES) + 2) as u32;
 const _: () = assert!(NODE_PAGES_MAX < crate::layout::RUN_PAGES_MAX);
 
-/// Where a node is: a page of the file (odd) or a frame (its address, even). 0 is nowhere.
+/// Where a node is: a page of the file (odd) or a frame (its address, even). 0 is nowhere. Frames stand at multiples of 8:
+/// the two bits above the lowest say how large one is that is a delta.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub(crate) struct Reference(pub u64);
 
@@ -101,6 +105,32 @@ impl Reference {
 
     pub fn is_frame(self) -> bool {
         self.0 & 1 == 0 && self.0 != 0
+    }
+
+    /// A frame at this address; a delta of a class, or a whole node.
+    pub fn frame(address: u64, class: Option<usize>) -> Reference {
+        debug_assert!(address.is_multiple_of(8));
+        Reference(address | class.map_or(0, |class| (class as u64 + 1) << 1))
+    }
+
+    /// Place in [`DELTA_BYTES`] of a frame that is a delta.
+    pub fn delta_class(self) -> Option<usize> {
+        if self.is_frame() { (((self.0 >> 1) & 3) as usize).checked_sub(1) } else { None }
+    }
+
+    pub fn is_delta(self) -> bool {
+        self.delta_class().is_some()
+    }
+
+    /// A frame's address.
+    pub fn address(self) -> u64 {
+        debug_assert!(self.is_frame());
+        self.0 & !7
+    }
+
+    /// Bytes of a node's memory; `pages` are those of its run in the file.
+    pub fn bytes(self, pages: u32) -> usize {
+        self.delta_class().map_or(pages as usize * PAGE_BYTES, |class| DELTA_BYTES[class])
     }
 }
 

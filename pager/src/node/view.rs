@@ -3,18 +3,26 @@
 use core::cmp::Ordering;
 use core::ops::Bound;
 
-use super::{Child, HEADER_BYTES, NodeMemory, Reference, SLOT_BYTES, at, branch_at, leaf_at};
+use super::delta::IN_BASE;
+use super::{Child, HEADER_BYTES, NodeMemory, PAGE_CAPACITY, Reference, SLOT_BYTES, at, branch_at, leaf_at};
 use crate::api::Aggregate;
 
 /// A node whose structure was checked, or that we built.
 #[derive(Clone, Copy)]
 pub(crate) struct NodeView<'a> {
     memory: NodeMemory<'a>,
+    /// Of a delta: the page that it differs from.
+    base: Option<NodeMemory<'a>>,
 }
 
 impl<'a> NodeView<'a> {
     pub fn new(memory: NodeMemory<'a>) -> NodeView<'a> {
-        NodeView { memory }
+        NodeView { memory, base: None }
+    }
+
+    /// A delta and the page below it.
+    pub fn over(memory: NodeMemory<'a>, base: NodeMemory<'a>) -> NodeView<'a> {
+        NodeView { memory, base: Some(base) }
     }
 
     pub fn memory(self) -> NodeMemory<'a> {
@@ -58,48 +66,70 @@ impl<'a> NodeView<'a> {
         self.memory.u32(at::START) as usize
     }
 
-    /// Bytes free between slots and cells.
+    /// Bytes free between slots and cells. Not of a delta.
     pub fn gap_bytes(self) -> usize {
+        debug_assert!(self.base.is_none());
         self.start() - HEADER_BYTES - self.len() * SLOT_BYTES
     }
 
     /// Bytes free, holes included.
     pub fn free_bytes(self) -> usize {
+        if self.base.is_some() {
+            return PAGE_CAPACITY - self.used_bytes();
+        }
         self.gap_bytes() + self.memory.u32(at::WASTE) as usize
     }
 
     /// Bytes of cells and slots.
     pub fn used_bytes(self) -> usize {
+        if self.base.is_some() {
+            return self.memory.u32(at::WASTE) as usize;
+        }
         self.memory.len() - HEADER_BYTES - self.free_bytes()
     }
 
-    fn cell(self, index: usize) -> usize {
+    pub(super) fn cell(self, index: usize) -> usize {
         assert!(index < self.len(), "a cell's index is below their number");
         self.memory.u32(HEADER_BYTES + index * SLOT_BYTES) as usize
     }
 
-    pub fn key(self, index: usize) -> &'a [u8] {
+    /// A leaf's cell, and whose memory it stands in.
+    fn leaf_place(self, index: usize) -> (NodeMemory<'a>, usize) {
         let cell = self.cell(index);
+        match self.base {
+            Some(base) if cell & IN_BASE != 0 => (base, cell & !IN_BASE),
+            _ => (self.memory, cell),
+        }
+    }
+
+    /// Does the cell stand in a delta, and not in its base or in a page?
+    pub(super) fn differs(self, index: usize) -> bool {
+        self.base.is_some() && self.cell(index) & IN_BASE == 0
+    }
+
+    pub fn key(self, index: usize) -> &'a [u8] {
         if self.is_leaf() {
-            self.memory.slice(cell + leaf_at::KEY, self.memory.u32(cell + leaf_at::KEY_BYTES) as usize)
+            let (memory, cell) = self.leaf_place(index);
+            memory.slice(cell + leaf_at::KEY, memory.u32(cell + leaf_at::KEY_BYTES) as usize)
         } else {
+            let cell = self.cell(index);
             self.memory.slice(cell + branch_at::KEY, self.memory.u32(cell + branch_at::KEY_BYTES) as usize)
         }
     }
 
     pub fn value(self, index: usize) -> &'a [u8] {
         debug_assert!(self.is_leaf());
-        let cell = self.cell(index);
-        let key_bytes = self.memory.u32(cell + leaf_at::KEY_BYTES) as usize;
-        self.memory.slice(cell + leaf_at::KEY + key_bytes, self.memory.u32(cell + leaf_at::VALUE_BYTES) as usize)
+        let (memory, cell) = self.leaf_place(index);
+        let key_bytes = memory.u32(cell + leaf_at::KEY_BYTES) as usize;
+        memory.slice(cell + leaf_at::KEY + key_bytes, memory.u32(cell + leaf_at::VALUE_BYTES) as usize)
     }
 
     /// Bytes of a leaf's cell.
     pub fn leaf_cell(self, index: usize) -> &'a [u8] {
-        let cell = self.cell(index);
-        let key_bytes = self.memory.u32(cell + leaf_at::KEY_BYTES) as usize;
-        let value_bytes = self.memory.u32(cell + leaf_at::VALUE_BYTES) as usize;
-        self.memory.slice(cell, leaf_at::KEY + key_bytes + value_bytes)
+        let (memory, cell) = self.leaf_place(index);
+        let key_bytes = memory.u32(cell + leaf_at::KEY_BYTES) as usize;
+        let value_bytes = memory.u32(cell + leaf_at::VALUE_BYTES) as usize;
+        memory.slice(cell, leaf_at::KEY + key_bytes + value_bytes)
     }
 
     pub fn child(self, index: usize) -> Child {

@@ -1,10 +1,10 @@
 //! Deleting: empty nodes go, underfull ones join a neighbour if that is in memory and there is room; a root with one
 //! child gives way to it. Bounded by the height.
 
-use crate::api::{Access, TreeId};
+use crate::api::{Access, Aggregate, TreeId};
 use crate::forest::{Forest, Step};
 use crate::node::{
-    Child, FLAG_STALE, LeafValue, NodeEdit, NodeView, PAGE_CAPACITY, branch_cell_bytes, leaf_cell_bytes,
+    Change, Child, FLAG_STALE, LeafValue, NodeEdit, NodeView, PAGE_CAPACITY, branch_cell_bytes, leaf_cell_bytes,
 };
 use crate::root::TreeRoot;
 use crate::tree::fetch;
@@ -18,11 +18,28 @@ impl Forest {
     /// Removes `key`; false where there was none.
     pub fn delete(&mut self, tree: TreeId, key: &[u8]) -> Access<bool> {
         let Some((mut path, found)) = self.descend(tree, key)? else { return Ok(false) };
-        if found {
+        if found && !self.remove_from_page(tree, &mut path) {
             let index = path[path.len() - 1].index;
             self.remove_cells(tree, &mut path, index, 1);
         }
         Ok(found)
+    }
+
+    /// Removes an entry of a leaf that stays full enough, where that leaves a delta. False, and nothing is done, else.
+    fn remove_from_page(&mut self, tree: TreeId, path: &mut [Step]) -> bool {
+        let (leaf, parents) = path.split_last_mut().expect("a path ends in a leaf");
+        let Step { child, index } = *leaf;
+        let view = self.view(&child);
+        let cell_bytes = leaf_cell_bytes(view.key(index).len(), view.value(index).len());
+        if view.len() == 1 || child.pages > 1 || view.used_bytes() < UNDERFULL_BYTES + cell_bytes {
+            return false;
+        }
+        let before = self.summarize(tree)(view.key(index), view.value(index));
+        let Some(delta) = self.delta(&child, Change::Remove(index)) else { return false };
+        self.own_nodes(tree, parents);
+        self.set_delta(tree, path, delta);
+        self.add_to_sums(tree, &path[..path.len() - 1], Aggregate::default().minus(before));
+        true
     }
 
     /// Removes `count` cells from `first` on of the node that the path ends in. What they refer to is the caller's.

@@ -6,8 +6,8 @@ use super::split::{self, separator};
 use crate::api::{Access, Aggregate, TreeId};
 use crate::forest::{Edge, Forest, Parts, Path, Step};
 use crate::node::{
-    Child, Entry, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes, leaf_cell_bytes,
-    pages_for,
+    Change, Child, Entry, FLAG_STALE, ITEM_BYTES_MAX, LeafValue, NodeEdit, NodeView, branch_cell_bytes,
+    leaf_cell_bytes, pages_for,
 };
 use crate::root::TreeRoot;
 
@@ -32,9 +32,11 @@ impl Forest {
         let fits = child.pages == 1 && view.free_bytes() + old_bytes >= leaf_cell_bytes(key.len(), value.len());
         let entry = Entry { index, found, key, value };
         if fits {
+            // What is appended to is going to grow.
+            let grows = !found && index == view.len() && self.is_at_end(&path[..leaf]);
             self.own_nodes(tree, &mut path[..leaf]);
             self.lower_first_keys(&path[..leaf], key);
-            self.put_into(tree, &mut path, entry);
+            self.put_into(tree, &mut path, entry, grows);
             if !found && self.is_edge(&path) {
                 self.edge = Some(Edge { tree, path });
             }
@@ -47,13 +49,18 @@ impl Forest {
     }
 
     /// Puts an entry for which there is room into the leaf at the end of a path whose other nodes are the writer's own.
-    fn put_into(&mut self, tree: TreeId, path: &mut [Step], entry: Entry<'_>) {
+    fn put_into(&mut self, tree: TreeId, path: &mut [Step], entry: Entry<'_>, grows: bool) {
         let leaf = path.len() - 1;
         let old = path[leaf].child;
         let view = self.view(&old);
         let is_settled = view.flags() & FLAG_STALE == 0;
         let before = entry.found.then(|| self.summarize(tree)(view.key(entry.index), view.value(entry.index)));
-        if self.is_own(&old) || (entry.found && view.value(entry.index).len() == entry.value.len()) {
+        let keeps_length = entry.found && view.value(entry.index).len() == entry.value.len();
+        let change = Change::Put(entry);
+        if !grows && let Some(delta) = self.delta(&old, change) {
+            self.set_delta(tree, path, delta);
+        } else if self.is_own(&old) || keeps_length {
+            // (A delta becomes a whole leaf by this.)
             self.own_nodes(tree, path);
             let mut edit = self.edit(&path[leaf].child);
             if entry.found {
@@ -64,7 +71,7 @@ impl Forest {
         } else {
             let generation = self.state.generation;
             let mut frame = self.take(1);
-            NodeEdit::rewrite_leaf(frame.bytes_mut(), self.view(&old), generation, entry);
+            NodeEdit::rewrite_leaf(frame.bytes_mut(), self.view(&old), generation, change);
             let new = Child { sum: old.sum, ..self.link(frame) };
             self.set_node(tree, path, leaf, new);
         }
@@ -78,6 +85,11 @@ impl Forest {
         let (leaf, parents) = path.split_last().expect("a path ends in a leaf");
         let view = self.view(&leaf.child);
         let change = self.summarize(tree)(view.key(index), view.value(index)).minus(before);
+        self.add_to_sums(tree, parents, change);
+    }
+
+    /// Adds to the sums that the branches above a settled leaf, and the root, know of what is below.
+    pub fn add_to_sums(&mut self, tree: TreeId, parents: &[Step], change: Aggregate) {
         for step in parents {
             self.edit(&step.child).add_to_sum(step.index, change);
         }
@@ -119,9 +131,14 @@ impl Forest {
         }
     }
 
+    /// Does the way go through the last children only?
+    fn is_at_end(&self, parents: &[Step]) -> bool {
+        parents.iter().all(|step| step.index + 1 == self.view(&step.child).len())
+    }
+
     /// Does the path end in the last entry of the last leaf?
     fn is_edge(&self, path: &Path) -> bool {
-        path.iter().all(|step| step.index + 1 == self.view(&step.child).len())
+        self.is_at_end(path)
     }
 
     /// The first separator of a branch is a lower bound of what is below it: forget it where `key` is below.
@@ -139,8 +156,7 @@ impl Forest {
         let Entry { found, key, value, .. } = entry;
         let (leaf, parents) = path.split_last().expect("a path ends in a leaf");
         let view = self.view(&leaf.child);
-        let at_end =
-            leaf.index == view.len() && parents.iter().all(|step| step.index + 1 == self.view(&step.child).len());
+        let at_end = leaf.index == view.len() && self.is_at_end(parents);
         let is_run = leaf.child.pages > 1;
         let parts = if !found && (at_end || is_run) {
             // The old leaf stays as it is, full, and the entry starts a new one.

@@ -16,7 +16,8 @@ impl Forest {
     }
 
     fn settle_node(&self, child: &Child, summarize: Summarize, known: Aggregate) -> Aggregate {
-        let view = self.view(child);
+        // (A delta's sum is never out of date, and its base may have left memory.)
+        let view = self.header(child);
         if view.flags() & FLAG_STALE == 0 {
             return known;
         }
@@ -38,7 +39,7 @@ impl Forest {
             let mut sum = below.sum;
             if self.is_own(&below) {
                 sum = self.settle_node(&below, summarize, below.sum);
-                if self.view(&below).flags() & FLAG_STALE != 0 {
+                if self.header(&below).flags() & FLAG_STALE != 0 {
                     let cell = view.reference_offset(index);
                     self.store(child.reference, cell + branch_at::COUNT, sum.count);
                     self.store(child.reference, cell + branch_at::BYTES, sum.bytes);
@@ -56,7 +57,7 @@ impl Forest {
         debug_assert!(self.is_own(child));
         let word = at::TREE;
         let shift = (at::FLAGS - word) * 8;
-        let value = self.view(child).memory().u64(word) & !(u64::from(FLAG_STALE) << shift);
+        let value = self.header(child).memory().u64(word) & !(u64::from(FLAG_STALE) << shift);
         self.store(child.reference, word, value);
     }
 }

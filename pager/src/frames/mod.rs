@@ -6,13 +6,16 @@
 //! to the writer alone and are edited in place; all others are immutable, but for the words that `checkpoint/switch.rs`
 //! switches.
 
+mod slabs;
+
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::alloc::Layout;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::node::{NodeMemory, NodeView, PAGE_BYTES, Reference};
+use crate::node::{DELTA_BYTES, NodeMemory, NodeView, PAGE_BYTES, Reference};
+use slabs::Slabs;
 
 /// Frames that are taken from the system at once, as long as there are few.
 const BLOCK_FRAMES: usize = 64;
@@ -77,6 +80,8 @@ impl Drop for Arena {
 pub(crate) struct Frame {
     start: NonNull<u8>,
     pages: u32,
+    /// Of a delta.
+    class: Option<usize>,
 }
 
 // SAFETY: a frame is owned memory; the arena that frees it is itself Send and Sync.
@@ -88,14 +93,15 @@ impl Frame {
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let bytes = self.class.map_or(self.pages as usize * PAGE_BYTES, |class| DELTA_BYTES[class]);
         // SAFETY: taken from the pool and not linked yet: nobody else knows the address. Its memory was zeroed when it
         // came from the allocator, so all bytes are initialised.
-        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), self.pages as usize * PAGE_BYTES) }
+        unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), bytes) }
     }
 
     /// Gives it to a tree.
     pub fn link(self) -> Reference {
-        Reference(self.start.as_ptr() as u64)
+        Reference::frame(self.start.as_ptr() as u64, self.class)
     }
 }
 
@@ -103,6 +109,7 @@ impl Frame {
 pub(crate) struct Frames {
     arena: Arc<Arena>,
     free: Vec<NonNull<u8>>,
+    slabs: Slabs,
     bytes: u64,
 }
 
@@ -111,20 +118,35 @@ unsafe impl Send for Frames {}
 
 impl Frames {
     pub fn new(arena: Arc<Arena>) -> Frames {
-        Frames { arena, free: Vec::new(), bytes: 0 }
+        Frames { arena, free: Vec::new(), slabs: Slabs::default(), bytes: 0 }
     }
 
-    /// Bytes of all frames that are in use, readers' included.
+    /// Bytes of all frames that are in use, readers' included; deltas by the pages that they stand in.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// A frame of so many pages with any content.
     pub fn take(&mut self, pages: u32) -> Frame {
-        self.bytes += u64::from(pages) * PAGE_BYTES as u64;
         if pages > 1 {
-            return Frame { start: self.arena.allocate(pages as usize), pages };
+            self.bytes += u64::from(pages) * PAGE_BYTES as u64;
+            return Frame { start: self.arena.allocate(pages as usize), pages, class: None };
         }
+        Frame { start: self.take_page(), pages, class: None }
+    }
+
+    /// A frame for a delta of a class, with any content.
+    pub fn take_delta(&mut self, class: usize) -> Frame {
+        if !self.slabs.has_room(class) {
+            let page = self.take_page();
+            // SAFETY: a page of the pool, which is in no other use until the slab is given back.
+            unsafe { self.slabs.add(class, page) };
+        }
+        Frame { start: self.slabs.take(class), pages: 1, class: Some(class) }
+    }
+
+    fn take_page(&mut self) -> NonNull<u8> {
+        self.bytes += PAGE_BYTES as u64;
         if self.free.is_empty() {
             let is_small = self.bytes < HUGE_BYTES as u64;
             let (block, frames) = if is_small {
@@ -137,7 +159,7 @@ impl Frames {
                 self.free.push(unsafe { block.add(index * PAGE_BYTES) });
             }
         }
-        Frame { start: self.free.pop().expect("just filled"), pages }
+        self.free.pop().expect("just filled")
     }
 
     /// Takes memory back.
@@ -147,32 +169,37 @@ impl Frames {
     /// reaches it any more.
     pub unsafe fn release(&mut self, reference: Reference, pages: u32) {
         debug_assert!(reference.is_frame());
+        let mut start = NonNull::new(reference.address() as *mut u8).expect("a frame's reference is its address");
+        if reference.is_delta() {
+            // SAFETY: the caller's promise: it came from the slabs, and is released once.
+            let Some(slab) = (unsafe { self.slabs.release(start) }) else { return };
+            start = slab;
+        }
         self.bytes -= u64::from(pages) * PAGE_BYTES as u64;
-        let start = NonNull::new(reference.0 as *mut u8).expect("a frame's reference is its address");
         if pages > 1 { self.arena.free(start) } else { self.free.push(start) }
     }
 
     /// The bytes of a linked frame, to be edited.
     ///
     /// # Safety
-    /// The frame is of the unpublished generation (so nobody else reaches it), lives, and has `pages` pages. No view of it
-    /// is alive.
+    /// The frame is of the unpublished generation (so nobody else reaches it), lives, has `pages` pages and is no delta. No
+    /// view of it is alive.
     pub unsafe fn bytes_mut(&mut self, reference: Reference, pages: u32) -> &mut [u8] {
-        debug_assert!(reference.is_frame());
+        debug_assert!(reference.is_frame() && !reference.is_delta());
         // SAFETY: the caller's promise; `&mut self` keeps a second slice from being made meanwhile.
         unsafe { core::slice::from_raw_parts_mut(reference.0 as *mut u8, pages as usize * PAGE_BYTES) }
     }
 }
 
-/// A look at a frame.
+/// A look at a frame; at a delta without its base, so that only its header means something.
 ///
 /// # Safety
 /// The frame lives for `'a`, has `pages` pages, and is not edited meanwhile.
 pub(crate) unsafe fn view_frame<'a>(reference: Reference, pages: u32) -> NodeView<'a> {
     debug_assert!(reference.is_frame());
-    let start = NonNull::new(reference.0 as *mut u8).expect("a frame's reference is its address");
-    // SAFETY: the caller's promise; frames are aligned to pages.
-    NodeView::new(unsafe { NodeMemory::new(start, pages as usize * PAGE_BYTES) })
+    let start = NonNull::new(reference.address() as *mut u8).expect("a frame's reference is its address");
+    // SAFETY: the caller's promise; frames are aligned to pages, deltas to words.
+    NodeView::new(unsafe { NodeMemory::new(start, reference.bytes(pages)) })
 }
 
 /// Stores one word of a frame that readers may be reading.
@@ -182,6 +209,6 @@ pub(crate) unsafe fn view_frame<'a>(reference: Reference, pages: u32) -> NodeVie
 pub(crate) unsafe fn store_word(reference: Reference, offset: usize, word: u64) {
     debug_assert!(reference.is_frame() && offset.is_multiple_of(8));
     // SAFETY: the caller's promise. Release: what the new word leads to is visible to who loads it.
-    let target = unsafe { &*((reference.0 as usize + offset) as *const AtomicU64) };
+    let target = unsafe { &*((reference.address() as usize + offset) as *const AtomicU64) };
     target.store(word.to_le(), Ordering::Release);
 }
