@@ -7,7 +7,9 @@ use std::time::Duration;
 use ringstone_core::command::{Bootstrap, Command, Member};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::error::{Error, ReadFault};
-use ringstone_core::group::{self, Group, GroupError, OpenError, PageRestore, Restore, RestoreError, RestoreOptions, Storage};
+use ringstone_core::group::{
+    self, Group, GroupError, OpenError, PageRestore, Restore, RestoreError, RestoreOptions, Storage,
+};
 use ringstone_core::identity::Identity;
 use ringstone_core::image::{ImageReader, ImageWriter, Step};
 use ringstone_core::mvcc::{Budget, Progress, RangeScan};
@@ -468,7 +470,15 @@ impl Life {
         let image = collector.finish().expect("a short file");
         let (mut check, mut bytes) = (NodeCheck::default(), Vec::new());
         loop {
-            match image.piece(bytes.len() as u64, 16) {
+            let piece = match image.piece(bytes.len() as u64, 16) {
+                Ok(piece) => piece,
+                Err(Fault::Absent(run)) => {
+                    self.reader.bring_in_done(run)?;
+                    continue;
+                }
+                Err(Fault::Damaged(damage)) => return Err(damage),
+            };
+            match piece {
                 Piece::End => return Ok((state.applied_index, bytes)),
                 Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
                 Piece::Pages(run) => {

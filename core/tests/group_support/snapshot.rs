@@ -55,7 +55,14 @@ pub fn pages_of(life: &Life, disks: &Disks) -> Vec<u8> {
     }
     let (image, mut bytes) = (collector.finish().expect("a short file"), Vec::new());
     loop {
-        match image.piece(bytes.len() as u64, 16) {
+        let piece = match image.piece(bytes.len() as u64, 16) {
+            Err(Fault::Absent(run)) => {
+                reader.bring_in_done(run).expect("the page is sound");
+                continue;
+            }
+            piece => piece.expect("the page is sound"),
+        };
+        match piece {
             Piece::End => return bytes,
             Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
             Piece::Pages(run) => {

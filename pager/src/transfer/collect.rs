@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use super::image::{Placed, PageImage};
+use super::image::{PageImage, Placed};
 use super::page_set::PageSet;
 use crate::api::{Access, Damage, Fault, PageRun, TreeId};
 use crate::layout::{FILE_PAGES_MAX, FileId, PAGE_BYTES, REGION_PAGES, region_of, reserved_pages};
-use crate::node::{Child, Reference, at, crc_of};
+use crate::node::{Change, Child, NodeEdit, Reference, at, crc_of};
 use crate::reader::Pin;
 use crate::root::{TREES_MAX, TreeRoot};
 use crate::tree::{Nodes as _, fetch};
@@ -135,7 +135,7 @@ impl<'p> Collector<'p> {
             let placed = if references.is_empty() {
                 Placed::Leaf(*child)
             } else {
-                Placed::Branch(encode(self.pin, child, first, &references))
+                Placed::Branch(encode(self.pin, child, first, &references).expect("a branch is a whole frame"))
             };
             frames.insert(first, placed);
         }
@@ -183,12 +183,20 @@ impl Free {
 }
 
 /// A frame as the page that it is in the image.
-pub(super) fn encode(pin: &Pin<'_>, child: &Child, first: u64, references: &[Reference]) -> Vec<u8> {
-    let view = pin.load(child).expect("a frame is in memory");
+///
+/// # Errors
+/// [`Fault::Absent`], and damage: of the page that a delta differs from.
+pub(super) fn encode(pin: &Pin<'_>, child: &Child, first: u64, references: &[Reference]) -> Access<Vec<u8>> {
+    let view = pin.load(child)?;
     let memory = view.memory();
-    let mut bytes = Vec::with_capacity(memory.len());
-    for offset in (0..memory.len()).step_by(8) {
-        bytes.extend_from_slice(&memory.word(offset).to_le_bytes());
+    let mut bytes = Vec::with_capacity(child.pages as usize * PAGE_BYTES);
+    if child.reference.is_delta() {
+        bytes.resize(PAGE_BYTES, 0);
+        NodeEdit::rewrite_leaf(&mut bytes, view, child.generation, Change::Nothing);
+    } else {
+        for offset in (0..memory.len()).step_by(8) {
+            bytes.extend_from_slice(&memory.word(offset).to_le_bytes());
+        }
     }
     for (index, reference) in references.iter().enumerate() {
         let offset = view.reference_offset(index);
@@ -199,5 +207,5 @@ pub(super) fn encode(pin: &Pin<'_>, child: &Child, first: u64, references: &[Ref
     let crc = crc_of(pin.shared().seed, &bytes);
     bytes[at::CRC..at::CRC + 4].copy_from_slice(&crc.to_le_bytes());
     assert!(bytes.len() == child.pages as usize * PAGE_BYTES, "a frame is as long as its run");
-    bytes
+    Ok(bytes)
 }

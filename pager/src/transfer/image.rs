@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 
 use super::collect::encode;
 use super::page_set::PageSet;
-use crate::api::{Damage, PageRun, ReadTrees as _, TreeId};
+use crate::api::{Access, Damage, PageRun, ReadTrees as _, TreeId};
 use crate::freelist::{Space, map};
-use crate::layout::{
-    FileId, MAP_SLOTS_BYTES, PAGE_BYTES, REGION_PAGES, get, get_u32, get_u64, reserved_pages,
-};
+use crate::layout::{FileId, MAP_SLOTS_BYTES, PAGE_BYTES, REGION_PAGES, get, get_u32, get_u64, reserved_pages};
 use crate::meta::{Features, FileHeader, Meta, MetaRoot};
 use crate::node::{Child, at, crc_of};
 use crate::reader::Pin;
@@ -91,39 +89,42 @@ impl<'p> PageImage<'p> {
 
     /// What stands at this offset, a multiple of the page's length; at most so many pages of it.
     ///
+    /// # Errors
+    /// [`Fault::Absent`](crate::api::Fault::Absent): bring the page in and ask again. Damage of a page that a leaf in memory
+    /// differs from.
+    ///
     /// # Panics
     /// The offset is within a page, or no page is asked for.
-    #[must_use]
-    pub fn piece(&self, offset: u64, pages_max: u32) -> Piece {
+    pub fn piece(&self, offset: u64, pages_max: u32) -> Access<Piece> {
         assert!(offset.is_multiple_of(PAGE_BYTES as u64) && pages_max > 0, "pieces are of whole pages");
         if offset >= self.length() {
-            return Piece::End;
+            return Ok(Piece::End);
         }
         let at = offset / PAGE_BYTES as u64;
         if at < HEAD_PAGES {
-            return Piece::Bytes(self.head[at as usize * PAGE_BYTES..].to_vec());
+            return Ok(Piece::Bytes(self.head[at as usize * PAGE_BYTES..].to_vec()));
         }
         let region = self.regions.partition_point(|first| *first <= at) as u64 - 1;
         let Some(before) = at.checked_sub(self.regions[region as usize] + 1) else {
             let bits = map::Bits::of_used(region, self.file_pages, self.live.words_of(region));
-            return Piece::Bytes(map::encode(self.file, region, self.generation, &bits).0);
+            return Ok(Piece::Bytes(map::encode(self.file, region, self.generation, &bits).0));
         };
         let page = self.live.nth(region, before).expect("the region has as many pages as were counted");
         if let Some((first, frame)) = self.frames.range(..=page).next_back() {
             let skipped = (page - first) as usize * PAGE_BYTES;
             let bytes = match frame {
-                Placed::Leaf(child) if page < first + u64::from(child.pages) => encode(self.pin, child, *first, &[]),
+                Placed::Leaf(child) if page < first + u64::from(child.pages) => encode(self.pin, child, *first, &[])?,
                 Placed::Branch(bytes) if skipped < bytes.len() => bytes.clone(),
                 _ => Vec::new(),
             };
             if !bytes.is_empty() {
                 let end = bytes.len().min(skipped + pages_max as usize * PAGE_BYTES);
-                return Piece::Bytes(bytes[skipped..end].to_vec());
+                return Ok(Piece::Bytes(bytes[skipped..end].to_vec()));
             }
         }
         let next = [self.frames.range(page..).next().map(|(first, _)| *first), Some((region + 1) * REGION_PAGES)];
         let end = next.into_iter().flatten().min().expect("the region ends").min(page + u64::from(pages_max));
-        Piece::Pages(PageRun { first: page, pages: self.live.run_at(page, (end - page) as u32) })
+        Ok(Piece::Pages(PageRun { first: page, pages: self.live.run_at(page, (end - page) as u32) }))
     }
 }
 

@@ -58,10 +58,16 @@ fn bring_in<T>(reader: &Reader, mut step: impl FnMut() -> Access<T>) -> T {
 }
 
 /// Everything of an image from an offset on, as a sender gives it out, in pieces of at most so many pages.
-fn written(image: &PageImage<'_>, disk: &SimDisk, mut offset: u64, pages: u32) -> Result<Vec<u8>, Damage> {
+fn written(
+    reader: &Reader,
+    image: &PageImage<'_>,
+    disk: &SimDisk,
+    mut offset: u64,
+    pages: u32,
+) -> Result<Vec<u8>, Damage> {
     let (mut bytes, mut check) = (Vec::new(), NodeCheck::default());
     loop {
-        let piece = match image.piece(offset, pages) {
+        let piece = match bring_in(reader, || image.piece(offset, pages)) {
             Piece::End => return Ok(bytes),
             Piece::Bytes(piece) => piece,
             Piece::Pages(run) => {
@@ -133,7 +139,7 @@ fn store(history: &[Action], later: &[Action]) -> (SimDisk, Pager, ModelTrees) {
 fn image(disk: &SimDisk, pager: &Pager) -> Vec<u8> {
     let reader = pager.reader();
     let pin = reader.pin();
-    written(&image_of(&reader, &pin), disk, 0, 64).expect("sound")
+    written(&reader, &image_of(&reader, &pin), disk, 0, 64).expect("sound")
 }
 
 fn some(count: u16) -> Vec<Action> {
@@ -172,14 +178,14 @@ proptest! {
         }
         change(&mut pager);
         let image = collector.finish().expect("a short file");
-        let half = written(&image, &disk, 0, pages).expect("sound");
+        let half = written(&reader, &image, &disk, 0, pages).expect("sound");
         change(&mut pager);
-        let bytes = written(&image, &disk, 0, pages).expect("sound");
+        let bytes = written(&reader, &image, &disk, 0, pages).expect("sound");
         prop_assert!(half == bytes, "the same bytes each time");
         prop_assert_eq!(image.length(), bytes.len() as u64);
         let cut = cut.index(bytes.len());
         let from = cut / PAGE_BYTES * PAGE_BYTES;
-        prop_assert_eq!(&written(&image, &disk, from as u64, pages).expect("sound")[..], &bytes[from..]);
+        prop_assert_eq!(&written(&reader, &image, &disk, from as u64, pages).expect("sound")[..], &bytes[from..]);
 
         let made = take(&bytes, piece).expect("an image");
         let copy = opened(&made);
@@ -293,10 +299,10 @@ fn a_sender_finds_what_has_rotted() {
         let mut bad = good.clone();
         bad[3000] ^= 4;
         disk.poke(page * PAGE, &bad);
-        assert_eq!(written(&image, &disk, 0, 3).expect_err("it has rotted").page, long);
+        assert_eq!(written(&reader, &image, &disk, 0, 3).expect_err("it has rotted").page, long);
         disk.poke(page * PAGE, &good);
     }
-    written(&image, &disk, 0, 3).expect("sound again");
+    written(&reader, &image, &disk, 0, 3).expect("sound again");
 }
 
 /// Bytes of the stream whose checksums are right again: whatever they say, it is an error, or a file that can be used.

@@ -187,7 +187,7 @@ fn paged(store: &Store) -> Vec<u8> {
     while !collector.step().expect("nothing is absent") {}
     let (image, mut bytes) = (collector.finish().expect("a short file"), Vec::new());
     loop {
-        match image.piece(bytes.len() as u64, 16) {
+        match image.piece(bytes.len() as u64, 16).expect("nothing is absent") {
             Piece::End => return bytes,
             Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
             Piece::Pages(run) => {

@@ -9,9 +9,9 @@ use std::ops::Range;
 use bytes::{Buf as _, Bytes, BytesMut};
 use ringstone_net::LocalBoxFuture;
 use ringstone_net::peer::SnapshotSource;
+use ringstone_pager::Pin;
 use ringstone_pager::api::{Fault, PageRun};
 use ringstone_pager::transfer::{Collector, NodeCheck, PageImage, Piece};
-use ringstone_pager::Pin;
 
 use super::super::Shard;
 use crate::error::Error;
@@ -69,7 +69,14 @@ impl<'p> PageSource<'p> {
         let (mut pieces, mut bytes) = (Vec::new(), 0);
         while bytes < AHEAD_BYTES {
             let pages_max = u32::try_from((AHEAD_BYTES - bytes).div_ceil(PAGE_BYTES)).expect("few pages");
-            let piece = image.piece(self.at + bytes as u64, pages_max);
+            let piece = match image.piece(self.at + bytes as u64, pages_max) {
+                Ok(piece) => piece,
+                Err(Fault::Absent(run)) => {
+                    self.shard.bring_in(run).await?;
+                    continue;
+                }
+                Err(Fault::Damaged(damage)) => return Err(self.shard.refused(Error::Damaged(damage))),
+            };
             bytes += match &piece {
                 Piece::End => break,
                 Piece::Bytes(bytes) => bytes.len(),
