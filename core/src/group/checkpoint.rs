@@ -87,7 +87,7 @@ impl CheckpointPace {
     /// put). In a large one each put dirties a leaf of its own: waiting saves nothing then, and costs memory and the time of
     /// a restart, which reads all those leaves.
     fn dirty_bound(&self, store_bytes: u64) -> u64 {
-        if store_bytes < LARGE_STORE_TO_DIRTY * self.dirty_bytes_max {
+        if store_bytes / LARGE_STORE_TO_DIRTY < self.dirty_bytes_max {
             self.dirty_bytes_max
         } else {
             self.dirty_bytes_max / 2
