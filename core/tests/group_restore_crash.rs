@@ -165,9 +165,8 @@ fn what_a_process_has_made_of_a_state_is_gone_on_with() {
     let (pages, marks, id) = (folder.path().join("pages"), folder.path().join("marks"), [3; 16]);
     let begin = || {
         let sink = DiskSink(StdDisk::create(&pages).expect("a folder"));
-        let mut restore = PageRestore::new(Box::new(sink), &life::IDENTITY, [8; 16])
-            .keep_marks(&marks, id)
-            .expect("the disk works");
+        let mut restore =
+            PageRestore::new(Box::new(sink), &life::IDENTITY, [8; 16]).keep_marks(&marks, id).expect("the disk works");
         restore.set_mark_bytes(32 << 10);
         restore
     };

@@ -7,7 +7,9 @@ use std::time::Duration;
 use ringstone_core::command::{Bootstrap, Command, Member};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::error::{Error, ReadFault};
-use ringstone_core::group::{self, Group, GroupError, OpenError, PageRestore, Restore, RestoreError, RestoreOptions, Storage};
+use ringstone_core::group::{
+    self, Group, GroupError, OpenError, PageRestore, Restore, RestoreError, RestoreOptions, Storage,
+};
 use ringstone_core::identity::Identity;
 use ringstone_core::image::{ImageReader, ImageWriter, Step};
 use ringstone_core::mvcc::{Budget, Progress, RangeScan};

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::image::{Placed, PageImage};
+use super::image::{PageImage, Placed};
 use super::page_set::PageSet;
 use crate::api::{Access, Damage, Fault, PageRun, TreeId};
 use crate::layout::{FILE_PAGES_MAX, FileId, PAGE_BYTES, REGION_PAGES, region_of, reserved_pages};

@@ -6,9 +6,7 @@ use super::collect::encode;
 use super::page_set::PageSet;
 use crate::api::{Damage, PageRun, ReadTrees as _, TreeId};
 use crate::freelist::{Space, map};
-use crate::layout::{
-    FileId, MAP_SLOTS_BYTES, PAGE_BYTES, REGION_PAGES, get, get_u32, get_u64, reserved_pages,
-};
+use crate::layout::{FileId, MAP_SLOTS_BYTES, PAGE_BYTES, REGION_PAGES, get, get_u32, get_u64, reserved_pages};
 use crate::meta::{Features, FileHeader, Meta, MetaRoot};
 use crate::node::{Child, at, crc_of};
 use crate::reader::Pin;

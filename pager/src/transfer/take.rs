@@ -438,11 +438,7 @@ impl Taker {
         let name = Name { run, generation, tree, level, sum };
         self.done.expected = self.done.expected.wrapping_add(expected);
         self.done.came = self.done.came.wrapping_add((self.digest)(&name.encode()));
-        let change = if run.pages == 1 {
-            head.change
-        } else {
-            crc_change(head.seed, self.file.crc_seed(), run.pages)
-        };
+        let change = if run.pages == 1 { head.change } else { crc_change(head.seed, self.file.crc_seed(), run.pages) };
         Ok(get_u32(bytes, at::CRC) ^ change)
     }
 

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use ringstone_pager::api::{Access, Damage, Direction, Fault, KeyRange, PageRun, ReadTrees as _, TreeId, Visitor};
 use ringstone_pager::{Pin, Reader};
 
-use super::arrivals::marks;
 use super::super::random_bytes;
+use super::arrivals::marks;
 use super::new_file::NewFile;
 use super::{ImageFailure, at, remove};
 use crate::group::{PageRestore, Restore};

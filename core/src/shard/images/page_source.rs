@@ -9,9 +9,9 @@ use std::ops::Range;
 use bytes::{Buf as _, Bytes, BytesMut};
 use ringstone_net::LocalBoxFuture;
 use ringstone_net::peer::SnapshotSource;
+use ringstone_pager::Pin;
 use ringstone_pager::api::{Fault, PageRun};
 use ringstone_pager::transfer::{Collector, NodeCheck, PageImage, Piece};
-use ringstone_pager::Pin;
 
 use super::super::Shard;
 use crate::error::Error;
