@@ -104,7 +104,7 @@ impl Complaints {
 /// How fast may snapshots go beside writes? As fast as the writes' waits stay near what they were without.
 ///
 /// The waits of each window are compared, by their 99th percentile, with those of the windows in which nothing was sent. Where
-/// few writes wait there is nobody to be held up, and the rate doubles until it is none.
+/// few writes wait there is nobody to be held up: what begins then has no bound, and another rate doubles until it is none.
 ///
 /// What writes wait for may not depend on the rate: a receiver on the same disk makes each of their syncs longer, however little it
 /// writes. So a descent is on trial: where half the rate has not lowered the percentile by a quarter, what was given up comes
@@ -221,9 +221,7 @@ impl Governor {
 
     fn end_window(&mut self, now: Duration, percentile: Option<Duration>, sends: bool) {
         let Some(percentile) = percentile else {
-            if sends {
-                self.set(self.bytes_per_second.saturating_mul(2));
-            }
+            self.set(if sends { self.bytes_per_second.saturating_mul(2) } else { Self::RATE_MAX });
             return;
         };
         if !sends {
@@ -353,6 +351,9 @@ mod tests {
             rate = governor.turn(Duration::from_secs(second), true);
         }
         assert_eq!(rate, 0);
+        let mut idle = Governor::new();
+        idle.turn(Duration::from_secs(2), false);
+        assert_eq!(idle.turn(Duration::from_secs(2), true), 0, "from the first byte on");
         // Writes begin in the middle of it, of which nothing is known: they are not held up for ever by what they met first.
         let mut now = Duration::from_secs(10);
         let wait = |rate: u64| if rate > 300_000_000 { 9000 } else { 300 };
