@@ -87,7 +87,7 @@ impl CheckpointPace {
     /// keys). In a large store each put dirties a leaf and a branch of its own: waiting saves little then, and costs memory and
     /// the time of a restart, which reads all those leaves.
     fn dirty_bound(&self, store_bytes: u64) -> u64 {
-        if store_bytes < LARGE_STORE_TO_DIRTY * self.dirty_bytes_max {
+        if store_bytes / LARGE_STORE_TO_DIRTY < self.dirty_bytes_max {
             self.dirty_bytes_max
         } else {
             self.dirty_bytes_max / 2
