@@ -270,6 +270,31 @@ fn a_page_below_a_change_is_read_again_or_its_loss_is_told() {
     }
 }
 
+#[test]
+fn a_leaf_that_changes_during_each_checkpoint_lets_go_of_its_page() {
+    fn base_of(pager: &Pager, number: u64) -> Option<u64> {
+        let (path, _) = pager.forest.descend(TREE, &key(number)).expect("in memory").expect("not empty");
+        let leaf = path[path.len() - 1].child.reference;
+        leaf.is_delta().then(|| pager.forest.base_of(leaf).page)
+    }
+    let mut twin = Twin::new(&mut Random(3));
+    let mut bases = Vec::new();
+    for round in 0..9 {
+        twin.drive(usize::MAX);
+        while twin.pager.is_settling() {
+            twin.touch();
+        }
+        twin.put(600, 100, round);
+        twin.touch();
+        assert!(twin.pager.checkpoint_begin().expect("the disk is sound"));
+        twin.put(600, 100, round + 10);
+        bases.push(base_of(&twin.pager, 600));
+    }
+    let first = bases[0];
+    assert!(first.is_some() && !bases[2..].contains(&first), "{bases:?}");
+    twin.ends_well("let go of");
+}
+
 fn is_leaf(disk: &SimDisk, run: PageRun) -> bool {
     disk.peek(run.first * PAGE_BYTES as u64, PAGE_BYTES)[crate::node::at::LEVEL] == 0
 }

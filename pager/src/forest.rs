@@ -292,7 +292,9 @@ impl Forest {
             None if leaf.reference.is_delta() => self.base_of(leaf.reference),
             None => return None,
         };
-        if leaf.pages > 1 {
+        // A leaf that changes during each checkpoint would keep its page for ever: it is lent for one more at most.
+        let is_lent = |watched: &Watched| watched.lent_before.contains(&base.page);
+        if leaf.pages > 1 || self.watched.as_ref().is_some_and(is_lent) {
             return None;
         }
         let class = class_for(self.view(leaf), change)?;
