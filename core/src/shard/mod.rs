@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::AHashMap;
+use ringstone_net::nap::Nap;
 use ringstone_pager::Reader;
 use ringstone_pager::api::{PageRun, ReadTrees as _};
 
@@ -92,6 +93,8 @@ pub struct Shard {
     leaderless_since: Cell<Option<Duration>>,
     /// Completes when that was too long; then there is another one.
     leader_lost: RefCell<Rc<Broadcast>>,
+    /// Its executor's naps, where it has some: on a member of one shard, which no other one has anything to say to.
+    pub(in crate::shard) nap: Option<Rc<Nap>>,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
 }
