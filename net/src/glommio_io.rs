@@ -59,7 +59,11 @@ impl<S: futures_util::io::AsyncRead + Unpin> GlommioStream<S> {
             return door.poll_receive(cx, bytes);
         }
         let polled = Pin::new(&mut self.socket).poll_read(cx, bytes);
-        if polled.is_pending() { door.note(cx) } else { door.came() }
+        if polled.is_pending() {
+            door.note(cx)
+        } else {
+            door.came()
+        }
         polled
     }
 }

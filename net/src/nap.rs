@@ -15,6 +15,9 @@
 //! What comes by rings alone is looked at a millisecond later at worst: timers, answers of the blocking pool. What would mind
 //! holds naps off ([`Nap::hold`]: pages that are read), or pauses them ([`Nap::pause`]: bulk). Messages of other executors are
 //! not heard at all while one naps: naps are for members of one shard.
+//!
+//! glommio parks too early where its thread loses the core at the wrong moment (core's `shard/pulse.rs`). In the middle of a nap
+//! no ring waits for the doors then: such a sleep lasts to the next timer, a tenth of a second at most.
 
 mod epoll;
 

@@ -324,8 +324,6 @@ async fn run_group_shard(running: Rc<Running>, seat: GroupSeat, page_file: PathB
         })
         .detach();
     }
-    let own = Rc::clone(&inbox);
-    glommio::spawn_local(Rc::clone(&running).forward(async move |batch| own.push(batch))).detach();
     let writable = PageFile::open(&page_file).map_err(GroupError::PageFile)?;
     let (ready, stop) = (Rc::new(Broadcast::default()), Rc::new(Broadcast::default()));
     let driver = Driver::new(

@@ -46,7 +46,8 @@ fn calls_over_tcp() {
             let (stream, peer) = GlommioStream::tcp(listener.accept().await.expect("a client"), None).expect("alive");
             serve_connection(stream, peer, &server, pending()).await
         });
-        let (stream, _) = GlommioStream::tcp(TcpStream::connect(address).await.expect("a server"), None).expect("alive");
+        let (stream, _) =
+            GlommioStream::tcp(TcpStream::connect(address).await.expect("a server"), None).expect("alive");
         let client = Client::connect(stream, &ClientOptions::new("localhost"), &runtime).await.expect("handshake");
         ask(&client).await;
         drop(client);

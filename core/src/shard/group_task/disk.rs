@@ -37,9 +37,7 @@ impl Driver {
     pub(super) fn lingers(&mut self) -> bool {
         let Some((_, began)) = self.log_write else { return false };
         let shared = &self.local.shared;
-        if self.local.nap.is_some()
-            || !shared.is_sole.load(Ordering::Relaxed)
-            || shared.open_connections() > LINGER_CONNECTIONS_MAX {
+        if !shared.is_sole.load(Ordering::Relaxed) || shared.open_connections() > LINGER_CONNECTIONS_MAX {
             return false;
         }
         let now = boottime();
@@ -165,12 +163,12 @@ impl Ended {
 
     /// Some have; false: nothing will tell any more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Some(door) = self.door.as_ref().filter(|door| door.is_open()) {
-            ready!(door.poll_ready(cx));
-            door.emptied();
-            return Poll::Ready(true);
-        }
         if self.reading.is_none() {
+            if let Some(door) = self.door.as_ref().filter(|door| door.is_open()) {
+                ready!(door.poll_ready(cx));
+                door.emptied();
+                return Poll::Ready(true);
+            }
             // What naps have told of is still counted, and would end the read at once.
             if self.door.is_some() && self.count.read(&mut [0; 8]).is_ok() {
                 return Poll::Ready(true);
