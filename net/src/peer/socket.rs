@@ -29,7 +29,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 /// How long a sender waits that found the socket's buffer full. glommio can't wait for room; the buffer is megabytes.
@@ -46,7 +46,7 @@ pub struct QuicRuntime;
 
 impl quinn::Runtime for QuicRuntime {
     fn new_timer(&self, at: Instant) -> Pin<Box<dyn AsyncTimer>> {
-        Box::pin(QuicTimer(SendWrapper::new(Alarm { at, armed: None })))
+        Box::pin(QuicTimer(SendWrapper::new(Timer::new(at.saturating_duration_since(Instant::now())))))
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
@@ -58,37 +58,7 @@ impl quinn::Runtime for QuicRuntime {
     }
 }
 
-struct QuicTimer(SendWrapper<Alarm>);
-
-/// With each datagram quinn puts its timer off, and few ever go off. So the executor's is left where it is, as long as that
-/// is not too late, and set anew once it has gone off too early.
-struct Alarm {
-    at: Instant,
-    armed: Option<Armed>,
-}
-
-struct Armed {
-    at: Instant,
-    _timer: Timer,
-    waker: Waker,
-}
-
-impl Alarm {
-    fn poll(&mut self, cx: &mut Context) -> Poll<()> {
-        let now = Instant::now();
-        if self.at <= now {
-            self.armed = None;
-            return Poll::Ready(());
-        }
-        let serves = |armed: &Armed| now < armed.at && armed.at <= self.at && armed.waker.will_wake(cx.waker());
-        if !self.armed.as_ref().is_some_and(serves) {
-            let mut timer = Timer::new(self.at - now);
-            ready!(Pin::new(&mut timer).poll(cx));
-            self.armed = Some(Armed { at: self.at, _timer: timer, waker: cx.waker().clone() });
-        }
-        Poll::Pending
-    }
-}
+struct QuicTimer(SendWrapper<Timer>);
 
 impl fmt::Debug for QuicTimer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,11 +68,11 @@ impl fmt::Debug for QuicTimer {
 
 impl AsyncTimer for QuicTimer {
     fn reset(mut self: Pin<&mut Self>, at: Instant) {
-        self.0.at = at;
+        self.0.reset(at.saturating_duration_since(Instant::now()));
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<()> {
-        self.0.poll(cx)
+        Pin::new(&mut *self.0).poll(cx).map(|_| ())
     }
 }
 
