@@ -29,6 +29,7 @@ fn config(member_id: u64) -> PeerConfig {
         tls: PeerTls::load(&TlsFiles::default()).expect("certificates"),
         limits: PeerLimits::default(),
         random: Box::new(|| 1 << 63),
+        nap: None,
     }
 }
 

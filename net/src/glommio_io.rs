@@ -5,10 +5,13 @@
 //! instead of zeroing what might, and no memory per connection.
 
 use crate::context::Peer;
+use crate::nap::{Door, Nap};
 use crate::runtime::{LocalBoxFuture, Runtime};
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,25 +24,47 @@ thread_local! {
 
 /// A glommio socket, `TcpStream` or `UnixStream`, that can be served.
 #[derive(Debug)]
-pub struct GlommioStream<S>(pub S);
+pub struct GlommioStream<S> {
+    /// Dropped before the socket, which it watches.
+    door: Option<Door>,
+    socket: S,
+}
 
 impl GlommioStream<glommio::net::TcpStream> {
-    /// A TCP socket with its delays off, and the address of its other end.
+    /// A TCP socket with its delays off, and the address of its other end. With `nap` it is watched in naps, too.
     ///
     /// # Errors
     /// If the socket is dead already.
-    pub fn tcp(stream: glommio::net::TcpStream) -> io::Result<(Self, Peer)> {
+    pub fn tcp(stream: glommio::net::TcpStream, nap: Option<&Rc<Nap>>) -> io::Result<(Self, Peer)> {
         let failed = |error: glommio::GlommioError<()>| io::Error::from(error);
         stream.set_nodelay(true).map_err(failed)?;
         let peer = Peer::Address(stream.peer_addr().map_err(failed)?);
-        Ok((GlommioStream(stream), peer))
+        // One that can't be watched is served by the ring alone.
+        let door = nap.and_then(|nap| nap.door(stream.as_raw_fd()).ok());
+        Ok((GlommioStream { door, socket: stream }, peer))
     }
 }
 
 impl GlommioStream<glommio::net::UnixStream> {
     /// A local socket.
     pub fn unix(stream: glommio::net::UnixStream) -> (Self, Peer) {
-        (GlommioStream(stream), Peer::Local)
+        (GlommioStream { door: None, socket: stream }, Peer::Local)
+    }
+}
+
+impl<S: futures_util::io::AsyncRead + Unpin> GlommioStream<S> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Some(door) = &self.door else { return Pin::new(&mut self.socket).poll_read(cx, bytes) };
+        if door.is_open() {
+            return door.poll_receive(cx, bytes);
+        }
+        let polled = Pin::new(&mut self.socket).poll_read(cx, bytes);
+        if polled.is_pending() {
+            door.note(cx)
+        } else {
+            door.came()
+        }
+        polled
     }
 }
 
@@ -47,7 +72,7 @@ impl<S: futures_util::io::AsyncRead + Unpin> AsyncRead for GlommioStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         READ_BUFFER.with_borrow_mut(|scratch| {
             let wanted = buffer.remaining().min(scratch.len());
-            let count = ready!(Pin::new(&mut self.0).poll_read(cx, &mut scratch[..wanted]))?;
+            let count = ready!(self.poll_receive(cx, &mut scratch[..wanted]))?;
             buffer.put_slice(&scratch[..count]);
             Poll::Ready(Ok(()))
         })
@@ -56,15 +81,15 @@ impl<S: futures_util::io::AsyncRead + Unpin> AsyncRead for GlommioStream<S> {
 
 impl<S: futures_util::io::AsyncWrite + Unpin> AsyncWrite for GlommioStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.0).poll_close(cx) {
+        match Pin::new(&mut self.socket).poll_close(cx) {
             // The other end has taken the connection down already: there is nothing left to close.
             Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             polled => polled,

@@ -18,7 +18,7 @@
 //! - [`client`]: a small gRPC client
 //! - [`peer`]: the members among themselves
 //! - [`Runtime`]: the three things that are asked of an executor
-//! - `glommio_io` (feature `glommio`): glommio's sockets and executor behind these seams
+//! - `glommio_io` (feature `glommio`): glommio's sockets and executor behind these seams; `nap`: waiting without its rings
 
 mod admission;
 mod budget;
@@ -31,6 +31,8 @@ mod handler;
 mod limits;
 mod memory;
 mod metrics;
+#[cfg(feature = "glommio")]
+pub mod nap;
 pub mod peer;
 mod runtime;
 mod server;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use ahash::{AHashMap, AHashSet};
 use glommio::io::{BufferedFile, ReadResult};
+use ringstone_net::nap::Nap;
 use ringstone_pager::api::{Damage, PageRun};
 
 use crate::error::Error;
@@ -22,14 +23,15 @@ const REPORTED_MAX: usize = 256;
 pub struct PageReads {
     file: Rc<BufferedFile>,
     shared: Arc<Shared>,
+    nap: Option<Rc<Nap>>,
     under_way: RefCell<AHashMap<u64, Rc<Broadcast>>>,
     reported: RefCell<AHashSet<u64>>,
 }
 
 impl PageReads {
     /// Reads through `file`, whose length `shared` tells.
-    pub fn new(file: Rc<BufferedFile>, shared: Arc<Shared>) -> PageReads {
-        PageReads { file, shared, under_way: RefCell::default(), reported: RefCell::default() }
+    pub fn new(file: Rc<BufferedFile>, shared: Arc<Shared>, nap: Option<Rc<Nap>>) -> PageReads {
+        PageReads { file, shared, nap, under_way: RefCell::default(), reported: RefCell::default() }
     }
 
     /// Returns when the page cache holds the run, unchecked: that takes a pin, for without one the run may have another
@@ -44,6 +46,7 @@ impl PageReads {
             waiting.wait().await;
             return Ok(false);
         }
+        let _awake = self.nap.as_ref().map(Nap::hold);
         let done = Rc::new(Broadcast::default());
         self.under_way.borrow_mut().insert(run.first, Rc::clone(&done));
         let mut result = read_run(&self.file, run).await;
@@ -63,6 +66,7 @@ impl PageReads {
     /// [`Error::Damaged`]: the disk can't read them.
     pub async fn read_bytes(&self, run: PageRun) -> Result<ReadResult, Error> {
         let bytes = run.pages as usize * PAGE_BYTES as usize;
+        let _awake = self.nap.as_ref().map(Nap::hold);
         let read = self.file.read_at(run.first * PAGE_BYTES, bytes).await;
         let read = read.ok().filter(|read| read.len() == bytes);
         let what = "the disk can't read this page, or one of those behind it (I/O error)";

@@ -4,7 +4,7 @@
 //!  loop:  inbox -> propose / keep-alives     tick      page completions     pages brought in
 //!         turn -> log I/O submitted, completions looked at (no system call) -> turn
 //!         outputs -> shards      checkpoint: one batch at a time, when the log leaves room
-//!         nothing left? -> park until notified (inbox, eventfd of the log's ring, page I/O, ticker)
+//!         nothing left? -> wait until notified (inbox, eventfd of the log's ring, page I/O, ticker); the executor naps or parks
 //! ```
 
 mod commits;
@@ -169,16 +169,16 @@ impl Driver {
         Ok(())
     }
 
-    /// True if something moved and the next step may find more.
+    /// True if the next step finds something that nobody wakes it for: what others said and asked, and what the log has synced, is done with
+    /// by this one.
     fn step(&mut self) -> Result<bool, GroupError> {
         let now = boottime();
-        let heard = self.hear(now)?;
+        self.hear(now)?;
         let pressed = self.group.is_pressed();
         if pressed {
             self.group.settle_pages();
         }
-        let asked = self.inbox.take(pressed);
-        let mut moved = heard || !asked.is_empty() || (pressed && !self.group.checkpoint_running());
+        let asked = self.inbox.take(self.local.outbox.take(), pressed);
         self.keep_alive(now, asked.keep_alives)?;
         self.ask_clock(asked.clocks);
         for Asked { shard, request_id } in asked.reads {
@@ -201,9 +201,9 @@ impl Driver {
         if self.inbox.tick_due.take() {
             self.tick(now)?;
         }
-        moved |= self.take_page_completions()?;
+        let mut moved = self.take_page_completions()?;
         self.group.turn()?;
-        moved |= self.log_io()?;
+        self.log_io()?;
         self.deliver(now)?;
         self.group.maybe_checkpoint(false)?;
         self.pages_io(now)?;
@@ -212,7 +212,7 @@ impl Driver {
         // The closing block may have become due.
         moved |= self.log_io()?;
         moved |= self.ballot_io()?;
-        Ok(moved)
+        Ok(moved || (pressed && !self.group.checkpoint_running()))
     }
 
     fn tick(&mut self, now: Duration) -> Result<(), GroupError> {

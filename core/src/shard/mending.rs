@@ -65,7 +65,7 @@ pub async fn fetch(shared: &Shared, members: Vec<Member>, need: LogNeed) -> Resu
     images::clean(&shared.config.data_dir, false);
     let count = incarnation::count_start(&shared.config.data_dir)?;
     let known = Known::load(&shared.config.data_dir)?;
-    let peers = peers::transport(shared, count, &members, &known, KIND_BASE).await?;
+    let peers = peers::transport(shared, count, &members, &known, KIND_BASE, None).await?;
     let remembered = Remembered::new(shared.identity.member_id, known);
     let limits = said::limits(shared.config.max_request_bytes);
     let others = members.iter().map(|member| member.id).filter(|id| *id != shared.identity.member_id).collect();

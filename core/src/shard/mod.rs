@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::AHashMap;
+use ringstone_net::nap::Nap;
 use ringstone_pager::Reader;
 use ringstone_pager::api::{PageRun, ReadTrees as _};
 
@@ -92,6 +93,8 @@ pub struct Shard {
     leaderless_since: Cell<Option<Duration>>,
     /// Completes when that was too long; then there is another one.
     leader_lost: RefCell<Rc<Broadcast>>,
+    /// Its executor's naps, where it has some: on a member of one shard, which no other one has anything to say to.
+    pub(in crate::shard) nap: Option<Rc<Nap>>,
     /// On the group's own shard: wakes the group's task.
     group_wake: RefCell<Option<Rc<group_task::Inbox>>>,
 }
@@ -138,7 +141,7 @@ impl Shard {
         };
         let draft = Draft::new(&envelope, command);
         self.outbox.borrow_mut().proposals.push(Proposal { draft, shard: self.id, request_id: place.id() });
-        self.outbox_filled.notify();
+        self.outbox_grew();
         let (told, stamps) = place.await;
         trace.answered(stamps);
         match told? {
@@ -155,7 +158,7 @@ impl Shard {
     pub async fn keep_alive(&self, id: i64) -> Result<i64, Error> {
         let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().keep_alives.push(KeepAlive { shard: self.id, request_id: place.id(), id });
-        self.outbox_filled.notify();
+        self.outbox_grew();
         match place.await.0? {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
             Told::Reply(_) | Told::Clock(_) | Told::Go => Err(Error::Unhealthy),
@@ -172,7 +175,7 @@ impl Shard {
         }
         let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().clocks.push(Asked { shard: self.id, request_id: place.id() });
-        self.outbox_filled.notify();
+        self.outbox_grew();
         match place.await.0? {
             Told::Clock(ms) => Ok(ms),
             Told::Reply(_) | Told::KeptAlive(_) | Told::Go => Err(Error::Unhealthy),
@@ -190,7 +193,7 @@ impl Shard {
         }
         let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().reads.push(Asked { shard: self.id, request_id: place.id() });
-        self.outbox_filled.notify();
+        self.outbox_grew();
         place.await.0.map(drop)
     }
 
@@ -201,7 +204,7 @@ impl Shard {
     pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
         let place = self.reserve_write(boottime())?;
         self.outbox.borrow_mut().changes.push((Asked { shard: self.id, request_id: place.id() }, change));
-        self.outbox_filled.notify();
+        self.outbox_grew();
         place.await.0.map(drop)
     }
 
@@ -212,7 +215,7 @@ impl Shard {
     pub async fn move_leader(&self, to: u64) -> Result<(), Error> {
         let place = self.reserve(boottime())?;
         self.outbox.borrow_mut().transfers.push((Asked { shard: self.id, request_id: place.id() }, to));
-        self.outbox_filled.notify();
+        self.outbox_grew();
         place.await.0.map(drop)
     }
 
@@ -352,6 +355,14 @@ impl Shard {
         self.hub_moved();
         for (request_id, told) in from.answers {
             self.pending.resolve(request_id, (told, from.stamps));
+        }
+    }
+
+    /// The group takes what its own shard asks for itself; from other shards it is sent.
+    fn outbox_grew(&self) {
+        match &*self.group_wake.borrow() {
+            Some(inbox) => inbox.wake.notify(),
+            None => self.outbox_filled.notify(),
         }
     }
 

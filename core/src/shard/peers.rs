@@ -76,7 +76,7 @@ impl Links {
     ) -> Result<Rc<Links>, GroupError> {
         let shared = &shard.shared;
         let known = Known::load(&shared.config.data_dir)?;
-        let peers = transport(shared, incarnation, &members, &known, kinds).await?;
+        let peers = transport(shared, incarnation, &members, &known, kinds, shard.nap.clone()).await?;
         let remembered = Remembered::new(shared.identity.member_id, known);
         remembered.follow(&members, false);
         let listener = std::net::TcpListener::bind(peers.local_address()).map_err(PeerError::Socket)?;

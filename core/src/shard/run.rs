@@ -14,6 +14,7 @@ use glommio::io::BufferedFile;
 use glommio::net::{AcceptedTcpStream, TcpListener};
 use glommio::timer::sleep;
 use ringstone_net::glommio_io::{GlommioRuntime, GlommioStream};
+use ringstone_net::nap::Nap;
 use ringstone_net::{Limits, Server, ShardMemory, serve_connection};
 use ringstone_pager::Reader;
 use ringstone_wal::disk::ring::RingDisk;
@@ -125,10 +126,12 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
     let open = BufferedFile::open(&page_file);
     let file = Rc::new(open.await.map_err(|error| GroupError::PageFile(error.into()))?);
     let hub = Hub::new(hub_limits(&shared), identity(&shared), shared.revision.load(Ordering::Relaxed));
+    // Without naps it parks.
+    let nap = (shared.config.shards == 1).then(|| Nap::start().ok()).flatten();
     let shard = Rc::new(Shard {
         id,
         hub: RefCell::new(hub),
-        pages: PageReads::new(Rc::clone(&file), Arc::clone(&shared)),
+        pages: PageReads::new(Rc::clone(&file), Arc::clone(&shared), nap.clone()),
         reader,
         pending: Pending::new(first_request_id),
         outbox: RefCell::new(ToGroup::default()),
@@ -138,6 +141,7 @@ pub async fn run(seed: ShardSeed) -> Result<(), GroupError> {
         shutdown: Broadcast::default(),
         leaderless_since: Cell::default(),
         leader_lost: RefCell::default(),
+        nap,
         group_wake: RefCell::new(None),
         shared,
     });
@@ -202,7 +206,7 @@ fn limits(shard: &Shard) -> Limits {
 
 impl Running {
     fn serve(self: &Rc<Self>, socket: AcceptedTcpStream) {
-        let (stream, peer) = match GlommioStream::tcp(socket.bind_to_executor()) {
+        let (stream, peer) = match GlommioStream::tcp(socket.bind_to_executor(), self.shard.nap.as_ref()) {
             Ok(bound) => bound,
             Err(_) => return self.shard.shared.connection_ended(self.shard.id),
         };
@@ -320,8 +324,6 @@ async fn run_group_shard(running: Rc<Running>, seat: GroupSeat, page_file: PathB
         })
         .detach();
     }
-    let own = Rc::clone(&inbox);
-    glommio::spawn_local(Rc::clone(&running).forward(async move |batch| own.push(batch))).detach();
     let writable = PageFile::open(&page_file).map_err(GroupError::PageFile)?;
     let (ready, stop) = (Rc::new(Broadcast::default()), Rc::new(Broadcast::default()));
     let driver = Driver::new(

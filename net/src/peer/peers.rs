@@ -10,9 +10,10 @@ use super::pace::{Complaints, Throttle};
 use super::registry::Latest;
 use super::signal::Signal;
 use super::snapshot::{self, SnapshotOffer, SnapshotSource};
-use super::socket::{self, QuicRuntime, within};
+use super::socket::{self, QuicRuntime, QuicSocket, within};
 use super::tls::PeerTls;
 use super::{accept, dial, lifeline};
+use crate::nap::Nap;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,8 @@ pub struct PeerConfig {
     pub limits: PeerLimits,
     /// Random numbers, for the jitter of waits.
     pub random: Box<dyn FnMut() -> u64>,
+    /// The executor's naps, in which the port is watched; None: it has none.
+    pub nap: Option<Rc<Nap>>,
 }
 
 /// Who belongs to the cluster.
@@ -111,7 +114,7 @@ impl Peers {
     /// # Errors
     /// If the kernel or the port isn't fit for it.
     pub async fn new(config: PeerConfig, membership: &Membership) -> Result<Peers, PeerError> {
-        let PeerConfig { identity, listen, tls, limits, random } = config;
+        let PeerConfig { identity, listen, tls, limits, random, nap } = config;
         socket::self_test().await?;
         let udp = socket::bind(listen, &limits).await?;
         let mut endpoint_config = quinn::EndpointConfig::default();
@@ -119,7 +122,9 @@ impl Peers {
         let payload_max = limits.datagram_bytes_max.clamp(1472, super::limits::DATAGRAM_BYTES_LIMIT);
         endpoint_config.max_udp_payload_size(payload_max).expect("between 1200 and 65527");
         let server_config = Some(tls.server_config(&limits));
-        let endpoint = quinn::Endpoint::new(endpoint_config, server_config, udp, Arc::new(QuicRuntime));
+        let socket = Arc::new(QuicSocket::new(udp, nap.as_ref()).map_err(PeerError::Socket)?);
+        let runtime = Arc::new(QuicRuntime);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint_config, server_config, socket, runtime);
         let endpoint = endpoint.map_err(PeerError::Socket)?;
         let shared = Rc::new(Shared {
             identity,

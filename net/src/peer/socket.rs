@@ -13,6 +13,7 @@
 
 use super::error::PeerError;
 use super::limits::PeerLimits;
+use crate::nap::{Door, Nap};
 use glommio::net::UdpSocket;
 use glommio::timer::Timer;
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
@@ -23,6 +24,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,7 +54,7 @@ impl quinn::Runtime for QuicRuntime {
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        Ok(Arc::new(QuicSocket::new(socket)?))
+        Ok(Arc::new(QuicSocket::new(socket, None)?))
     }
 }
 
@@ -76,14 +78,16 @@ impl AsyncTimer for QuicTimer {
 
 type Readable = Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
-/// The parts that are glommio's.
+/// The parts that are of this thread.
 struct Waiting {
+    /// In naps this tells what a peek tells else. Dropped before the socket, which it watches.
+    door: Option<Door>,
     socket: Rc<UdpSocket>,
     /// A peek under way.
     readable: RefCell<Option<Readable>>,
 }
 
-struct QuicSocket {
+pub(super) struct QuicSocket {
     socket: std::net::UdpSocket,
     state: UdpSocketState,
     /// The last datagram found no room. quinn asks for room before *each* one: only then is there anything to wait for.
@@ -94,19 +98,45 @@ struct QuicSocket {
 }
 
 impl QuicSocket {
-    fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    /// With `nap` it is watched in naps, too.
+    pub(super) fn new(socket: std::net::UdpSocket, nap: Option<&Rc<Nap>>) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let twin = Rc::new(UdpSocket::from(socket2_of_glommio::Socket::from(socket.try_clone()?)));
-        let waiting = SendWrapper::new(Waiting { socket: twin, readable: RefCell::new(None) });
+        // One that can't be watched has peeks alone.
+        let door = nap.and_then(|nap| nap.door(twin.as_raw_fd()).ok());
+        let waiting = SendWrapper::new(Waiting { door, socket: twin, readable: RefCell::new(None) });
         Ok(QuicSocket { socket, state, is_full: AtomicBool::new(false), is_drained: AtomicBool::new(false), waiting })
     }
 
     fn poll_readable(&self, cx: &mut Context) -> Poll<io::Result<()>> {
+        let door = self.waiting.door.as_ref();
+        if let Some(door) = door.filter(|door| door.is_open()) {
+            ready!(door.poll_ready(cx));
+            door.emptied();
+            return Poll::Ready(Ok(()));
+        }
         let mut readable = self.waiting.readable.borrow_mut();
         let peek = readable.get_or_insert_with(|| Box::pin(peek(Rc::clone(&self.waiting.socket))));
-        let result = ready!(peek.as_mut().poll(cx));
+        let Poll::Ready(result) = peek.as_mut().poll(cx) else {
+            if let Some(door) = door {
+                door.note(cx);
+            }
+            return Poll::Pending;
+        };
         *readable = None;
+        if let Some(door) = door {
+            door.came();
+        }
         Poll::Ready(result)
+    }
+
+    /// Bulk has files behind it, which are read and written by rings.
+    fn note_bulk(&self, bytes: usize) {
+        if bytes >= FEW_BYTES
+            && let Some(door) = &self.waiting.door
+        {
+            door.pause();
+        }
     }
 }
 
@@ -129,6 +159,7 @@ impl AsyncUdpSocket for QuicSocket {
     }
 
     fn try_send(&self, transmit: &Transmit) -> io::Result<()> {
+        self.note_bulk(transmit.contents.len());
         let sent = self.state.send((&self.socket).into(), transmit);
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
             self.is_full.store(true, Ordering::Relaxed);
@@ -150,9 +181,11 @@ impl AsyncUdpSocket for QuicSocket {
             }
             let received = self.state.recv((&self.socket).into(), buffers, meta);
             let blocked = received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-            let few = |count: usize| meta[..count].iter().map(|meta| meta.len).sum::<usize>() < FEW_BYTES;
-            let is_drained = blocked || received.as_ref().is_ok_and(|count| *count < buffers.len() && few(*count));
-            self.is_drained.store(is_drained, Ordering::Relaxed);
+            let count = *received.as_ref().unwrap_or(&0);
+            let bytes = meta[..count].iter().map(|meta| meta.len).sum::<usize>();
+            let few = received.is_ok() && count < buffers.len() && bytes < FEW_BYTES;
+            self.is_drained.store(blocked || few, Ordering::Relaxed);
+            self.note_bulk(bytes);
             if !blocked {
                 return Poll::Ready(received);
             }
@@ -232,7 +265,7 @@ pub async fn self_test() -> Result<(), PeerError> {
         let receiver = std::net::UdpSocket::bind("127.0.0.1:0")?;
         let sender = std::net::UdpSocket::bind("127.0.0.1:0")?;
         let to = receiver.local_addr()?;
-        Ok((QuicSocket::new(receiver)?, sender, to))
+        Ok((QuicSocket::new(receiver, None)?, sender, to))
     };
     let (receiver, sender, to) = open().map_err(PeerError::Socket)?;
     let readable = || std::future::poll_fn(|cx| receiver.poll_readable(cx));

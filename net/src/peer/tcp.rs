@@ -101,7 +101,7 @@ impl Peers {
                 if open.get() >= shared.limits.tcp_connections_max {
                     continue;
                 }
-                let Ok((stream, peer)) = GlommioStream::tcp(stream) else { continue };
+                let Ok((stream, peer)) = GlommioStream::tcp(stream, None) else { continue };
                 open.set(open.get() + 1);
                 let (open, server, shared) = (Rc::clone(&open), Rc::clone(&server), Rc::clone(&shared));
                 glommio::spawn_local(async move {

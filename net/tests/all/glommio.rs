@@ -43,10 +43,11 @@ fn calls_over_tcp() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         let served = glommio::spawn_local(async move {
-            let (stream, peer) = GlommioStream::tcp(listener.accept().await.expect("a client")).expect("alive");
+            let (stream, peer) = GlommioStream::tcp(listener.accept().await.expect("a client"), None).expect("alive");
             serve_connection(stream, peer, &server, pending()).await
         });
-        let (stream, _) = GlommioStream::tcp(TcpStream::connect(address).await.expect("a server")).expect("alive");
+        let (stream, _) =
+            GlommioStream::tcp(TcpStream::connect(address).await.expect("a server"), None).expect("alive");
         let client = Client::connect(stream, &ClientOptions::new("localhost"), &runtime).await.expect("handshake");
         ask(&client).await;
         drop(client);

@@ -84,7 +84,7 @@ pub fn config(identity: Identity, tls: PeerTls, limits: PeerLimits) -> PeerConfi
         state ^= state << 17;
         state
     });
-    PeerConfig { identity, listen: "127.0.0.1:0".parse().expect("an address"), tls, limits, random }
+    PeerConfig { identity, listen: "127.0.0.1:0".parse().expect("an address"), tls, limits, random, nap: None }
 }
 
 pub async fn start(config: PeerConfig) -> Peers {

@@ -1,10 +1,17 @@
 //! The log's requests and the ballot's: on their way, watched, and what their ends allow.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use glommio::io::BufferedFile;
+use ringstone_net::LocalBoxFuture;
+use ringstone_net::nap::{Door, Nap};
 use ringstone_wal::WalError;
 use ringstone_wal::disk::{Disk as _, Io, Token};
 
@@ -79,8 +86,10 @@ impl Driver {
         }
         if let Some(ballot) = self.group.poll_ballot() {
             let (shared, inbox) = (self.local.shared.clone(), Rc::clone(&self.inbox));
+            let awake = self.hold_naps();
             glommio::spawn_local(async move {
                 let result = write_ballot(&shared, &ballot).await;
+                drop(awake);
                 inbox.ballot_written.replace(Some((ballot.count, result)));
                 inbox.wake.notify();
             })
@@ -106,10 +115,10 @@ impl Driver {
 
     pub(super) fn watch_ring(&self) {
         let fd: OwnedFd = self.ring.event_fd().try_clone_to_owned().expect("a descriptor can be duplicated");
-        let file = fds::buffered_file(fd);
         let inbox = Rc::clone(&self.inbox);
+        let mut ended = Ended::new(fd, self.local.nap.as_ref());
         glommio::spawn_local(async move {
-            while file.read_at(0, 8).await.is_ok() {
+            while poll_fn(|cx| ended.poll(cx)).await {
                 inbox.wake.notify();
             }
         })
@@ -132,6 +141,48 @@ impl Driver {
             }
             glommio::executor().yield_now().await;
         }
+    }
+}
+
+/// Requests of the log's ring that have ended, as its eventfd tells: to glommio's ring, or to a nap.
+struct Ended {
+    /// Dropped before the file, which it watches.
+    door: Option<Door>,
+    file: Rc<BufferedFile>,
+    /// The same, for a look that does not wait.
+    count: File,
+    reading: Option<LocalBoxFuture<'static, bool>>,
+}
+
+impl Ended {
+    fn new(fd: OwnedFd, nap: Option<&Rc<Nap>>) -> Ended {
+        let count = File::from(fd.try_clone().expect("a descriptor can be duplicated"));
+        let door = nap.and_then(|nap| nap.door(count.as_raw_fd()).ok());
+        Ended { door, file: Rc::new(fds::buffered_file(fd)), count, reading: None }
+    }
+
+    /// Some have; false: nothing will tell any more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.reading.is_none() {
+            if let Some(door) = self.door.as_ref().filter(|door| door.is_open()) {
+                ready!(door.poll_ready(cx));
+                door.emptied();
+                return Poll::Ready(true);
+            }
+            // What naps have told of is still counted, and would end the read at once.
+            if self.door.is_some() && self.count.read(&mut [0; 8]).is_ok() {
+                return Poll::Ready(true);
+            }
+            let file = Rc::clone(&self.file);
+            self.reading = Some(Box::pin(async move { file.read_at(0, 8).await.is_ok() }));
+        }
+        let Some(reading) = &mut self.reading else { return Poll::Pending };
+        let polled = reading.as_mut().poll(cx);
+        match &polled {
+            Poll::Ready(_) => self.reading = None,
+            Poll::Pending => self.door.iter().for_each(|door| door.note(cx)),
+        }
+        polled
     }
 }
 

@@ -45,8 +45,9 @@ impl Inbox {
         self.wake.notify();
     }
 
-    /// What waits; where memory is short, proposals wait on.
-    pub(super) fn take(&self, pressed: bool) -> ToGroup {
+    /// What waits, that of the group's own shard included; where memory is short, proposals wait on.
+    pub(super) fn take(&self, own: ToGroup, pressed: bool) -> ToGroup {
+        self.waiting.borrow_mut().append(own);
         if !pressed {
             return self.waiting.take();
         }

@@ -89,11 +89,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes what other members said; true if there was anything.
-    pub(super) fn hear(&mut self, now: Duration) -> Result<bool, GroupError> {
-        let heard = self.inbox.heard.take();
-        let any = !heard.is_empty();
-        for said in heard {
+    /// Takes what other members said.
+    pub(super) fn hear(&mut self, now: Duration) -> Result<(), GroupError> {
+        for said in self.inbox.heard.take() {
             match said {
                 FromPeer::Said(from, Said::Raft(message)) => self.hear_raft(now, from, message)?,
                 FromPeer::Image(event) => self.note_image(now, event)?,
@@ -162,7 +160,7 @@ impl Driver {
                 FromPeer::Refused(text) => return Err(GroupError::Refused { text }),
             }
         }
-        Ok(any)
+        Ok(())
     }
 
     /// Notes whether the leader is connected, or a quorum where this member leads: what late writes are told (also a tick's part).

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use ringstone_net::nap::{Hold, Nap};
 use ringstone_pager::api::PageRun;
 
 use super::Driver;
@@ -51,8 +52,10 @@ impl Driver {
         self.page_io_under_way = batch.len();
         self.last_page_io = now;
         let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
+        let awake = self.hold_naps();
         glommio::spawn_local(async move {
             let completions = file.execute(batch).await;
+            drop(awake);
             inbox.page_completions.borrow_mut().extend(completions);
             inbox.wake.notify();
         })
@@ -71,13 +74,20 @@ impl Driver {
         }
     }
 
+    /// What is under way comes by glommio's ring, or from its blocking threads.
+    pub(super) fn hold_naps(&self) -> Option<Hold> {
+        self.local.nap.as_ref().map(Nap::hold)
+    }
+
     fn read_page(&self, run: PageRun) {
         if !self.inbox.bringing_in.borrow_mut().insert(run.first) {
             return;
         }
         let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
+        let awake = self.hold_naps();
         glommio::spawn_local(async move {
             let result = read_run(file.reads(), run).await;
+            drop(awake);
             inbox.brought_in.borrow_mut().push_back((run, result));
             inbox.wake.notify();
         })

@@ -1,7 +1,10 @@
 //! What the transport between members is made of: who this process says that it is, whom it dials, what its port answers.
 
+use std::rc::Rc;
+
 use http::{HeaderName, HeaderValue};
 use ringstone_net::HttpResponse;
+use ringstone_net::nap::Nap;
 use ringstone_net::peer::hello::{Features, Identity};
 use ringstone_net::peer::registry::Latest;
 use ringstone_net::peer::tls::PeerTls;
@@ -26,6 +29,7 @@ pub(in crate::shard) async fn transport(
     members: &[Member],
     known: &Known,
     kinds: u16,
+    nap: Option<Rc<Nap>>,
 ) -> Result<Peers, PeerError> {
     let config = &shared.config;
     let tls = PeerTls::load(&config.peer_tls)?;
@@ -43,7 +47,7 @@ pub(in crate::shard) async fn transport(
     };
     let limits = limits(config.max_request_bytes);
     let membership = membership(members, known)?;
-    Peers::new(PeerConfig { identity, listen, tls, limits, random: Box::new(random) }, &membership).await
+    Peers::new(PeerConfig { identity, listen, tls, limits, random: Box::new(random), nap }, &membership).await
 }
 
 /// What this member's hellos say of the entries in its log.
