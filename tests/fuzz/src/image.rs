@@ -142,9 +142,11 @@ fn reseal_pages(image: &mut [u8]) {
     let mut at = 0;
     while at + PAGE_BYTES <= image.len() {
         let node = image[at..at + 4] == *b"RNod";
-        let pages = if node { u32::from_le_bytes(image[at + 24..at + 28].try_into().expect("four")) as usize } else { 1 };
+        let pages =
+            if node { u32::from_le_bytes(image[at + 24..at + 28].try_into().expect("four")) as usize } else { 1 };
         let end = at + PAGE_BYTES * pages.clamp(1, 16);
-        let page = &mut image[at..end.min(at + (image.len() - at) / PAGE_BYTES * PAGE_BYTES)];
+        let whole = at + (image.len() - at) / PAGE_BYTES * PAGE_BYTES;
+        let page = &mut image[at..end.min(whole)];
         // Header and meta have a magic of eight bytes, the others one of four.
         let field = if at < 2 * PAGE_BYTES { 8 } else { 4 };
         let mut hasher = crc32fast::Hasher::new_with_initial(seed);
