@@ -29,6 +29,7 @@ use std::time::Instant;
 
 use faults::{Plan, Theme};
 use ringstone_core::error::{Error, ReadFault};
+use ringstone_core::group::{configuration_of, read_members};
 use ringstone_core::mvcc::hash::hash_kv;
 use ringstone_pager::api::{Damage, Fault as PageFault};
 use world::World;
@@ -131,7 +132,7 @@ fn check_recovers(world: &mut World) {
     let state = |id: u64| {
         let life = world.nodes[&id].life.as_ref().expect("at rest");
         let state = life.read(|pin, state| match hash_kv(pin, state, 0) {
-            Ok(hash) => Ok((hash, ringstone_core::group::read_members(pin)?)),
+            Ok(hash) => Ok((hash, read_members(pin)?)),
             Err(ReadFault::Absent(run)) => Err(PageFault::Absent(run)),
             Err(ReadFault::Refused(Error::Damaged(damage))) => Err(PageFault::Damaged(damage)),
             Err(fault) => panic!("{fault}"),
@@ -144,6 +145,9 @@ fn check_recovers(world: &mut World) {
     let (first, expected) = states.first().expect("one member at a time is damaged");
     for (id, state) in &states {
         assert_eq!(state, expected, "{id} and {first} differ at the end");
+        let configuration = world.nodes[id].life.as_ref().expect("at rest").group.raft().configuration();
+        let members = configuration_of(&state.1);
+        assert_eq!(members.as_ref(), Some(configuration), "members of {id} and its configuration differ at the end");
     }
 }
 
