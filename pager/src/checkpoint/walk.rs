@@ -2,7 +2,7 @@
 //! walked does not change, however long it takes.
 
 use crate::forest::Forest;
-use crate::node::{Change, Child, NodeEdit, NodeView, PAGE_BYTES, Reference, crc_of};
+use crate::node::{Change, Child, NodeEdit, NodeView, PAGE_BYTES, Reference};
 
 /// Where a walk is.
 pub(crate) struct Walk {
@@ -78,9 +78,5 @@ pub(crate) fn write_image(forest: &Forest, child: &Child, page: u64, seed: u32, 
             }
         }
     }
-    let mut edit = NodeEdit::new(target);
-    edit.set_page(page);
-    edit.set_flags(0);
-    let crc = crc_of(seed, edit.bytes());
-    edit.set_crc(crc);
+    NodeEdit::new(target).seal(page, seed);
 }

@@ -182,6 +182,14 @@ impl<'a> NodeEdit<'a> {
         self.set_u64(at::PAGE, page);
     }
 
+    /// Makes a page of it that stands here in the file with this seed. All that it refers to has pages by now.
+    pub fn seal(&mut self, page: u64, seed: u32) {
+        self.set_page(page);
+        self.set_flags(0);
+        let crc = super::crc_of(seed, self.bytes());
+        self.set_crc(crc);
+    }
+
     pub fn set_crc(&mut self, crc: u32) {
         self.bytes[at::CRC..at::CRC + 4].copy_from_slice(&crc.to_le_bytes());
     }

@@ -10,7 +10,7 @@ use super::image::{PageImage, Placed};
 use super::page_set::PageSet;
 use crate::api::{Access, Damage, Fault, PageRun, TreeId};
 use crate::layout::{FILE_PAGES_MAX, FileId, PAGE_BYTES, REGION_PAGES, region_of, reserved_pages};
-use crate::node::{Change, Child, NodeEdit, Reference, at, crc_of};
+use crate::node::{Change, Child, NodeEdit, Reference};
 use crate::reader::Pin;
 use crate::root::{TREES_MAX, TreeRoot};
 use crate::tree::{Nodes as _, fetch};
@@ -202,10 +202,7 @@ pub(super) fn encode(pin: &Pin<'_>, child: &Child, first: u64, references: &[Ref
         let offset = view.reference_offset(index);
         bytes[offset..offset + 8].copy_from_slice(&reference.0.to_le_bytes());
     }
-    bytes[at::PAGE..at::PAGE + 8].copy_from_slice(&first.to_le_bytes());
-    bytes[at::FLAGS] = 0;
-    let crc = crc_of(pin.shared().seed, &bytes);
-    bytes[at::CRC..at::CRC + 4].copy_from_slice(&crc.to_le_bytes());
+    NodeEdit::new(&mut bytes).seal(first, pin.shared().seed);
     assert!(bytes.len() == child.pages as usize * PAGE_BYTES, "a frame is as long as its run");
     Ok(bytes)
 }
