@@ -1,7 +1,4 @@
 //! The answer to a write is bounded as that to a read is, and a write that is refused for it has changed nothing.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
 
 use ringstone_net::client::{CallOptions, Client, ClientOptions};
 use ringstone_net::{Code, Method, Status, TokioRuntime};
@@ -12,7 +9,7 @@ use ringstone_proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
     TxnResponse,
 };
-use support::{Member, folder};
+use crate::support::{Member, folder};
 
 /// The least that there is; answers may have a quarter of it.
 const MEMORY_LIMIT: u64 = 192 << 20;

@@ -1,9 +1,5 @@
 //! A member of three whose files are damaged, put back from a copy, or emptied: it mends itself from the others, or is
 //! refused with the remedy, and clients of the other members notice nothing.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[allow(dead_code, reason = "its members are started once each")]
-mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +17,7 @@ use ringstone_pager::api::{ReadTrees as _, WriteTrees as _};
 use ringstone_pager::disk::{Disk as _, StdDisk};
 use ringstone_pager::mapping::Mapping;
 use ringstone_pager::{FileOptions, Pager};
-use support::{RINGSTONE, folder, free_port};
+use crate::support::{RINGSTONE, folder, free_port};
 
 const PAGE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,9 +1,4 @@
 //! What members say that do not lead, and what one says that has no leader.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,8 +10,8 @@ use ringstone_net::{Method, TokioRuntime};
 use ringstone_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
 };
-use seats::{Seat, cluster_of, ctl, ctl_until, status, three};
-use support::{Member, RINGSTONE, folder};
+use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
+use crate::support::{Member, RINGSTONE, folder};
 
 /// Status and body of a page.
 fn page(port: u16, path: &str) -> (u16, String) {
@@ -104,10 +99,11 @@ fn ask(port: u16, words: &[&str]) -> Told {
     })
 }
 
-fn succeeds(told: Told) -> String {
-    let (success, text) = told.join().unwrap();
-    assert!(success, "{text}");
-    text
+/// What each of them says; all have come about.
+fn succeed<const N: usize>(waiting: [Told; N]) -> [String; N] {
+    let told = waiting.map(|told| told.join().unwrap());
+    assert!(told.iter().all(|(success, _)| *success), "{told:?}");
+    told.map(|(_, text)| text)
 }
 
 /// A leader's end is a wait for those whose requests no leader has; so is a leader that is not there yet.
@@ -136,7 +132,7 @@ fn requests_wait_for_the_next_leader() {
         ask(port, &["lease", "timetolive", &lease]),
         ask(port, &["member", "list"]),
     ];
-    waiting.into_iter().map(succeeds).for_each(drop);
+    succeed(waiting);
     let list = ctl(port, &["member", "list"]).1;
     assert!(list.contains(moved.trim_start_matches("--peer-urls=")) && list.lines().count() == 4, "{list}");
     let learner = list.lines().find(|line| line.ends_with("true")).unwrap().split(',').next().unwrap();
@@ -156,7 +152,7 @@ fn requests_wait_for_the_next_leader() {
     std::thread::sleep(Duration::from_millis(500));
     assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
     let again = seats[other].spawn(folder.path(), &cluster, &[]);
-    let told: Vec<String> = waiting.into_iter().map(succeeds).collect();
+    let told = succeed(waiting);
     assert!(told[3].contains("keepalived with TTL(60)"), "{told:?}");
     again.wait_until_ready();
     let revision = ctl(again.port, &["get", "after", "-w", "json"]).1;
