@@ -19,6 +19,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{Member, RINGSTONE, folder};
 use listing::Side;
 use ringstone_net::client::{CallOptions, Client, ClientOptions};
 use ringstone_net::{Method, TokioRuntime};
@@ -26,7 +27,6 @@ use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, PutRequest, PutResponse, RangeRequest, RangeResponse,
 };
-use crate::support::{Member, RINGSTONE, folder};
 
 /// Names a version to make: what `tests/golden/make` sets.
 const MAKE: &str = "RINGSTONE_GOLDEN_MAKE";

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use crate::support::{Member, RINGSTONE, folder, free_port};
+use serde_json::Value;
 
 fn bench(words: &str) -> Output {
     let output = Command::new(RINGSTONE).arg("bench").args(words.split_whitespace()).output().unwrap();

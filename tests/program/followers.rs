@@ -5,13 +5,13 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
+use crate::support::{Member, RINGSTONE, folder};
 use ringstone_net::client::{CallOptions, Client, ClientOptions};
 use ringstone_net::{Method, TokioRuntime};
 use ringstone_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
 };
-use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
-use crate::support::{Member, RINGSTONE, folder};
 
 /// Status and body of a page.
 fn page(port: u16, path: &str) -> (u16, String) {

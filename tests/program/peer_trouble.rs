@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
 use crate::support::{Member, folder};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 
 /// The errors of `endpoint status`, once these words are among them.
 fn errors_with(port: u16, words: &str) -> String {

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use ringstone_core::identity::mend::{Lost, Mend};
-use ringstone_core::identity::mended::{MENDS_MAX, Mended, Time};
 use crate::seats::{Seat, cluster_of, ctl_until, status, three};
 use crate::support::{Member, RINGSTONE, folder};
+use ringstone_core::identity::mend::{Lost, Mend};
+use ringstone_core::identity::mended::{MENDS_MAX, Mended, Time};
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
