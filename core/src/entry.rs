@@ -246,6 +246,11 @@ pub fn request_and_attempt(request_id: u64) -> (u64, u8) {
     (request_id & (u64::MAX >> 8), attempt)
 }
 
+/// The other way round.
+pub(crate) fn request_of_attempt(request_id: u64, attempt: u8) -> u64 {
+    request_id & (u64::MAX >> 8) | u64::from(attempt) << 56
+}
+
 /// Whose request a sealed entry is: shard and request id, as in its envelope. None: it is too short for an entry.
 #[must_use]
 pub fn caller_of(sealed: &[u8]) -> Option<(u32, u64)> {

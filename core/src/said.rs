@@ -13,7 +13,7 @@ use ringstone_raft::{Body, Message, wire};
 
 use crate::config::REQUEST_OVERHEAD_BYTES;
 use crate::error::Error;
-use crate::group::{GROUP, MemberChange, Sum, Verdict};
+use crate::group::{Ask, Call, Forward, GROUP, MemberChange, Sum, Verdict};
 use crate::identity::promises::Standing;
 
 pub use image::Word;
@@ -68,7 +68,7 @@ const PROPOSAL_OVERHEAD_BYTES: usize = REQUEST_OVERHEAD_BYTES + 4096;
 const APPEND_BYTES_MAX: usize = 1 << 20;
 
 /// What a leader may answer, by its number less one. The numbers are on the wire: new ones go to the end.
-const LEADER_ERRORS: [Error; 13] = [
+const LEADER_ERRORS: [Error; 14] = [
     Error::MemberExists,
     Error::PeerUrlsExist,
     Error::MemberNotEnoughStarted,
@@ -82,6 +82,7 @@ const LEADER_ERRORS: [Error; 13] = [
     Error::LeaderChanged,
     Error::TooManyRequests,
     Error::NotCapable,
+    Error::TimeoutLeaderFailure,
 ];
 
 /// The way back of a request that another member asks for.
@@ -209,6 +210,18 @@ fn outcome(code: u8) -> Result<(), Error> {
     match code {
         0 => Ok(()),
         code => Err(LEADER_ERRORS.get(usize::from(code) - 1).cloned().unwrap_or(Error::Unhealthy)),
+    }
+}
+
+impl From<Forward> for Said {
+    fn from(Forward { whom: (shard, request_id), call, .. }: Forward) -> Said {
+        let caller = Caller { shard, request_id };
+        match call {
+            Call::Proposal(payload) => Said::Proposal(payload),
+            Call::Ask(Ask::KeepAlive(id)) => Said::KeepAlives(vec![(caller, id)]),
+            Call::Ask(Ask::LeaseClock) => Said::Clocks(vec![(caller, 0)]),
+            Call::Ask(Ask::Change(change)) => Said::Change(caller, change),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use ringstone_core::command::{Bootstrap, Command, Member, Put};
 use ringstone_core::config::ServerConfig;
 use ringstone_core::entry::{Draft, Envelope, KIND_MAX, KIND_NEXT};
 use ringstone_core::error::Error;
-use ringstone_core::group::{self, Answer, ForwardError, Group, GroupError, OpenError, Proposal, Reply, Storage};
+use ringstone_core::group::{self, Answer, Call, ForwardError, Group, GroupError, OpenError, Proposal, Reply, Storage};
 use ringstone_core::identity::Identity;
 use ringstone_core::shared::Shared;
 use ringstone_pager::disk::SimDisk as SimPages;
@@ -168,7 +168,8 @@ impl Cluster {
             for forward in forwards {
                 let NodeId(leader) = forward.leader;
                 if let Some(group) = &mut self.node(leader).group
-                    && let Err(error) = group.propose_forwarded(now, &forward.payload)
+                    && let Call::Proposal(payload) = &forward.call
+                    && let Err(error) = group.propose_forwarded(now, payload)
                 {
                     self.refused.push(error);
                 }

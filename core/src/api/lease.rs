@@ -73,8 +73,8 @@ impl Api {
 
     pub(super) async fn lease_time_to_live(&self, request: LeaseTimeToLiveRequest, trace: &Trace) -> Answered {
         // What is left of it is the leader's to say; the lease and its keys are here, once all is that was answered before.
-        self.shard.linearizable().await?;
-        let clock = LeaseTime(self.shard.lease_clock_ms().await?);
+        self.shard.linearizable_by_leader(trace.began()).await?;
+        let clock = LeaseTime(self.shard.lease_clock_ms(trace.began()).await?);
         let (record, revision) = self
             .shard
             .read(|pin, window| Ok(Some((leases::get(pin, request.id).map_err(ReadFault::from)?, window.revision))))

@@ -8,14 +8,14 @@ use std::time::Duration;
 use ringstone_raft::{Configuration, NodeId, ProposeError, Role};
 
 use super::membership::{configuration_of, read_members};
-use super::{Answer, GROUP, Group, GroupError};
+use super::{GROUP, Group, GroupError};
 use crate::command::{ArchivedCommand, Command, Member};
 use crate::entry::{Draft, Entry, Envelope};
 use crate::error::Error;
 
 /// A learner votes once it has this much, in percent, of what the leader has (etcd's figure).
 const LEARNER_READY_PERCENT: u64 = 90;
-/// Changes that may wait for the page of the members.
+/// Changes that may wait for the page of the members, or for a leader to be ready.
 const CHANGES_MAX: usize = 16;
 /// Most bytes of a member's URLs and name: a configuration is copied to each new segment of the log.
 const MEMBER_BYTES_MAX: usize = 16 << 10;
@@ -61,7 +61,7 @@ impl MemberChange {
 }
 
 impl Group {
-    /// Changes who the members are; answered as a proposal is. Only the leader can.
+    /// Changes who the members are; answered as a proposal is. Only the leader can, once it is ready.
     ///
     /// # Errors
     /// [`GroupError::Damaged`].
@@ -73,8 +73,14 @@ impl Group {
         request_id: u64,
     ) -> Result<(), GroupError> {
         self.now = now;
-        let members = read_members(&self.pager);
-        let outcome = match self.present(members)? {
+        let members = if self.raft.role().role == Role::Leader && (!self.is_ready() || self.removal.is_some()) {
+            // What the last leader has left is not applied yet, or the trees hold half of an entry.
+            None
+        } else {
+            let members = read_members(&self.pager);
+            self.present(members)?
+        };
+        let outcome = match members {
             Some(members) => self.propose_change(&members, change, shard, request_id),
             None if self.changes.len() < CHANGES_MAX => {
                 self.changes.push((change.clone(), shard, request_id));
@@ -84,12 +90,12 @@ impl Group {
         };
         match outcome {
             Ok(()) => self.in_flight.begin(now, self.raft.role().term.0, (shard, request_id), 0, None),
-            Err(error) => self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) }),
+            Err(error) => self.change_failed((shard, request_id), error),
         }
         Ok(())
     }
 
-    /// Changes that waited for the page of the members: it may be here.
+    /// Changes that waited: the page of the members may be here, and the leader ready.
     pub(super) fn retry_changes(&mut self) -> Result<(), GroupError> {
         if self.absent.is_some() {
             return Ok(());
@@ -111,7 +117,7 @@ impl Group {
             return Err(Error::NotLeader);
         }
         let applied = configuration_of(members);
-        if !self.is_ready() || self.removal.is_some() || applied.as_ref() != Some(self.raft.configuration()) {
+        if applied.as_ref() != Some(self.raft.configuration()) {
             return Err(Error::Unhealthy);
         }
         let target = self.target(members, change)?;

@@ -16,15 +16,15 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ahash::AHashMap;
-use bytes::Bytes;
 use ringstone_pager::api::ReadTrees as _;
 use ringstone_raft::{Index, Message, NodeId, ProposeError, Raft, Role};
 
+use super::asks::{Call, Whom};
+use super::in_flight::{Again, Expired};
 use super::leases::SAY_INTERVAL;
-use super::{Answer, Group, GroupError, NOBODY, Proposal, read_member};
+use super::{Answer, Group, GroupError, Proposal, read_member};
 use crate::command::Command;
-use crate::entry::{Draft, EntryError, caller_of, request_and_attempt};
+use crate::entry::{Draft, EntryError, caller_of};
 use crate::error::Error;
 use crate::identity::promises::Standing;
 use crate::trees::MEMBER;
@@ -34,15 +34,15 @@ const RETAINED_BYTES: u64 = 16 << 20;
 /// Marks within this many bytes are one.
 const MARK_BYTES: u64 = 4 << 10;
 
-/// A proposal that only the leader can take.
+/// What only the leader can take.
 #[derive(Debug)]
 pub struct Forward {
     /// Who leads, as far as is known here.
     pub leader: NodeId,
-    /// Who waits: the shard and the request id of the payload's envelope, for [`Group::forward_refused`].
+    /// Who waits, and which attempt it is: the shard and the request id as an entry's envelope has it. For the leader's answer.
     pub whom: (u32, u64),
-    /// For [`Group::propose_forwarded`] there: an entry with a checksum, but without the clocks of its leader.
-    pub payload: Bytes,
+    /// What it is.
+    pub call: Call,
 }
 
 /// Why a proposal of another member was not taken. It was not proposed: nothing will come of it.
@@ -71,96 +71,6 @@ impl ForwardError {
             ForwardError::Kind(_) | ForwardError::Malformed(EntryError::UnknownKind { .. }) => Error::NotCapable,
             ForwardError::Malformed(_) => Error::Unhealthy,
         }
-    }
-}
-
-/// Requests of this member's shards that wait for their entry, where there are other members: a sole voter answers all.
-#[derive(Debug, Default)]
-pub(super) struct InFlight {
-    by_age: VecDeque<Begun>,
-    waiting: AHashMap<(u32, u64), Held>,
-}
-
-#[derive(Debug)]
-struct Begun {
-    at: Duration,
-    term: u64,
-    attempt: u8,
-    whom: (u32, u64),
-}
-
-#[derive(Debug)]
-struct Held {
-    /// As the entry's envelope has it: one that was not taken is followed by another.
-    attempt: u8,
-    forwarded: Option<Forwarded>,
-}
-
-/// What it takes to forward a proposal again.
-#[derive(Debug)]
-pub(super) struct Forwarded {
-    /// When its caller began to wait.
-    since: Duration,
-    payload: Bytes,
-}
-
-/// Those that wait no longer.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Expired {
-    /// Their leader is one of the past: their callers are told.
-    unled: Vec<(u32, u64)>,
-    /// So many waited for so long that their shards have told their callers.
-    late: u64,
-}
-
-impl InFlight {
-    /// `whom` has the request's own id.
-    pub(super) fn begin(
-        &mut self,
-        at: Duration,
-        term: u64,
-        whom: (u32, u64),
-        attempt: u8,
-        forwarded: Option<Forwarded>,
-    ) {
-        if whom.0 == NOBODY || self.waiting.contains_key(&whom) {
-            return;
-        }
-        self.waiting.insert(whom, Held { attempt, forwarded });
-        self.by_age.push_back(Begun { at, term, attempt, whom });
-    }
-
-    /// True if it waited.
-    pub(super) fn end(&mut self, whom: (u32, u64)) -> bool {
-        !self.waiting.is_empty() && self.waiting.remove(&whom).is_some()
-    }
-
-    /// This attempt was not taken. None: it is not the one that is under way, whatever says so comes late.
-    fn refuse(&mut self, whom: (u32, u64), attempt: u8) -> Option<Held> {
-        self.waiting.get(&whom).filter(|held| held.attempt == attempt)?;
-        self.waiting.remove(&whom)
-    }
-
-    /// Those that began before `limit`, or in a term before `applied_term`, and still wait.
-    fn expire(&mut self, limit: Duration, applied_term: u64) -> Expired {
-        let mut expired = Expired::default();
-        // Neither terms nor times fall, so the oldest come first in both ways.
-        while let Some(Begun { at, term, attempt, whom }) = self.by_age.front() {
-            let (is_late, is_unled) = (*at < limit, *term < applied_term);
-            if !is_late && !is_unled {
-                break;
-            }
-            if self.waiting.get(whom).is_some_and(|held| held.attempt == *attempt) {
-                self.waiting.remove(whom);
-                if is_late {
-                    expired.late += 1;
-                } else {
-                    expired.unled.push(*whom);
-                }
-            }
-            self.by_age.pop_front();
-        }
-        expired
     }
 }
 
@@ -315,22 +225,6 @@ impl Group {
         Ok(())
     }
 
-    /// The leader has not taken a proposal ([`Forward::whom`]), or it never came there: nothing will come of that attempt. Where
-    /// another leader may take it, it waits for that one; else its caller learns so at once.
-    pub fn forward_refused(&mut self, whom: (u32, u64), error: Error) {
-        let (shard, (request_id, attempt)) = (whom.0, request_and_attempt(whom.1));
-        let Some(held) = self.in_flight.refuse((shard, request_id), attempt) else { return };
-        let is_unled = matches!(error, Error::NoLeader | Error::NotLeader | Error::LeaderChanged);
-        if is_unled
-            && let Some(Forwarded { since, payload }) = held.forwarded
-            && let Some(draft) = Draft::of_sealed(&payload).ok().and_then(Draft::next_attempt)
-        {
-            return self.wait_for_leader(since, vec![Proposal { draft, shard, request_id }]);
-        }
-        self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
-        self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
-    }
-
     /// Who leads, where that is another member.
     pub fn leader_elsewhere(&self) -> Option<NodeId> {
         self.forward_to()
@@ -370,23 +264,30 @@ impl Group {
         if role.role == Role::Leader || self.is_installing() { None } else { role.leader }
     }
 
+    /// A proposal that nothing will come of.
+    pub(super) fn proposal_failed(&mut self, (shard, request_id): Whom, error: Error) {
+        self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        self.outputs.answers.push(Answer { shard, request_id, outcome: Err(error) });
+    }
+
     pub(super) fn forward(&mut self, since: Duration, leader: NodeId, proposals: Vec<Proposal>) {
         let (now, term) = (self.now, self.raft.role().term.0);
         for proposal in proposals {
             let (whom, attempt) = ((proposal.shard, proposal.request_id), proposal.draft.attempt());
             let payload = proposal.draft.seal(0, 0);
-            let forwarded = Forwarded { since, payload: payload.clone() };
-            self.in_flight.begin(now, term, whom, attempt, Some(forwarded));
+            let again = Again { since, call: Call::Proposal(payload.clone()) };
+            self.in_flight.begin(now, term, whom, attempt, Some(again));
             let whom = caller_of(&payload).expect("it has an envelope");
-            self.outputs.forward.push(Forward { leader, whom, payload });
+            self.outputs.forward.push(Forward { leader, whom, call: Call::Proposal(payload) });
         }
     }
 
-    /// A tick's part: who waits for a leader of the past is told that the outcome is unknown; who has waited for too long was told
-    /// by its shard, and is forgotten.
+    /// A tick's part: who waits for a leader of the past is told that the outcome is unknown, or the next one is asked; who has
+    /// waited for too long was told by its shard, and is forgotten.
     pub(super) fn expire_requests(&mut self) {
         let limit = self.now.saturating_sub(self.shared.config.request_timeout());
-        let Expired { unled, late } = self.in_flight.expire(limit, self.state.applied_term);
+        let Expired { unled, again, late } = self.in_flight.expire(limit, self.state.applied_term);
+        again.into_iter().for_each(|(whom, held)| self.call_refused(whom, held, Error::LeaderChanged));
         self.shared.proposals_failed.fetch_add(unled.len() as u64 + late, Ordering::Relaxed);
         self.outputs.answers.extend(unled.into_iter().map(|(shard, request_id)| Answer {
             shard,
@@ -443,55 +344,6 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn unled(whom: &[(u32, u64)]) -> Expired {
-        Expired { unled: whom.to_vec(), late: 0 }
-    }
-
-    #[test]
-    fn who_waits_too_long_is_forgotten_once() {
-        let at = Duration::from_secs;
-        let mut in_flight = InFlight::default();
-        in_flight.begin(at(1), 1, (0, 7), 0, None);
-        in_flight.begin(at(2), 1, (0, 8), 0, None);
-        in_flight.begin(at(9), 2, (0, 9), 0, None);
-        in_flight.begin(at(9), 2, (NOBODY, 0), 0, None);
-        assert!(in_flight.end((0, 8)) && !in_flight.end((0, 8)));
-        assert_eq!(in_flight.expire(at(5), 1), Expired { unled: vec![], late: 1 });
-        assert_eq!(in_flight.expire(at(9), 2), Expired::default());
-        assert_eq!(in_flight.expire(at(10), 2), Expired { unled: vec![], late: 1 });
-        assert!(in_flight.waiting.is_empty());
-    }
-
-    #[test]
-    fn who_waits_for_a_leader_of_the_past_is_told_at_once() {
-        let mut in_flight = InFlight::default();
-        in_flight.begin(Duration::ZERO, 4, (0, 7), 0, None);
-        in_flight.begin(Duration::ZERO, 5, (0, 8), 0, None);
-        assert_eq!(in_flight.expire(Duration::ZERO, 4), unled(&[]));
-        assert_eq!(in_flight.expire(Duration::ZERO, 5), unled(&[(0, 7)]));
-        // An attempt that was not taken says nothing of the one after it.
-        in_flight.begin(Duration::ZERO, 5, (0, 9), 0, None);
-        assert!(in_flight.end((0, 9)));
-        in_flight.begin(Duration::ZERO, 6, (0, 9), 1, None);
-        assert_eq!(in_flight.expire(Duration::ZERO, 6), unled(&[(0, 8)]));
-        assert_eq!(in_flight.expire(Duration::ZERO, 7), unled(&[(0, 9)]));
-    }
-
-    /// The refusal of the first attempt came twice; the second one was taken for that of the next attempt, which the log had by
-    /// then, and a third one was made: the put came about twice (simulator's seed 41764).
-    #[test]
-    fn a_refusal_counts_for_its_own_attempt() {
-        let mut in_flight = InFlight::default();
-        let held = || Some(Forwarded { since: Duration::ZERO, payload: Bytes::new() });
-        in_flight.begin(Duration::ZERO, 1, (0, 7), 0, held());
-        assert!(in_flight.refuse((0, 7), 0).is_some());
-        in_flight.begin(Duration::ZERO, 1, (0, 7), 1, held());
-        assert!(in_flight.refuse((0, 7), 0).is_none());
-        assert!(in_flight.end((0, 7)), "it is still waited for");
-        assert!(in_flight.refuse((0, 7), 1).is_none());
-        assert_eq!(request_and_attempt(7 | (3 << 56)), (7, 3));
-    }
 
     #[test]
     fn a_bounded_weight_is_kept() {

@@ -27,7 +27,7 @@ pub struct KeptAlive {
 }
 
 impl Group {
-    /// A client keeps its lease alive: answered in one of the next [`Group::take_outputs`]. Where there are other members, once a
+    /// A lease is kept alive by this member, the leader: answered in one of the next [`Group::take_outputs`]. Where there are other members, once a
     /// quorum has confirmed this leader after this call.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Group {
                 self.keep_alives.insert(token, (shard, request_id));
             }
             Some(answer) => {
-                self.outputs.kept_alive.push(KeptAlive { shard, request_id, outcome: outcome_of(answer) });
+                self.kept((shard, request_id), outcome_of(answer));
             }
             None => self.keep_alives_again.push((shard, request_id, id)),
         }
@@ -86,7 +86,7 @@ impl Group {
     pub(super) fn drive_lessor(&mut self) -> Result<(), GroupError> {
         for (token, answer) in self.lessor.take_answers() {
             if let Some((shard, request_id)) = self.keep_alives.remove(&token.0) {
-                self.outputs.kept_alive.push(KeptAlive { shard, request_id, outcome: outcome_of(answer) });
+                self.kept((shard, request_id), outcome_of(answer));
             }
         }
         if self.raft.role().role != Role::Leader || self.absent.is_some() || self.stopping {

@@ -15,6 +15,7 @@
 
 mod ahead;
 mod apply;
+mod asks;
 mod ballots;
 mod change;
 mod checkpoint;
@@ -23,6 +24,7 @@ mod divergence;
 mod error;
 mod failover;
 mod force;
+mod in_flight;
 mod install;
 mod kinds;
 mod landing;
@@ -62,6 +64,7 @@ use crate::shared::Shared;
 use crate::state::State;
 
 pub use apply::read_member;
+pub use asks::{Ask, Call, ClockTold};
 pub use change::MemberChange;
 pub use checkpoint::CheckpointPace;
 pub use cluster::{Forward, ForwardError};
@@ -129,7 +132,7 @@ pub struct Group {
     said_first: Option<(u64, Duration)>,
     reads: reads::Reads,
     kinds: kinds::Kinds,
-    /// Changes of the members that wait for their page: shard and request id.
+    /// Changes of the members that wait for their page, or for this leader to be ready: shard and request id.
     changes: Vec<(MemberChange, u32, u64)>,
     /// Members that the log of this start adds.
     announced: Vec<crate::command::Member>,
@@ -139,8 +142,8 @@ pub struct Group {
     standing: Standing,
     /// Raft neither hears nor says anything: whether this member has kept its promises is not known yet.
     on_trial: bool,
-    in_flight: cluster::InFlight,
-    /// Proposals that wait for a leader.
+    in_flight: in_flight::InFlight,
+    /// What waits for a leader.
     unled: unled::Unled,
     vacancy: Option<failover::Vacancy>,
     resigning: Option<failover::Resigning>,
@@ -240,7 +243,8 @@ impl Group {
             return self.forward(since, leader, proposals);
         }
         if !self.may_propose() {
-            return self.wait_for_leader(since, proposals);
+            let waiting = proposals.into_iter().map(unled::Errand::Proposal);
+            return waiting.for_each(|errand| self.wait_for_leader(since, errand));
         }
         let clock = self.lessor.clock(self.now).0;
         let mut whom = Vec::with_capacity(proposals.len());
@@ -281,7 +285,7 @@ impl Group {
         if self.is_installing() {
             return self.fill_log();
         }
-        self.propose_unled();
+        self.serve_unled()?;
         self.ask_read_index();
         self.take_actions();
         self.fill_log()?;
@@ -333,7 +337,7 @@ impl Group {
             self.lessor.leadership(change.role == Role::Leader, self.now);
         }
         self.shared.committed.store(self.raft.positions().committed.0.0, Ordering::Relaxed);
-        let pending = self.entries_pending() + self.unled.count() as u64;
+        let pending = self.entries_pending() + self.unled.proposals() as u64;
         self.shared.proposals_pending.store(pending, Ordering::Relaxed);
     }
 

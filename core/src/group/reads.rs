@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ringstone_raft::{Index, ReadState, Role};
 
-use super::{Group, GroupError, KeptAlive};
+use super::{Group, GroupError};
 use crate::error::Error;
 
 /// What came of [`Group::read_index`].
@@ -181,12 +181,9 @@ impl Group {
             ReadReady { shard, request_id, outcome }
         };
         self.outputs.reads.extend(who.reads.iter().map(ready));
-        // Its caller asks again, whoever leads then.
-        let kept = |&(shard, request_id, _): &(u32, u64, i64)| KeptAlive {
-            shard,
-            request_id,
-            outcome: Err(Error::NotPrimaryLessor),
-        };
-        self.outputs.kept_alive.extend(who.keep_alives.iter().map(kept));
+        // Whoever leads then is asked again.
+        for &(shard, request_id, _) in &who.keep_alives {
+            self.kept((shard, request_id), Err(Error::NotPrimaryLessor));
+        }
     }
 }

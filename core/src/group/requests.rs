@@ -3,7 +3,7 @@
 use ringstone_proto::etcdserverpb::{AlarmMember, LeaseGrantResponse};
 use ringstone_raft::{Message, NodeId, SnapshotMetadata};
 
-use super::{Forward, KeptAlive, ReadReady, Sum, Verdict};
+use super::{ClockTold, Forward, KeptAlive, ReadReady, Sum, Verdict};
 use crate::entry::Draft;
 use crate::error::Error;
 use crate::event::Event;
@@ -51,6 +51,8 @@ pub struct Outputs {
     pub answers: Vec<Answer>,
     /// Answers to keep-alives.
     pub kept_alive: Vec<KeptAlive>,
+    /// The time on the leader's lease clock.
+    pub clocks: Vec<ClockTold>,
     /// The batch's events, in order, of whole revisions.
     pub events: Vec<Event>,
     /// Events up to this revision stand in the log only: they were too many to hand out.
@@ -59,7 +61,7 @@ pub struct Outputs {
     pub published: bool,
     /// Messages for other members. What promises durability is here only once it is on disk.
     pub send: Vec<(NodeId, Message)>,
-    /// Proposals that only the leader can take.
+    /// What only the leader can take.
     pub forward: Vec<Forward>,
     /// Answers to [`Group::read_index`](super::Group::read_index).
     pub reads: Vec<ReadReady>,

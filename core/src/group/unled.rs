@@ -1,15 +1,16 @@
-//! A proposal that finds no leader waits for one, as in etcd, for as long as its caller waits for it.
+//! A proposal, or what else only a leader can do or tell (asks.rs), that finds no leader waits for one, as in etcd, for as long
+//! as its caller waits for it.
 //!
 //! ```text
-//!  propose ──> this member leads, or knows who does ──> log, or on its way to the leader (cluster.rs)
+//!  propose, ask ──> this member leads, or knows who does ──> log, or on its way to the leader (in_flight.rs)
 //!      ^   └─> nobody leads, or leadership is being handed over ──┐
 //!      |       the leader did not take it, or was not reached ────┤  nothing will come of that attempt
 //!      |                                                          v
 //!      +── who leads has changed, or a tick has passed ──────── waits here, within a bound
 //! ```
 //!
-//! Only a proposal of which it is certain that no leader has it waits here. What is in a log, or on its way to one, is never
-//! proposed again: it may come about.
+//! Of what changes something only that waits here of which it is certain that no leader has it. What is in a log, or on its way
+//! to one, is never proposed again: it may come about.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -17,33 +18,56 @@ use std::time::Duration;
 
 use ringstone_raft::Role;
 
-use super::{Answer, Group, NOBODY, Proposal};
+use super::asks::Asking;
+use super::{Group, GroupError, NOBODY, Proposal};
 use crate::error::Error;
 
-/// Proposals that wait, at most: those of an election at a pace that a member can take.
+/// What waits, at most: the requests of an election at a pace that a member can take.
 const WAITING_MAX: usize = 16 << 10;
 /// Their bytes.
 const WAITING_BYTES_MAX: usize = 32 << 20;
+
+/// What waits for a leader.
+#[derive(Debug)]
+pub(super) enum Errand {
+    Proposal(Proposal),
+    Ask(Asking),
+}
+
+impl Errand {
+    fn len(&self) -> usize {
+        match self {
+            Errand::Proposal(proposal) => proposal.draft.len(),
+            Errand::Ask(asking) => asking.ask.len(),
+        }
+    }
+
+    fn is_proposal(&self) -> bool {
+        matches!(self, Errand::Proposal(_))
+    }
+}
 
 #[derive(Debug)]
 struct Waiting {
     /// When its caller began to wait.
     since: Duration,
-    proposal: Proposal,
+    errand: Errand,
 }
 
-/// Proposals without a leader, the oldest first.
+/// All that waits for a leader, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Unled {
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    proposals: usize,
     /// There may be a leader now.
     is_due: bool,
 }
 
 impl Unled {
-    pub(super) fn count(&self) -> usize {
-        self.waiting.len()
+    /// How many proposals wait.
+    pub(super) fn proposals(&self) -> usize {
+        self.proposals
     }
 
     pub(super) fn look_again(&mut self) {
@@ -51,26 +75,28 @@ impl Unled {
     }
 
     /// Takes one in; gives it back where there is no room.
-    fn push(&mut self, since: Duration, proposal: Proposal) -> Result<(), Proposal> {
-        let bytes = self.bytes + proposal.draft.len();
+    fn push(&mut self, since: Duration, errand: Errand) -> Result<(), Errand> {
+        let bytes = self.bytes + errand.len();
         if self.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX {
-            return Err(proposal);
+            return Err(errand);
         }
         self.bytes = bytes;
-        self.waiting.push_back(Waiting { since, proposal });
+        self.proposals += usize::from(errand.is_proposal());
+        self.waiting.push_back(Waiting { since, errand });
         Ok(())
     }
 
-    /// Drops those that have waited since before `limit`; how many.
+    /// Drops those that have waited since before `limit`; how many proposals.
     fn expire(&mut self, limit: Duration) -> usize {
-        let before = self.waiting.len();
+        let before = self.proposals;
         self.waiting.retain(|waiting| waiting.since >= limit);
-        self.bytes = self.waiting.iter().map(|waiting| waiting.proposal.draft.len()).sum();
-        before - self.waiting.len()
+        self.bytes = self.waiting.iter().map(|waiting| waiting.errand.len()).sum();
+        self.proposals = self.waiting.iter().filter(|waiting| waiting.errand.is_proposal()).count();
+        before - self.proposals
     }
 
     fn take(&mut self) -> VecDeque<Waiting> {
-        (self.bytes, self.is_due) = (0, false);
+        (self.bytes, self.proposals, self.is_due) = (0, 0, false);
         std::mem::take(&mut self.waiting)
     }
 }
@@ -81,27 +107,38 @@ impl Group {
         self.raft.role().role == Role::Leader && self.raft.transferee().is_none()
     }
 
-    /// They are proposed once somebody leads. What nobody waits for is proposed anew by whoever has made it.
-    pub(super) fn wait_for_leader(&mut self, since: Duration, proposals: Vec<Proposal>) {
-        for proposal in proposals.into_iter().filter(|proposal| proposal.shard != NOBODY) {
-            if let Err(Proposal { shard, request_id, .. }) = self.unled.push(since, proposal) {
-                self.shared.proposals_failed.fetch_add(1, Ordering::Relaxed);
-                self.outputs.answers.push(Answer { shard, request_id, outcome: Err(Error::TooManyRequests) });
+    /// It is proposed, or asked for, once somebody leads. What nobody waits for is proposed anew by whoever has made it.
+    pub(super) fn wait_for_leader(&mut self, since: Duration, errand: Errand) {
+        if let Errand::Proposal(Proposal { shard: NOBODY, .. }) = errand {
+            return;
+        }
+        match self.unled.push(since, errand) {
+            Ok(()) => {}
+            Err(Errand::Proposal(Proposal { shard, request_id, .. })) => {
+                self.proposal_failed((shard, request_id), Error::TooManyRequests);
             }
+            Err(Errand::Ask(asking)) => self.ask_failed(asking.whom, &asking.ask, Error::NoLeader),
         }
     }
 
     /// A turn's part: those that wait, where somebody leads again.
-    pub(super) fn propose_unled(&mut self) {
+    ///
+    /// # Errors
+    /// [`GroupError::Damaged`].
+    pub(super) fn serve_unled(&mut self) -> Result<(), GroupError> {
         if !self.unled.is_due || self.unled.waiting.is_empty() {
-            return;
+            return Ok(());
         }
         if self.forward_to().is_none() && !self.may_propose() {
-            return;
+            return Ok(());
         }
-        for Waiting { since, proposal } in self.unled.take() {
-            self.propose_since(since, vec![proposal]);
+        for Waiting { since, errand } in self.unled.take() {
+            match errand {
+                Errand::Proposal(proposal) => self.propose_since(since, vec![proposal]),
+                Errand::Ask(asking) => self.ask_since(since, asking)?,
+            }
         }
+        Ok(())
     }
 
     /// A tick's part: whoever has waited for too long was told so by its shard, and nothing comes of it any more.
@@ -118,9 +155,9 @@ mod tests {
     use crate::command::{Command, Put};
     use crate::entry::{Draft, Envelope};
 
-    fn proposal(request_id: u64, bytes: usize) -> Proposal {
+    fn proposal(request_id: u64, bytes: usize) -> Errand {
         let put = Put { key: b"key".to_vec(), value: vec![0; bytes], ..Put::default() };
-        Proposal { draft: Draft::new(&Envelope::default(), &Command::Put(put)), shard: 0, request_id }
+        Errand::Proposal(Proposal { draft: Draft::new(&Envelope::default(), &Command::Put(put)), shard: 0, request_id })
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The task that drives the group on its shard: inputs in, one turn, I/O out, answers to the shards.
 //!
 //! ```text
-//!  loop:  inbox -> propose / keep-alives     tick      page completions     pages brought in
+//!  loop:  inbox -> propose, ask, read         tick      page completions     pages brought in
 //!         turn -> log I/O submitted, completions looked at (no system call) -> turn
 //!         outputs -> shards      checkpoint: one batch at a time, when the log leaves room
 //!         nothing left? -> wait until notified (inbox, eventfd of the log's ring, page I/O, ticker); the executor naps or parks
@@ -28,9 +28,7 @@ use ringstone_wal::disk::Token;
 use ringstone_wal::disk::ring::RingDisk;
 
 use crate::command::{Bootstrap, Command};
-use crate::error::Error;
 use crate::group::{Group, GroupError, founders};
-use crate::said::{Caller, Said};
 use crate::shard::images;
 use crate::shard::link::{Asked, Stamps};
 use crate::shard::notify::Broadcast;
@@ -179,20 +177,11 @@ impl Driver {
             self.group.settle_pages();
         }
         let asked = self.inbox.take(self.local.outbox.take(), pressed);
-        self.keep_alive(now, asked.keep_alives)?;
-        self.ask_clock(asked.clocks);
+        for (Asked { shard, request_id }, ask) in asked.asks {
+            self.group.ask(now, shard, request_id, ask)?;
+        }
         for Asked { shard, request_id } in asked.reads {
             self.group.read_index(now, shard, request_id);
-        }
-        for (Asked { shard, request_id }, change) in asked.changes {
-            match (&self.others.links, self.group.leader_elsewhere()) {
-                (Some(links), Some(leader)) => {
-                    if !links.say(leader, &Said::Change(Caller { shard, request_id }, change)) {
-                        self.tell(shard, request_id, Err(Error::NoLeader));
-                    }
-                }
-                _ => self.group.change_members(now, &change, shard, request_id)?,
-            }
         }
         for (asked, to) in asked.transfers {
             self.transfer(asked, NodeId(to));

@@ -4,18 +4,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::event::EventBatch;
-use crate::group::{MemberChange, Proposal, Reply};
-
-/// A keep-alive on its way to the lessor.
-#[derive(Debug)]
-pub struct KeepAlive {
-    /// The shard that waits.
-    pub shard: u32,
-    /// Its request id.
-    pub request_id: u64,
-    /// Lease id.
-    pub id: i64,
-}
+use crate::group::{Ask, Proposal, Reply};
 
 /// A request that waits for an answer of [`Told`], and says no more.
 #[derive(Clone, Copy, Debug)]
@@ -33,26 +22,17 @@ pub struct ToGroup {
     pub reads: Vec<Asked>,
     /// Who shall lead.
     pub transfers: Vec<(Asked, u64)>,
-    /// Who shall be a member.
-    pub changes: Vec<(Asked, MemberChange)>,
+    /// What only the leader can do or tell.
+    pub asks: Vec<(Asked, Ask)>,
     /// For the log.
     pub proposals: Vec<Proposal>,
-    /// For the lessor.
-    pub keep_alives: Vec<KeepAlive>,
-    /// What time is it on the leader's lease clock?
-    pub clocks: Vec<Asked>,
 }
 
 impl ToGroup {
     /// True when there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.proposals.is_empty()
-            && self.keep_alives.is_empty()
-            && self.reads.is_empty()
-            && self.transfers.is_empty()
-            && self.changes.is_empty()
-            && self.clocks.is_empty()
+        self.proposals.is_empty() && self.reads.is_empty() && self.transfers.is_empty() && self.asks.is_empty()
     }
 
     /// Takes over what `other` holds.
@@ -63,10 +43,8 @@ impl ToGroup {
         }
         self.reads.append(&mut other.reads);
         self.transfers.append(&mut other.transfers);
-        self.changes.append(&mut other.changes);
+        self.asks.append(&mut other.asks);
         self.proposals.append(&mut other.proposals);
-        self.keep_alives.append(&mut other.keep_alives);
-        self.clocks.append(&mut other.clocks);
     }
 }
 

@@ -42,16 +42,16 @@ use crate::command::Command;
 use crate::entry::{Draft, Envelope};
 use crate::error::{Error, ReadFault};
 use crate::eviction;
-use crate::group::{GROUP, MemberChange, Proposal, Reply};
+use crate::group::{Ask, GROUP, MemberChange, Proposal, Reply};
 use crate::metrics::ShardMetrics;
 use crate::mvcc::{Budget, Progress};
 use crate::shared::Shared;
 use crate::state::{Admission, State, Window};
 use crate::watch::{Hub, StreamId};
 use bring_in::PageReads;
-use link::{Asked, FromGroup, KeepAlive, Stamps, ToGroup, Told};
+use link::{Asked, FromGroup, Stamps, ToGroup, Told};
 use notify::{Broadcast, Notify};
-use pending::Pending;
+use pending::{Late, Pending};
 use stages::Trace;
 
 pub use images::install_fetched as images_installed;
@@ -130,7 +130,7 @@ impl Shard {
     /// # Errors
     /// What apply says, or one of the time-outs (the outcome is then unknown), [`Error::Stopped`].
     pub async fn propose(&self, command: &Command, trace: &Trace) -> Result<Reply, Error> {
-        let place = self.reserve_write(trace.began())?;
+        let place = self.reserve(trace.began(), Late::Write)?;
         trace.proposed();
         let envelope = Envelope {
             group: GROUP,
@@ -151,35 +151,37 @@ impl Shard {
         }
     }
 
-    /// Keeps a lease alive; its granted TTL in seconds, or 0 if there is none.
+    /// Keeps a lease alive; its granted TTL in seconds, or 0 if there is none. Without a leader it waits for one.
     ///
     /// # Errors
-    /// [`Error::NotPrimaryLessor`], [`Error::Timeout`], [`Error::Stopped`].
+    /// [`Error::NoLeader`], [`Error::NotPrimaryLessor`], [`Error::TooManyRequests`], [`Error::Timeout`], [`Error::Stopped`].
     pub async fn keep_alive(&self, id: i64) -> Result<i64, Error> {
-        let place = self.reserve(boottime())?;
-        self.outbox.borrow_mut().keep_alives.push(KeepAlive { shard: self.id, request_id: place.id(), id });
-        self.outbox_grew();
-        match place.await.0? {
+        match self.ask(boottime(), Late::OfLeader, Ask::KeepAlive(id)).await? {
             Told::KeptAlive(ttl_s) => Ok(ttl_s),
             Told::Reply(_) | Told::Clock(_) | Told::Go => Err(Error::Unhealthy),
         }
     }
 
-    /// The lease clock of whoever leads, in milliseconds: what is left of a lease is counted by it.
+    /// The lease clock of whoever leads, in milliseconds: what is left of a lease is counted by it. Without a leader it waits
+    /// for one; the call began at `since`.
     ///
     /// # Errors
-    /// [`Error::NoLeader`], [`Error::LeaderChanged`], [`Error::Timeout`], [`Error::Stopped`].
-    pub async fn lease_clock_ms(&self) -> Result<u64, Error> {
+    /// [`Error::NoLeader`], [`Error::Timeout`], [`Error::Stopped`].
+    pub async fn lease_clock_ms(&self, since: Duration) -> Result<u64, Error> {
         if self.shared.is_leader() {
             return Ok(self.shared.lease_clock_ms.load(Ordering::Relaxed));
         }
-        let place = self.reserve(boottime())?;
-        self.outbox.borrow_mut().clocks.push(Asked { shard: self.id, request_id: place.id() });
-        self.outbox_grew();
-        match place.await.0? {
+        match self.ask(since, Late::OfLeader, Ask::LeaseClock).await? {
             Told::Clock(ms) => Ok(ms),
             Told::Reply(_) | Told::KeptAlive(_) | Told::Go => Err(Error::Unhealthy),
         }
+    }
+
+    async fn ask(&self, since: Duration, what: Late, ask: Ask) -> Result<Told, Error> {
+        let place = self.reserve(since, what)?;
+        self.outbox.borrow_mut().asks.push((Asked { shard: self.id, request_id: place.id() }, ask));
+        self.outbox_grew();
+        place.await.0
     }
 
     /// Returns once what is published is at least what was committed when this was called. A lone member publishes before
@@ -188,24 +190,36 @@ impl Shard {
     /// # Errors
     /// [`Error::Timeout`], [`Error::TooManyRequests`], [`Error::Stopped`].
     pub async fn linearizable(&self) -> Result<(), Error> {
+        self.linearizable_since(boottime(), Late::Read).await
+    }
+
+    /// The same for a call that began at `since`.
+    async fn linearizable_since(&self, since: Duration, what: Late) -> Result<(), Error> {
         if self.shared.is_sole.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let place = self.reserve(boottime())?;
+        let place = self.reserve(since, what)?;
         self.outbox.borrow_mut().reads.push(Asked { shard: self.id, request_id: place.id() });
         self.outbox_grew();
         place.await.0.map(drop)
     }
 
-    /// Changes who the members are, and returns once the change is applied by the leader.
+    /// As [`Shard::linearizable`], for a call that began at `since` and that etcd's leader answers itself.
+    ///
+    /// # Errors
+    /// The same, and [`Error::NoLeader`] in place of a time-out.
+    pub async fn linearizable_by_leader(&self, since: Duration) -> Result<(), Error> {
+        self.linearizable_since(since, Late::OfLeader).await
+    }
+
+    /// Changes who the members are, and returns once the change is applied by the leader. Without a leader it waits for one.
     ///
     /// # Errors
     /// What the leader says, one of the time-outs (the outcome is then unknown), [`Error::NoLeader`], [`Error::Stopped`].
     pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
-        let place = self.reserve_write(boottime())?;
-        self.outbox.borrow_mut().changes.push((Asked { shard: self.id, request_id: place.id() }, change));
-        self.outbox_grew();
-        place.await.0.map(drop)
+        // The others are in etcd's log at once.
+        let what = if matches!(change, MemberChange::Promote(_)) { Late::OfLeader } else { Late::Write };
+        self.ask(boottime(), what, Ask::Change(change)).await.map(drop)
     }
 
     /// Returns once the member leads.
@@ -213,7 +227,7 @@ impl Shard {
     /// # Errors
     /// [`Error::NotLeader`], [`Error::BadLeaderTransferee`], [`Error::TooManyRequests`], [`Error::Timeout`].
     pub async fn move_leader(&self, to: u64) -> Result<(), Error> {
-        let place = self.reserve(boottime())?;
+        let place = self.reserve(boottime(), Late::Read)?;
         self.outbox.borrow_mut().transfers.push((Asked { shard: self.id, request_id: place.id() }, to));
         self.outbox_grew();
         place.await.0.map(drop)
@@ -224,23 +238,15 @@ impl Shard {
         &self.shared.metrics[self.id as usize]
     }
 
-    fn reserve_write(&self, since: Duration) -> Result<pending::Answer<Answered>, Error> {
-        self.reserve_for(since, true)
-    }
-
-    fn reserve(&self, since: Duration) -> Result<pending::Answer<Answered>, Error> {
-        self.reserve_for(since, false)
-    }
-
     /// A place for the answer to what was asked at `since`.
-    fn reserve_for(&self, since: Duration, is_write: bool) -> Result<pending::Answer<Answered>, Error> {
+    fn reserve(&self, since: Duration, what: Late) -> Result<pending::Answer<Answered>, Error> {
         if self.shared.stopping.load(Ordering::Relaxed) && !self.shared.ready.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
         }
         if self.pending.len() >= PENDING_MAX {
             return Err(Error::TooManyRequests);
         }
-        Ok(self.pending.reserve(since, is_write))
+        Ok(self.pending.reserve(since, what))
     }
 
     /// Runs `step` on pinned roots until it gives something. None means: call again, the budget is spent. Between two

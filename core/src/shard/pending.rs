@@ -14,7 +14,18 @@ struct Place<T> {
     answer: Option<T>,
     waker: Option<Waker>,
     since: Duration,
-    is_write: bool,
+    what: Late,
+}
+
+/// What an answer that does not come in time is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// A read.
+    Read,
+    /// A write: its outcome is unknown.
+    Write,
+    /// What etcd asks its leader for itself, instead of its log.
+    OfLeader,
 }
 
 /// The places of one shard.
@@ -36,10 +47,10 @@ impl<T> Pending<T> {
     }
 
     /// Reserves a place for an answer that is waited for since `now`: any clock, for [`Pending::expire`] alone.
-    pub fn reserve(self: &Rc<Self>, now: Duration, is_write: bool) -> Answer<T> {
+    pub fn reserve(self: &Rc<Self>, now: Duration, what: Late) -> Answer<T> {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
-        self.places.borrow_mut().insert(id, Place { answer: None, waker: None, since: now, is_write });
+        self.places.borrow_mut().insert(id, Place { answer: None, waker: None, since: now, what });
         Answer { id, pending: Rc::clone(self) }
     }
 
@@ -56,18 +67,18 @@ impl<T> Pending<T> {
         true
     }
 
-    /// Answers all that wait since before `limit` with what `answer` makes of when they began, and whether they write. There
+    /// Answers all that wait since before `limit` with what `answer` makes of when they began, and of what they wait for. There
     /// is no other end to a wait whose answer does not come.
-    pub fn expire(&self, limit: Duration, mut answer: impl FnMut(Duration, bool) -> T) {
-        let late: Vec<(u64, Duration, bool)> = self
+    pub fn expire(&self, limit: Duration, mut answer: impl FnMut(Duration, Late) -> T) {
+        let late: Vec<(u64, Duration, Late)> = self
             .places
             .borrow()
             .iter()
             .filter(|(_, place)| place.since < limit && place.answer.is_none())
-            .map(|(&id, place)| (id, place.since, place.is_write))
+            .map(|(&id, place)| (id, place.since, place.what))
             .collect();
-        for (id, since, is_write) in late {
-            self.resolve(id, answer(since, is_write));
+        for (id, since, what) in late {
+            self.resolve(id, answer(since, what));
         }
     }
 
@@ -117,8 +128,8 @@ mod tests {
     #[test]
     fn an_answer_finds_its_place_once() {
         let pending = Pending::new(7);
-        let mut first = pending.reserve(Duration::ZERO, true);
-        let second = pending.reserve(Duration::ZERO, true);
+        let mut first = pending.reserve(Duration::ZERO, Late::Write);
+        let second = pending.reserve(Duration::ZERO, Late::Write);
         assert!(poll(&mut first).is_pending());
         assert!(pending.resolve(first.id(), 1) && pending.resolve(second.id(), 2));
         assert_eq!(poll(&mut first), Poll::Ready(1));
@@ -129,10 +140,10 @@ mod tests {
     #[test]
     fn only_the_late_expire() {
         let pending = Pending::new(0);
-        let mut old = pending.reserve(Duration::from_secs(1), false);
-        let mut new = pending.reserve(Duration::from_secs(9), true);
-        pending.expire(Duration::from_secs(5), |since, is_write| (since, is_write));
-        assert_eq!(poll(&mut old), Poll::Ready((Duration::from_secs(1), false)));
+        let mut old = pending.reserve(Duration::from_secs(1), Late::Read);
+        let mut new = pending.reserve(Duration::from_secs(9), Late::Write);
+        pending.expire(Duration::from_secs(5), |since, what| (since, what));
+        assert_eq!(poll(&mut old), Poll::Ready((Duration::from_secs(1), Late::Read)));
         assert!(poll(&mut new).is_pending());
     }
 }

@@ -24,7 +24,7 @@ use super::group_task::{Driver, Inbox, Remote};
 use super::link::{FromGroup, Stamps, ToGroup};
 use super::notify::{Broadcast, Notify};
 use super::page_io::PageFile;
-use super::pending::Pending;
+use super::pending::{Late, Pending};
 use super::pulse::Pulse;
 use super::{Shard, boottime, compaction, fds};
 use crate::api::Api;
@@ -250,8 +250,13 @@ impl Running {
             self.pulse.beat();
             self.publish_figures();
             self.shard.note_leader(now);
-            self.shard.pending.expire(now.saturating_sub(timeout), |since, is_write| {
-                let error = if is_write { self.shard.shared.late_write(since) } else { Error::Timeout };
+            self.shard.pending.expire(now.saturating_sub(timeout), |since, what| {
+                let shared = &self.shard.shared;
+                let error = match what {
+                    Late::Write => shared.late_write(since),
+                    Late::OfLeader if shared.leader.load(Ordering::Relaxed) == 0 => Error::NoLeader,
+                    Late::OfLeader | Late::Read => Error::Timeout,
+                };
                 (Err(error), Stamps::default())
             });
             if !self.shard.shared.stopping.load(Ordering::Relaxed) {

@@ -4,7 +4,7 @@
 //! leader that nobody follows any more is asked, too: nothing that is over may be kept alive by it.
 
 use ringstone_core::error::Error;
-use ringstone_core::said::{Caller, Said};
+use ringstone_core::group::Ask;
 
 use super::clients::{Clients, Pending};
 use super::faults::DRIFT_PERCENT_MAX;
@@ -76,9 +76,7 @@ impl World {
         self.clients.pending.insert(call, pending);
         let now = node.boottime(now);
         let life = node.life.as_mut().expect("it is up");
-        if let Some(leader) = life.group.leader_elsewhere() {
-            self.say(member, leader.0, &Said::KeepAlives(vec![(Caller { shard: 0, request_id: call }, lease)]));
-        } else if let Err(error) = life.group.keep_alive(now, 0, call, lease) {
+        if let Err(error) = life.group.ask(now, 0, call, Ask::KeepAlive(lease)) {
             return self.failed(member, &error);
         }
         self.pump(member);

@@ -9,7 +9,6 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use ringstone_core::entry::caller_of;
-use ringstone_core::error::Error;
 use ringstone_core::said::{self, Caller, Said};
 use ringstone_raft::wire::Limits;
 use ringstone_raft::{Body, Message, NodeId};
@@ -216,10 +215,8 @@ impl World {
             }
             Said::KeptAlive(items) => {
                 for (caller, ttl_s) in items {
-                    let told = if ttl_s < 0 { Err(Error::NotPrimaryLessor) } else { Ok(ttl_s) };
-                    self.kept_alive(caller.request_id, told);
+                    life.group.told_kept_alive((caller.shard, caller.request_id), ttl_s);
                 }
-                return;
             }
             Said::Sum(sum) => life.group.hear_sum(now, NodeId(from), sum),
             Said::Change(caller, change) => {
@@ -228,7 +225,7 @@ impl World {
                     return self.failed(to, &error);
                 }
             }
-            Said::Changed(caller, outcome) => return self.changed(caller.request_id, &outcome),
+            Said::Changed(caller, outcome) => life.group.told_changed((caller.shard, caller.request_id), outcome),
             other => panic!("nobody says this here: {other:?}"),
         }
         self.pump(to);

@@ -2,8 +2,7 @@
 
 use ringstone_core::command::Member;
 use ringstone_core::error::Error;
-use ringstone_core::group::{MemberChange, read_members};
-use ringstone_core::said::{Caller, Said};
+use ringstone_core::group::{Ask, MemberChange, read_members};
 
 use super::faults::Kind;
 use super::node;
@@ -64,9 +63,7 @@ impl World {
         let node = self.nodes.get_mut(&asked).expect("it is up");
         let now = node.boottime(now);
         let life = node.life.as_mut().expect("it is up");
-        if let Some(leader) = life.group.leader_elsewhere() {
-            self.say(asked, leader.0, &Said::Change(Caller { shard: 0, request_id: call }, change));
-        } else if let Err(error) = life.group.change_members(now, &change, 0, call) {
+        if let Err(error) = life.group.ask(now, 0, call, Ask::Change(change)) {
             return self.failed(asked, &error);
         }
         self.pump(asked);

@@ -364,7 +364,7 @@ impl World {
             self.send_raft(id, life_number, to.0, message);
         }
         for forward in outputs.forward {
-            self.say(id, forward.leader.0, &Said::Proposal(forward.payload));
+            self.say(id, forward.leader.0, &forward.into());
         }
         for answer in outputs.answers {
             if answer.shard == STRANGER {

@@ -90,6 +90,9 @@ impl Driver {
         for kept in own {
             self.told(local, kept.shard, kept.request_id, kept.outcome.map(Told::KeptAlive));
         }
+        for clock in outputs.clocks {
+            self.told(local, clock.shard, clock.request_id, clock.outcome.map(Told::Clock));
+        }
         self.answer_strangers(strangers.into_iter().map(|kept| (kept.request_id, kept.outcome.ok())).collect());
         for ready in outputs.reads {
             if ready.shard == STRANGER {

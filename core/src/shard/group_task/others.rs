@@ -12,12 +12,12 @@ use super::commits::Commits;
 use super::trial::Trial;
 use crate::entry::caller_of;
 use crate::error::Error;
-use crate::group::{Forward, GroupError, LogNeed, Sum, Verdict, founders};
+use crate::group::{Ask, Call, Forward, GroupError, LogNeed, Sum, Verdict, founders};
 use crate::identity::incarnation;
-use crate::said::{Caller, MendRefusal, MendRequest, Said};
+use crate::said::{Caller, Items, MendRefusal, MendRequest, Said};
 use crate::shard::boottime;
 use crate::shard::images::{self, Arrivals, ImageEvent, Place};
-use crate::shard::link::{Asked, KeepAlive, Told};
+use crate::shard::link::{Asked, Told};
 use crate::shard::peers::{FromPeer, Links};
 
 /// How long a change of the leader is waited for.
@@ -108,8 +108,7 @@ impl Driver {
                 }
                 FromPeer::Said(_, Said::KeptAlive(items)) => {
                     for (caller, ttl_s) in items {
-                        let told = if ttl_s < 0 { Err(Error::NotPrimaryLessor) } else { Ok(Told::KeptAlive(ttl_s)) };
-                        self.tell(caller.shard, caller.request_id, told);
+                        self.group.told_kept_alive((caller.shard, caller.request_id), ttl_s);
                     }
                 }
                 FromPeer::Said(from, Said::Clocks(items)) => {
@@ -121,8 +120,7 @@ impl Driver {
                 }
                 FromPeer::Said(_, Said::ClockIs(items)) => {
                     for (caller, ms) in items {
-                        let told = u64::try_from(ms).map(Told::Clock).map_err(|_| Error::LeaderChanged);
-                        self.tell(caller.shard, caller.request_id, told);
+                        self.group.told_clock((caller.shard, caller.request_id), ms);
                     }
                 }
                 FromPeer::Said(from, Said::Change(caller, change)) => {
@@ -131,9 +129,12 @@ impl Driver {
                     self.group.change_members(now, &change, STRANGER, self.others.next_stranger)?;
                 }
                 FromPeer::Said(_, Said::Changed(caller, outcome)) => {
-                    self.tell(caller.shard, caller.request_id, outcome.map(|()| Told::Go));
+                    self.group.told_changed((caller.shard, caller.request_id), outcome);
                 }
-                FromPeer::Connected(member) => drop(self.others.connected.insert(member)),
+                FromPeer::Connected(member) => {
+                    self.others.connected.insert(member);
+                    self.group.note_connected(member);
+                }
                 FromPeer::Lost(member) => {
                     self.others.connected.remove(&member);
                     self.note_connections(now);
@@ -198,66 +199,40 @@ impl Driver {
         (self.group.raft().role().role == Role::Leader).then(|| self.group.lease_clock_ms())
     }
 
-    /// Keep-alives for whoever leads.
-    pub(super) fn keep_alive(&mut self, now: Duration, asked: Vec<KeepAlive>) -> Result<(), GroupError> {
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let (Some(links), Some(leader)) = (&self.others.links, self.group.leader_elsewhere()) else {
-            for KeepAlive { shard, request_id, id } in asked {
-                self.group.keep_alive(now, shard, request_id, id)?;
-            }
-            return Ok(());
-        };
-        let item = |KeepAlive { shard, request_id, id }| (Caller { shard, request_id }, id);
-        let items: Vec<_> = asked.into_iter().map(item).collect();
-        if !links.say_items(leader, &items, Said::KeepAlives) {
-            self.tell_all(&items, &Error::NoLeader);
-        }
-        Ok(())
-    }
-
-    /// Who asks for the lease clock: of whoever leads.
-    pub(super) fn ask_clock(&mut self, asked: Vec<Asked>) {
-        if asked.is_empty() {
-            return;
-        }
-        let items: Vec<_> =
-            asked.into_iter().map(|Asked { shard, request_id }| (Caller { shard, request_id }, 0)).collect();
-        let sent = match (&self.others.links, self.group.leader_elsewhere()) {
-            (Some(links), Some(leader)) => links.say_items(leader, &items, Said::Clocks),
-            _ => false,
-        };
-        match self.lease_clock() {
-            _ if sent => {}
-            Some(ms) => {
-                items.iter().for_each(|(caller, _)| self.tell(caller.shard, caller.request_id, Ok(Told::Clock(ms))))
-            }
-            None => self.tell_all(&items, &Error::NoLeader),
-        }
-    }
-
-    fn tell_all(&mut self, items: &[(Caller, i64)], error: &Error) {
-        for (caller, _) in items {
-            self.tell(caller.shard, caller.request_id, Err(error.clone()));
-        }
-    }
-
-    /// Proposals for the leader. What does not go is answered at once.
+    /// What is for the leader: keep-alives, and questions for its clock, in as few pieces as they fit into. What does not go
+    /// waits for the next leader, or is answered at once.
     pub(super) fn forward(&mut self, forwards: Vec<Forward>) {
+        let Some(links) = self.others.links.clone() else {
+            return forwards.into_iter().for_each(|forward| self.not_sent(forward.whom));
+        };
+        let (mut keep_alives, mut clocks) = (Vec::new(), Vec::new());
         for forward in forwards {
-            let whom = forward.whom;
-            if !self
-                .others
-                .links
-                .as_ref()
-                .is_some_and(|links| links.say(forward.leader, &Said::Proposal(forward.payload)))
-            {
-                self.group.forward_refused(whom, Error::NoLeader);
-                // Its answer is in the next outputs.
-                self.inbox.wake.notify();
+            let (leader, whom) = (forward.leader, forward.whom);
+            let caller = Caller { shard: whom.0, request_id: whom.1 };
+            match forward.call {
+                Call::Ask(Ask::KeepAlive(id)) => keep_alives.push((leader, caller, id)),
+                Call::Ask(Ask::LeaseClock) => clocks.push((leader, caller, 0)),
+                _ if links.say(leader, &forward.into()) => {}
+                _ => self.not_sent(whom),
             }
         }
+        self.forward_items(&links, &keep_alives, Said::KeepAlives);
+        self.forward_items(&links, &clocks, Said::Clocks);
+    }
+
+    fn forward_items(&mut self, links: &Links, items: &[(NodeId, Caller, i64)], of: fn(Items) -> Said) {
+        for to_one in items.chunk_by(|one, next| one.0 == next.0) {
+            let items: Items = to_one.iter().map(|(_, caller, number)| (*caller, *number)).collect();
+            if !links.say_items(to_one[0].0, &items, of) {
+                items.iter().for_each(|(caller, _)| self.not_sent((caller.shard, caller.request_id)));
+            }
+        }
+    }
+
+    fn not_sent(&mut self, whom: (u32, u64)) {
+        self.group.forward_refused(whom, Error::NoLeader);
+        // Its answer is in the next outputs.
+        self.inbox.wake.notify();
     }
 
     /// Answers to keep-alives of other members, each one's in one piece.

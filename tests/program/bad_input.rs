@@ -1,8 +1,5 @@
 //! A start that can't be right: each has one message that names its cause, an exit status of its own, and leaves every file
 //! as it was. docs/operations.md has the table of the statuses.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -11,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use support::{Member, RINGSTONE, arguments, folder, free_port};
+use crate::support::{Member, RINGSTONE, arguments, folder, free_port};
 
 /// A member that ran once and was stopped.
 fn made(data_dir: &Path) {

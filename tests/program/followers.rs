@@ -1,22 +1,17 @@
 //! What members say that do not lead, and what one says that has no leader.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
+use crate::support::{Member, RINGSTONE, folder};
 use ringstone_net::client::{CallOptions, Client, ClientOptions};
 use ringstone_net::{Method, TokioRuntime};
 use ringstone_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
 };
-use seats::{cluster_of, ctl, ctl_until, status, three};
-use support::{Member, RINGSTONE, folder};
 
 /// Status and body of a page.
 fn page(port: u16, path: &str) -> (u16, String) {
@@ -93,33 +88,76 @@ fn every_member_answers_for_leases_and_of_itself() {
     members.into_iter().for_each(Member::stop);
 }
 
+type Told = std::thread::JoinHandle<(bool, String)>;
+
+/// `ctl` beside this test, for a member that may have no leader.
+fn ask(port: u16, words: &[&str]) -> Told {
+    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+    std::thread::spawn(move || {
+        let words: Vec<&str> = ["--command-timeout=15s"].into_iter().chain(words.iter().map(String::as_str)).collect();
+        ctl(port, &words)
+    })
+}
+
+/// What each of them says; all have come about.
+fn succeed<const N: usize>(waiting: [Told; N]) -> [String; N] {
+    let told = waiting.map(|told| told.join().unwrap());
+    assert!(told.iter().all(|(success, _)| *success), "{told:?}");
+    told.map(|(_, text)| text)
+}
+
 /// A leader's end is a wait for those whose requests no leader has; so is a leader that is not there yet.
 #[test]
-fn writes_and_reads_wait_for_the_next_leader() {
+fn requests_wait_for_the_next_leader() {
     let folder = folder();
     let (seats, mut members) = three(folder.path(), &[]);
     let cluster = cluster_of(&seats);
+    let granted = ctl(members[0].port, &["lease", "grant", "60"]).1;
+    let lease = granted.split(' ').nth(1).unwrap().to_owned();
+    assert!(ctl(members[0].port, &["put", "before", "1"]).0);
+    let list = ctl(members[0].port, &["member", "list"]).1;
+
+    // Killed: the others elect, and who asks one of them meanwhile need not know.
+    let leader = status(members[0].port, "leader");
+    let first = members.iter().position(|member| status(member.port, "member_id") == leader).unwrap();
+    drop(members.remove(first));
     let port = members[0].port;
-    assert!(ctl(port, &["put", "before", "1"]).0);
-    members.drain(1..).for_each(Member::stop);
+    let killed = seats[first].id(&list);
+    let learner = format!("--peer-urls={}", Seat::new("l0").peer);
+    let moved = format!("--peer-urls={}", Seat::new("moved").peer);
+    let waiting = [
+        ask(port, &["member", "add", "l0", &learner, "--learner"]),
+        ask(port, &["member", "update", &killed, &moved]),
+        ask(port, &["lease", "keep-alive", "--once", &lease]),
+        ask(port, &["lease", "timetolive", &lease]),
+        ask(port, &["member", "list"]),
+    ];
+    succeed(waiting);
+    let list = ctl(port, &["member", "list"]).1;
+    assert!(list.contains(moved.trim_start_matches("--peer-urls=")) && list.lines().count() == 4, "{list}");
+    let learner = list.lines().find(|line| line.ends_with("true")).unwrap().split(',').next().unwrap();
+
     // Nobody leads now, whoever did before.
+    let other = (0..3).rfind(|seat| *seat != first).unwrap();
+    members.drain(1..).for_each(Member::stop);
     page_until(port, "/health", 503, "RAFT NO LEADER");
-    let waiting = ["put", "get"].map(|word| {
-        std::thread::spawn(move || {
-            let words: &[&str] = if word == "put" { &["put", "after", "2"] } else { &["get", "before"] };
-            ctl(port, &[&["--command-timeout=15s"], words].concat())
-        })
-    });
+    let waiting = [
+        ask(port, &["put", "after", "2"]),
+        ask(port, &["get", "before"]),
+        ask(port, &["member", "remove", learner]),
+        ask(port, &["lease", "keep-alive", "--once", &lease]),
+        ask(port, &["lease", "timetolive", &lease]),
+        ask(port, &["member", "list"]),
+    ];
     std::thread::sleep(Duration::from_millis(500));
     assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
-    let again = seats[1].spawn(folder.path(), &cluster, &[]);
-    for waiting in waiting {
-        let (success, text) = waiting.join().unwrap();
-        assert!(success, "{text}");
-    }
+    let again = seats[other].spawn(folder.path(), &cluster, &[]);
+    let told = succeed(waiting);
+    assert!(told[3].contains("keepalived with TTL(60)"), "{told:?}");
     again.wait_until_ready();
     let revision = ctl(again.port, &["get", "after", "-w", "json"]).1;
     assert!(revision.contains("\"version\":1"), "it came about once: {revision}");
+    assert_eq!(ctl(again.port, &["member", "list"]).1.lines().count(), 3);
     again.stop();
 }
 
@@ -129,6 +167,9 @@ fn a_member_without_a_leader_says_so() {
     let (_, mut members) = three(folder.path(), &[]);
     let port = members[0].port;
     assert!(ctl(port, &["put", "kept", "here"]).0);
+    let granted = ctl(port, &["lease", "grant", "60"]).1;
+    let lease = granted.split(' ').nth(1).unwrap();
+    let own = status(port, "member_id").parse::<u64>().map(|id| format!("{id:x}")).unwrap();
     ctl_until(port, &["get", "kept", "--consistency=s"], |text| text.contains("here"));
     // ctl's watches ask for a leader, as etcdctl's do.
     let watch = Command::new(RINGSTONE)
@@ -145,12 +186,21 @@ fn a_member_without_a_leader_says_so() {
     assert_eq!(page(port, "/livez").0, 200);
     assert_eq!(page(port, "/health?serializable=true").0, 200);
     assert!(ctl(port, &["get", "kept", "--consistency=s"]).1.contains("here"));
-    // As in etcd: 5 s and two election timeouts.
-    for words in [&["put", "kept", "nowhere"][..], &["get", "kept"]] {
-        let began = Instant::now();
-        let (success, text) = ctl(port, &[&["--command-timeout=15s"], words].concat());
-        assert!(!success && text.contains("etcdserver: request timed out"), "{text}");
-        assert!((6..10).contains(&began.elapsed().as_secs()), "{words:?}: {:?}", began.elapsed());
+    // As in etcd: 5 s and two election timeouts; what its leader does itself is told that there is none.
+    let began = Instant::now();
+    let waiting = [
+        (&["put", "kept", "nowhere"][..], "etcdserver: request timed out"),
+        (&["get", "kept"], "etcdserver: request timed out"),
+        (&["member", "list"], "etcdserver: request timed out"),
+        (&["member", "remove", &own], "etcdserver: request timed out"),
+        (&["member", "promote", &own], "etcdserver: no leader"),
+        (&["lease", "keep-alive", "--once", lease], "etcdserver: no leader"),
+        (&["lease", "timetolive", lease], "etcdserver: no leader"),
+    ];
+    for (words, why, told) in waiting.map(|(words, why)| (words, why, ask(port, words))) {
+        let (success, text) = told.join().unwrap();
+        assert!(!success && text.contains(why), "{words:?}: {text}");
+        assert!((6..12).contains(&began.elapsed().as_secs()), "{words:?}: {:?}", began.elapsed());
     }
     let began = Instant::now();
     let mut errors = String::new();

@@ -27,7 +27,6 @@ pub fn ctl_until(port: u16, words: &[&str], is_good: impl Fn(&str) -> bool) -> S
 }
 
 /// What a member says of itself: a field of `endpoint status -w json`, as it stands there.
-#[allow(dead_code, reason = "not every test asks for it")]
 pub fn status(port: u16, field: &str) -> String {
     let text = ctl(port, &["endpoint", "status", "-w", "json"]).1;
     let key = format!("\"{field}\":");
@@ -44,7 +43,6 @@ pub struct Seat {
     pub peer: String,
 }
 
-#[allow(dead_code, reason = "not every test needs all of it")]
 impl Seat {
     pub fn new(name: &'static str) -> Seat {
         Seat { name, peer: format!("http://127.0.0.1:{}", free_port()) }
@@ -83,13 +81,11 @@ impl Seat {
 }
 
 /// `--initial-cluster` for these.
-#[allow(dead_code, reason = "not every test needs all of it")]
 pub fn cluster_of(seats: &[Seat]) -> String {
     seats.iter().map(|seat| format!("{}={}", seat.name, seat.peer)).collect::<Vec<_>>().join(",")
 }
 
 /// Three members of a new cluster, ready.
-#[allow(dead_code, reason = "not every test needs all of it")]
 pub fn three(folder: &Path, more: &[&str]) -> ([Seat; 3], Vec<Member>) {
     let seats = ["m0", "m1", "m2"].map(Seat::new);
     let cluster = cluster_of(&seats);

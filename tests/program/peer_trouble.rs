@@ -1,10 +1,5 @@
 //! What can be wrong between members: it is refused with a message that names both sides and the remedy, where an operator
 //! looks, and nobody else is disturbed.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -13,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
+use crate::support::{Member, folder};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
-use seats::{Seat, cluster_of, ctl, ctl_until, status, three};
-use support::{Member, folder};
 
 /// The errors of `endpoint status`, once these words are among them.
 fn errors_with(port: u16, words: &str) -> String {

@@ -1,9 +1,5 @@
 //! A member of three whose files are damaged, put back from a copy, or emptied: it mends itself from the others, or is
 //! refused with the remedy, and clients of the other members notice nothing.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[allow(dead_code, reason = "its members are started once each")]
-mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::support::{RINGSTONE, folder, free_port};
 use ringstone_core::command::{Command as StoreCommand, Put};
 use ringstone_core::entry::{Draft, Entry, Envelope};
 use ringstone_core::error::ApplyFault;
@@ -21,7 +18,6 @@ use ringstone_pager::api::{ReadTrees as _, WriteTrees as _};
 use ringstone_pager::disk::{Disk as _, StdDisk};
 use ringstone_pager::mapping::Mapping;
 use ringstone_pager::{FileOptions, Pager};
-use support::{RINGSTONE, folder, free_port};
 
 const PAGE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(60);

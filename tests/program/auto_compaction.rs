@@ -1,14 +1,11 @@
 //! `--auto-compaction-*` of a member that runs: the history goes, the log says so in etcd's words, and what can't be is refused.
 //! When a compaction is due is tested with a clock of its own in core/src/compactor.rs.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
 
 use std::fs;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use support::{Member, RINGSTONE, arguments, folder, free_port};
+use crate::support::{Member, RINGSTONE, arguments, folder, free_port};
 
 fn ctl(member: &Member, words: &[&str]) -> Output {
     let endpoint = format!("--endpoints=127.0.0.1:{}", member.port);

@@ -1,5 +1,4 @@
 //! The line about a slow request, from the program as it ships: which stage it names, and that it tells no content.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;
 use std::io;

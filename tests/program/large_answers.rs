@@ -1,8 +1,6 @@
 //! The answer to a write is bounded as that to a read is, and a write that is refused for it has changed nothing.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
-mod support;
-
+use crate::support::{Member, folder};
 use ringstone_net::client::{CallOptions, Client, ClientOptions};
 use ringstone_net::{Code, Method, Status, TokioRuntime};
 use ringstone_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -12,7 +10,6 @@ use ringstone_proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
     TxnResponse,
 };
-use support::{Member, folder};
 
 /// The least that there is; answers may have a quarter of it.
 const MEMORY_LIMIT: u64 = 192 << 20;

@@ -1,19 +1,14 @@
 //! A member's folder that is put back from a copy, made while the member ran and without a start in between: nothing in it says
 //! so, and the count of its starts is the right one. The members to which it has promised more say so, before it votes.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::seats::{Seat, cluster_of, ctl_until, status, three};
+use crate::support::{Member, RINGSTONE, folder};
 use ringstone_core::identity::mend::{Lost, Mend};
 use ringstone_core::identity::mended::{MENDS_MAX, Mended, Time};
-use seats::{Seat, cluster_of, ctl_until, status, three};
-use support::{Member, RINGSTONE, folder};
 
 fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);

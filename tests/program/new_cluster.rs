@@ -1,15 +1,10 @@
 //! A cluster that begins anew with the data of another one: three members from one snapshot, or the one that is left.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use seats::{Seat, cluster_of, ctl, ctl_until, status, three};
-use support::{Member, RINGSTONE, folder};
+use crate::seats::{Seat, cluster_of, ctl, ctl_until, status, three};
+use crate::support::{Member, RINGSTONE, folder};
 
 fn restore(snapshot: &Path, data_dir: &Path, seat: &Seat, cluster: &str, more: &[&str]) -> Output {
     Command::new(RINGSTONE)

@@ -1,15 +1,12 @@
 //! `ringstone bench` itself: small runs against a member, and everything that can't be.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{Member, RINGSTONE, folder, free_port};
 use serde_json::Value;
-use support::{Member, RINGSTONE, folder, free_port};
 
 fn bench(words: &str) -> Output {
     let output = Command::new(RINGSTONE).arg("bench").args(words.split_whitespace()).output().unwrap();

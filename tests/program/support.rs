@@ -33,7 +33,6 @@ pub struct Member {
     log: PathBuf,
 }
 
-#[allow(dead_code, reason = "not every test needs all of it")]
 impl Member {
     pub fn start(data_dir: &Path) -> Member {
         Member::start_with(data_dir, &[])

@@ -1,17 +1,12 @@
 //! A member that joins, and whose process ends while the state comes to it.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use seats::{Seat, ctl, ctl_until};
-use support::{Member, RINGSTONE, folder};
+use crate::seats::{Seat, ctl, ctl_until};
+use crate::support::{Member, RINGSTONE, folder};
 
 /// Page files that are being made, and their marks, with their lengths.
 fn made(data_dir: &Path) -> Vec<(String, u64)> {

@@ -1,14 +1,9 @@
 //! A cluster is grown from one member and changed by `ringstone ctl`, as an operator does it.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-#[path = "support/seats.rs"]
-mod seats;
-mod support;
 
 use std::process::Command;
 
-use seats::{Seat, ctl, ctl_until, three};
-use support::{RINGSTONE, folder};
+use crate::seats::{Seat, ctl, ctl_until, three};
+use crate::support::{RINGSTONE, folder};
 
 /// What `member add` says that the new member is to be started with.
 fn cluster_with(added: &str) -> String {
@@ -121,7 +116,7 @@ fn changes_that_cannot_be() {
     ctl_until(ports[0], &["member", "remove", &new[4].id(&ctl(ports[0], &["member", "list"]).1)], |text| {
         text.contains("removed from cluster")
     });
-    members.into_iter().for_each(support::Member::stop);
+    members.into_iter().for_each(crate::support::Member::stop);
 }
 
 /// Without the check an operator gets what he asks for: of six voters four are a quorum, and three run.

@@ -1,8 +1,5 @@
 //! `ringstone ctl` where the other side is no etcd, and where its user has seen enough: a message that names the cause,
 //! etcdctl's exit status, nothing left behind. What it prints beside a server: tests/clients/etcdctl.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -12,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Member, RINGSTONE, folder, free_port};
+use crate::support::{Member, RINGSTONE, folder, free_port};
 
 fn ctl(port: u16, arguments: &[&str]) -> Command {
     let mut command = Command::new(RINGSTONE);

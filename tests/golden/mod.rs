@@ -11,17 +11,15 @@
 //! Each is unpacked, started, read back through the API down to the last event and held against its listing; then it takes
 //! a write, and has it after a restart. That a changed byte fails: `core/src/entry/golden.rs` and the tests of the
 //! format documents.
-#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod fill;
 mod listing;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::{Member, RINGSTONE, folder};
 use listing::Side;
 use ringstone_net::client::{CallOptions, Client, ClientOptions};
 use ringstone_net::{Method, TokioRuntime};
@@ -29,7 +27,6 @@ use ringstone_proto::etcdserverpb::alarm_request::AlarmAction;
 use ringstone_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, PutRequest, PutResponse, RangeRequest, RangeResponse,
 };
-use support::{Member, RINGSTONE, folder};
 
 /// Names a version to make: what `tests/golden/make` sets.
 const MAKE: &str = "RINGSTONE_GOLDEN_MAKE";

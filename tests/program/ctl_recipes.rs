@@ -1,14 +1,11 @@
 //! What `ringstone ctl` does with several calls: locks, elections, mirrors, checks; and what it leaves when a signal ends it.
 //! That both print the same is tests/clients' to show.
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod support;
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Member, RINGSTONE, folder};
+use crate::support::{Member, RINGSTONE, folder};
 
 fn command(member: &Member, words: &[&str]) -> Command {
     let mut command = Command::new(RINGSTONE);
