@@ -1,14 +1,15 @@
 //! The writer's trees: the state that is being made, the frames that it stands in, and what became garbage on the way.
 
 use core::cell::RefCell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::api::{Access, Summarize, TreeId};
+use crate::chunks::Chunks;
 use crate::frames::{Frame, Frames, store_word, view_frame};
 use crate::node::{Base, Change, Child, DELTA_BYTES, NodeEdit, NodeView, PAGE_BYTES, Reference, at, class_for};
+use crate::page_bits::PageBits;
 use crate::root::{State, TreeRoot};
 use crate::shared::Shared;
 use crate::tree::{Nodes, fetch};
@@ -67,7 +68,9 @@ pub(crate) struct Watched {
     /// Frames born at or before it belong to it.
     pub generation: u64,
     /// Frames of it that were retired since it began.
-    pub orphans: Vec<Retired>,
+    pub orphans: Chunks<Retired>,
+    /// Bytes of those.
+    pub orphan_bytes: u64,
     /// Branches made since it began: they may refer to its frames.
     pub young_branches: Vec<(Reference, u32)>,
     /// How many of them the last step of switching has left.
@@ -75,14 +78,15 @@ pub(crate) struct Watched {
     /// It has reached the file: its frames don't count as dirty any more.
     pub is_written: bool,
     /// Pages below deltas of it that were lent by the checkpoint before: see [`Forest::borrowed`].
-    pub lent_before: HashSet<u64>,
+    pub lent_before: PageBits,
 }
 
 impl Watched {
-    pub fn new(generation: u64, lent_before: HashSet<u64>) -> Watched {
+    pub fn new(generation: u64, lent_before: PageBits) -> Watched {
         Watched {
             generation,
-            orphans: Vec::new(),
+            orphans: Chunks::default(),
+            orphan_bytes: 0,
             young_branches: Vec::new(),
             branches_left: 0,
             is_written: false,
@@ -104,7 +108,7 @@ pub(crate) struct Forest {
     pub edge: Option<Edge>,
     /// Pages below deltas of the current state that an earlier delta of the checkpoint under way, or of the last one, has as its
     /// base, too: that checkpoint is who lends them, and they are not freed once more.
-    pub borrowed: HashSet<u64>,
+    pub borrowed: PageBits,
     /// Counts what makes a way to a key worthless: nodes and references that are changed.
     changes: u64,
     /// The last look-ups, of two trees. (The writer's state is of one thread: sums are settled behind a shared borrow, too.)
@@ -129,7 +133,7 @@ impl Forest {
             dirty_bytes: 0,
             watched: None,
             edge: None,
-            borrowed: HashSet::new(),
+            borrowed: PageBits::default(),
             changes: 0,
             ways: RefCell::default(),
         }
@@ -293,7 +297,7 @@ impl Forest {
             None => return None,
         };
         // A leaf that changes during each checkpoint would keep its page for ever: it is lent for one more at most.
-        let is_lent = |watched: &Watched| watched.lent_before.contains(&base.page);
+        let is_lent = |watched: &Watched| watched.lent_before.contains(base.page);
         if leaf.pages > 1 || self.watched.as_ref().is_some_and(is_lent) {
             return None;
         }
@@ -332,7 +336,7 @@ impl Forest {
     /// Frees the page below a delta that is no part of the next state, and not of the checkpoint under way.
     pub fn retire_base(&mut self, delta: Reference) {
         let base = self.base_of(delta);
-        if self.borrowed.remove(&base.page) {
+        if self.borrowed.remove(base.page) {
             // It was lent, or is going to be, and is taken back at the end of the next checkpoint.
             return;
         }
@@ -346,7 +350,7 @@ impl Forest {
         let borrowed = core::mem::take(&mut self.borrowed);
         for orphan in watched.orphans.iter().filter(|orphan| orphan.reference.is_delta()) {
             let base = self.base_of(orphan.reference).page;
-            if !borrowed.contains(&base) && !watched.lent_before.remove(&base) {
+            if !borrowed.contains(base) && !watched.lent_before.remove(base) {
                 self.retire_base(orphan.reference);
             }
         }
@@ -378,6 +382,7 @@ impl Forest {
                 self.dirty_bytes -= retired.bytes();
             }
             if let Some(watched) = watched {
+                watched.orphan_bytes += retired.bytes();
                 watched.orphans.push(retired);
             } else if self.is_own(child) {
                 self.release(&retired);
