@@ -51,6 +51,12 @@ impl<T> Chunks<T> {
         self.chunks.append(&mut other.chunks);
     }
 
+    /// Looks at all of them.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(&T) -> bool) {
+        self.chunks.iter_mut().for_each(|chunk| chunk.retain(&mut is_kept));
+        self.chunks.retain(|chunk| !chunk.is_empty());
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.chunks.iter().flatten()
     }
@@ -70,7 +76,8 @@ mod tests {
         assert!(more.is_empty() && more.pop().is_none());
         assert_eq!((all.front(), all.back()), (Some(&0), Some(&1500)));
         assert!(all.iter().copied().eq(0..=1500));
-        assert!((0..=1500).all(|entry| all.pop() == Some(entry)));
+        all.retain(|entry| *entry < 3 || *entry >= 700);
+        assert!((0..3).chain(700..=1500).all(|entry| all.pop() == Some(entry)));
         assert!(all.is_empty() && all.front().is_none() && all.back().is_none());
     }
 }

@@ -71,10 +71,12 @@ pub(crate) struct Watched {
     pub orphans: Chunks<Retired>,
     /// Bytes of those.
     pub orphan_bytes: u64,
-    /// Branches made since it began: they may refer to its frames.
-    pub young_branches: Vec<(Reference, u32)>,
-    /// How many of them the last step of switching has left.
-    pub branches_left: usize,
+    /// Branches made since it began: they may refer to its frames. The oldest come first.
+    pub young_branches: Chunks<(Reference, u32)>,
+    /// How many were made since the last step of switching.
+    pub made: usize,
+    /// No branch refers to its frames any more, nor will one.
+    pub is_switched: bool,
     /// It has reached the file: its frames don't count as dirty any more.
     pub is_written: bool,
     /// Pages below deltas of it that were lent by the checkpoint before: see [`Forest::borrowed`].
@@ -87,8 +89,9 @@ impl Watched {
             generation,
             orphans: Chunks::default(),
             orphan_bytes: 0,
-            young_branches: Vec::new(),
-            branches_left: 0,
+            young_branches: Chunks::default(),
+            made: 0,
+            is_switched: false,
             is_written: false,
             lent_before,
         }
@@ -232,8 +235,9 @@ impl Forest {
         let pages = frame.pages();
         let is_leaf = frame.bytes_mut()[at::LEVEL] == 0;
         let child = Child { reference: frame.link(), generation: self.state.generation, pages, ..Child::default() };
-        if !is_leaf && let Some(watched) = &mut self.watched {
+        if let Some(watched) = self.watched.as_mut().filter(|watched| !is_leaf && !watched.is_switched) {
             watched.young_branches.push((child.reference, pages));
+            watched.made += 1;
         }
         child
     }

@@ -23,7 +23,7 @@ use crate::shrink::Shrink;
 use crate::tree::{self, Visit};
 
 /// Frames and pages that a publish looks at beside as many as it has freed itself: may they be used again?
-const RECLAIMED_AT_ONCE: usize = 256;
+const RECLAIMED_AT_ONCE: usize = 64;
 
 /// The writer of a page file. One thread; readers of other threads come from [`Pager::reader`].
 pub struct Pager {

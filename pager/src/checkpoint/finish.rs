@@ -10,7 +10,7 @@ impl Pager {
         let running = self.checkpoints.running.take().expect("a checkpoint is under way");
         let watched = self.forest.watched.as_mut().expect("a checkpoint watches what changes");
         watched.is_written = true;
-        watched.branches_left = watched.young_branches.len();
+        watched.made = 0;
         self.forest.dirty_bytes -= running.placed_bytes - watched.orphan_bytes;
         self.checkpoints.written = running.placed;
         self.checkpoints.freelist.checkpointed();
@@ -64,7 +64,9 @@ impl Pager {
         if self.checkpoints.running.is_some() || self.forest.watched.is_none() {
             return;
         }
-        if self.forest.switch_branches(SWITCHED_AT_ONCE) {
+        if self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched) {
+            self.release_written();
+        } else if self.forest.switch_branches(SWITCHED_AT_ONCE) {
             let shared = Arc::clone(&self.shared);
             self.forest.switch_roots(&shared.published);
             self.release_written();

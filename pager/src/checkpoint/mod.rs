@@ -34,8 +34,8 @@ use crate::pager::Pager;
 use crate::root::State;
 use walk::{Walk, write_image};
 
-/// Most bytes of one write.
-const SLICE_BYTES: usize = 256 << 10;
+/// Most bytes of one write, and of the frames that one step makes images of: some 100 us.
+const SLICE_BYTES: usize = 128 << 10;
 /// Branches whose references are switched at a publish, or twice as many as were made since the last one.
 const SWITCHED_AT_ONCE: usize = 64;
 /// Frames that are released at a publish, and pages that are taken back.
