@@ -27,6 +27,8 @@ const PUBLISHED_PUTS: u64 = 40;
 /// As the group's for a large store; `DIRTY_MIB` sets another.
 const DIRTY_MIB: u64 = 32;
 const BATCH_BYTES: usize = 256 << 10;
+/// Events that one slice of a compaction removes, as the group's.
+const SWEPT_AT_ONCE: usize = 256;
 /// Events that a compaction leaves.
 const WINDOW_EVENTS: u64 = 100_000;
 
@@ -46,23 +48,56 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// A step that takes longer holds up everything else that its thread does.
+const LONG: Duration = Duration::from_micros(250);
+
+/// Processor time of the steps of one kind.
+#[derive(Default)]
+struct Kind {
+    total: Duration,
+    longest: Duration,
+    long: u64,
+}
+
+impl Kind {
+    fn on<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let before = cpu();
+        let done = work();
+        let took = cpu() - before;
+        self.total += took;
+        self.longest = self.longest.max(took);
+        self.long += u64::from(took > LONG);
+        done
+    }
+}
+
 /// Processor time by what it was for.
 #[derive(Default)]
 struct Spent {
-    puts: Duration,
-    publishes: Duration,
-    images: Duration,
-    writes: Duration,
-    writeback: Duration,
-    syncs: Duration,
+    puts: Kind,
+    publishes: Kind,
+    begins: Kind,
+    images: Kind,
+    ends: Kind,
+    sweeps: Kind,
+    writes: Kind,
+    writeback: Kind,
+    syncs: Kind,
 }
 
 impl Spent {
-    fn on<T>(spent: &mut Duration, work: impl FnOnce() -> T) -> T {
-        let before = cpu();
-        let done = work();
-        *spent += cpu() - before;
-        done
+    fn kinds(&self) -> [(&'static str, &Kind); 9] {
+        [
+            ("puts", &self.puts),
+            ("publish", &self.publishes),
+            ("begin", &self.begins),
+            ("images", &self.images),
+            ("ends", &self.ends),
+            ("sweep", &self.sweeps),
+            ("write", &self.writes),
+            ("write-back", &self.writeback),
+            ("sync", &self.syncs),
+        ]
     }
 }
 
@@ -112,16 +147,19 @@ impl Store {
     }
 
     fn batch(&mut self, mut next: impl FnMut(&mut Store) -> u64) {
-        let before = cpu();
-        for _ in 0..PUBLISHED_PUTS {
-            let number = next(self);
-            self.put(number);
-        }
+        let mut puts = core::mem::take(&mut self.spent.puts);
+        puts.on(|| {
+            for _ in 0..PUBLISHED_PUTS {
+                let number = next(self);
+                self.put(number);
+            }
+        });
+        self.spent.puts = puts;
         self.counts.puts += PUBLISHED_PUTS;
-        self.spent.puts += cpu() - before;
-        Spent::on(&mut self.spent.publishes, || self.pager.publish());
-        if !self.pager.is_checkpointing() && self.pager.dirty_bytes() >= self.dirty_bytes {
-            assert!(self.pager.checkpoint_begin().expect("no failure"));
+        self.spent.publishes.on(|| self.pager.publish());
+        let is_busy = self.pager.is_checkpointing() || self.pager.is_settling();
+        if !is_busy && self.pager.dirty_bytes() >= self.dirty_bytes {
+            assert!(self.spent.begins.on(|| self.pager.checkpoint_begin()).expect("no failure"));
             self.counts.checkpoints += 1;
         }
         self.step_checkpoint();
@@ -131,8 +169,8 @@ impl Store {
     fn compact(&mut self) {
         let end = [(self.revision.saturating_sub(WINDOW_EVENTS)).to_be_bytes(), [0; 8]].concat();
         let range = (Bound::Unbounded, Bound::Excluded(&end[..]));
-        while !self.pager.delete_front(LOG, range, 1000).expect("in memory") {
-            self.pager.publish();
+        while !self.spent.sweeps.on(|| self.pager.delete_front(LOG, range, SWEPT_AT_ONCE).expect("in memory")) {
+            self.spent.publishes.on(|| self.pager.publish());
             self.step_checkpoint();
         }
         self.cut = self.revision;
@@ -141,7 +179,7 @@ impl Store {
     fn step_checkpoint(&mut self) {
         let (mut batch, mut bytes): (Vec<(Token, Io)>, usize) = (Vec::new(), 0);
         while bytes < BATCH_BYTES {
-            let polled = Spent::on(&mut self.spent.images, || self.pager.poll_io().expect("there is space"));
+            let polled = self.spent.images.on(|| self.pager.poll_io().expect("there is space"));
             let Some((token, io)) = polled else { break };
             bytes += io.written_bytes();
             batch.push((token, io));
@@ -149,25 +187,25 @@ impl Store {
         let file = self.disk.file();
         for (_, io) in &batch {
             if let Io::Write { offset, buffers, .. } = io {
-                Spent::on(&mut self.spent.writes, || write(file, *offset, buffers)).expect("the disk works");
+                self.spent.writes.on(|| write(file, *offset, buffers)).expect("the disk works");
                 self.counts.writes += 1;
                 self.counts.written_pages += (io.written_bytes() / 4096) as u64;
             }
         }
         if bytes > 0 {
-            Spent::on(&mut self.spent.writeback, || begin_writeback(file));
+            self.spent.writeback.on(|| begin_writeback(file));
         }
         for (token, io) in batch {
             let result = if matches!(io, Io::Write { .. }) {
                 Ok(Vec::new())
             } else {
-                Spent::on(&mut self.spent.syncs, || {
+                self.spent.syncs.on(|| {
                     self.disk.submit(token, io);
                     self.disk.poll().expect("done while submitted").result
                 })
             };
             let pager = &mut self.pager;
-            Spent::on(&mut self.spent.images, || pager.completed(token, result)).expect("the disk works");
+            self.spent.ends.on(|| pager.completed(token, result)).expect("the disk works");
         }
     }
 
@@ -182,27 +220,25 @@ impl Store {
     fn report(&self) {
         let puts = self.counts.puts as f64;
         let us = |spent: Duration| spent.as_secs_f64() * 1e6 / puts;
-        let spent = &self.spent;
-        let all = [spent.puts, spent.publishes, spent.images, spent.writes, spent.writeback, spent.syncs];
+        let kinds = self.spent.kinds();
+        let part = |kinds: &[(&str, &Kind)]| kinds.iter().map(|(_, kind)| kind.total).sum::<Duration>();
+        let names = kinds.map(|(name, kind)| format!("{name} {:.2}", us(kind.total))).join(", ");
         println!(
-            "{:6.2} us/put: puts {:.2}, publish {:.2}, images {:.2}, write {:.2}, write-back {:.2}, sync {:.2}; {:.2} pages/put in \
-             {:.2} writes, {} checkpoints of {:.0} puts, {:.2} us of the last four a page; file {} MiB, in use {} MiB, frames {} MiB",
-            all.map(us).iter().sum::<f64>(),
-            us(spent.puts),
-            us(spent.publishes),
-            us(spent.images),
-            us(spent.writes),
-            us(spent.writeback),
-            us(spent.syncs),
+            "{:6.2} us/put: {names}; {:.2} pages/put in {:.2} writes, {} checkpoints of {:.0} puts, {:.2} us a page; file {} MiB, \
+             in use {} MiB, frames {} MiB",
+            us(part(&kinds)),
             self.counts.written_pages as f64 / puts,
             self.counts.writes as f64 / puts,
             self.counts.checkpoints,
             puts / self.counts.checkpoints.max(1) as f64,
-            all[2..].iter().sum::<Duration>().as_secs_f64() * 1e6 / self.counts.written_pages as f64,
+            part(&[kinds[3], kinds[4], kinds[6], kinds[7], kinds[8]]).as_secs_f64() * 1e6
+                / self.counts.written_pages as f64,
             self.pager.file_bytes() >> 20,
             self.pager.file_bytes_in_use() >> 20,
             self.pager.frame_bytes() >> 20,
         );
+        let longest = |(name, kind): (&str, &Kind)| format!("{name} {} ({})", kind.longest.as_micros(), kind.long);
+        println!("         longest step, us (how many over {}): {}", LONG.as_micros(), kinds.map(longest).join(", "));
     }
 }
 

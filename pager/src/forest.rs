@@ -1,14 +1,15 @@
 //! The writer's trees: the state that is being made, the frames that it stands in, and what became garbage on the way.
 
 use core::cell::RefCell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use crate::api::{Access, Summarize, TreeId};
+use crate::chunks::Chunks;
 use crate::frames::{Frame, Frames, store_word, view_frame};
 use crate::node::{Base, Change, Child, DELTA_BYTES, NodeEdit, NodeView, PAGE_BYTES, Reference, at, class_for};
+use crate::page_bits::PageBits;
 use crate::root::{State, TreeRoot};
 use crate::shared::Shared;
 use crate::tree::{Nodes, fetch};
@@ -67,24 +68,30 @@ pub(crate) struct Watched {
     /// Frames born at or before it belong to it.
     pub generation: u64,
     /// Frames of it that were retired since it began.
-    pub orphans: Vec<Retired>,
-    /// Branches made since it began: they may refer to its frames.
-    pub young_branches: Vec<(Reference, u32)>,
-    /// How many of them the last step of switching has left.
-    pub branches_left: usize,
+    pub orphans: Chunks<Retired>,
+    /// Bytes of those.
+    pub orphan_bytes: u64,
+    /// Branches made since it began: they may refer to its frames. The oldest come first.
+    pub young_branches: Chunks<(Reference, u32)>,
+    /// How many were made since the last step of switching.
+    pub made: usize,
+    /// No branch refers to its frames any more, nor will one.
+    pub is_switched: bool,
     /// It has reached the file: its frames don't count as dirty any more.
     pub is_written: bool,
     /// Pages below deltas of it that were lent by the checkpoint before: see [`Forest::borrowed`].
-    pub lent_before: HashSet<u64>,
+    pub lent_before: PageBits,
 }
 
 impl Watched {
-    pub fn new(generation: u64, lent_before: HashSet<u64>) -> Watched {
+    pub fn new(generation: u64, lent_before: PageBits) -> Watched {
         Watched {
             generation,
-            orphans: Vec::new(),
-            young_branches: Vec::new(),
-            branches_left: 0,
+            orphans: Chunks::default(),
+            orphan_bytes: 0,
+            young_branches: Chunks::default(),
+            made: 0,
+            is_switched: false,
             is_written: false,
             lent_before,
         }
@@ -104,7 +111,7 @@ pub(crate) struct Forest {
     pub edge: Option<Edge>,
     /// Pages below deltas of the current state that an earlier delta of the checkpoint under way, or of the last one, has as its
     /// base, too: that checkpoint is who lends them, and they are not freed once more.
-    pub borrowed: HashSet<u64>,
+    pub borrowed: PageBits,
     /// Counts what makes a way to a key worthless: nodes and references that are changed.
     changes: u64,
     /// The last look-ups, of two trees. (The writer's state is of one thread: sums are settled behind a shared borrow, too.)
@@ -129,7 +136,7 @@ impl Forest {
             dirty_bytes: 0,
             watched: None,
             edge: None,
-            borrowed: HashSet::new(),
+            borrowed: PageBits::default(),
             changes: 0,
             ways: RefCell::default(),
         }
@@ -228,8 +235,9 @@ impl Forest {
         let pages = frame.pages();
         let is_leaf = frame.bytes_mut()[at::LEVEL] == 0;
         let child = Child { reference: frame.link(), generation: self.state.generation, pages, ..Child::default() };
-        if !is_leaf && let Some(watched) = &mut self.watched {
+        if let Some(watched) = self.watched.as_mut().filter(|watched| !is_leaf && !watched.is_switched) {
             watched.young_branches.push((child.reference, pages));
+            watched.made += 1;
         }
         child
     }
@@ -293,7 +301,7 @@ impl Forest {
             None => return None,
         };
         // A leaf that changes during each checkpoint would keep its page for ever: it is lent for one more at most.
-        let is_lent = |watched: &Watched| watched.lent_before.contains(&base.page);
+        let is_lent = |watched: &Watched| watched.lent_before.contains(base.page);
         if leaf.pages > 1 || self.watched.as_ref().is_some_and(is_lent) {
             return None;
         }
@@ -332,7 +340,7 @@ impl Forest {
     /// Frees the page below a delta that is no part of the next state, and not of the checkpoint under way.
     pub fn retire_base(&mut self, delta: Reference) {
         let base = self.base_of(delta);
-        if self.borrowed.remove(&base.page) {
+        if self.borrowed.remove(base.page) {
             // It was lent, or is going to be, and is taken back at the end of the next checkpoint.
             return;
         }
@@ -346,7 +354,7 @@ impl Forest {
         let borrowed = core::mem::take(&mut self.borrowed);
         for orphan in watched.orphans.iter().filter(|orphan| orphan.reference.is_delta()) {
             let base = self.base_of(orphan.reference).page;
-            if !borrowed.contains(&base) && !watched.lent_before.remove(&base) {
+            if !borrowed.contains(base) && !watched.lent_before.remove(base) {
                 self.retire_base(orphan.reference);
             }
         }
@@ -378,6 +386,7 @@ impl Forest {
                 self.dirty_bytes -= retired.bytes();
             }
             if let Some(watched) = watched {
+                watched.orphan_bytes += retired.bytes();
                 watched.orphans.push(retired);
             } else if self.is_own(child) {
                 self.release(&retired);

@@ -17,6 +17,7 @@ pub mod check;
 mod checkpoint;
 #[cfg(test)]
 mod checkpoint_tests;
+mod chunks;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub mod meta;
 pub mod model;
 mod node;
 mod open;
+mod page_bits;
 mod pager;
 #[cfg(test)]
 mod pager_tests;

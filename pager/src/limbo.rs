@@ -5,8 +5,9 @@
 //! way if its generation lies there. (Pages of the file wait in the freelist, by the same rule and both metas.) This file
 //! does not know what a node contains, and no clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
+use crate::chunks::Chunks;
 use crate::forest::Retired;
 use crate::pins::Held;
 
@@ -14,9 +15,11 @@ use crate::pins::Held;
 #[derive(Default)]
 pub(crate) struct Limbo {
     /// In the order of `freed`; not looked at yet.
-    fresh: VecDeque<Retired>,
+    fresh: Chunks<Retired>,
+    /// Their holder is gone: to be looked at again.
+    again: Chunks<Retired>,
     /// By a generation that is known to hold them.
-    held: BTreeMap<u64, Vec<Retired>>,
+    held: BTreeMap<u64, Chunks<Retired>>,
     pages: u64,
 }
 
@@ -25,7 +28,7 @@ impl Limbo {
     pub fn push(&mut self, retired: Retired) {
         debug_assert!(retired.born <= retired.freed);
         self.pages += u64::from(retired.pages);
-        self.fresh.push_back(retired);
+        self.fresh.push(retired);
     }
 
     /// Pages held.
@@ -35,17 +38,25 @@ impl Limbo {
     }
 
     /// Calls `free` for the nodes that nobody holds: freed at or before `published`, and not held in [born, freed). Looks at
-    /// each node once, and again only when its holder is gone.
-    pub fn sift(&mut self, published: u64, held: &Held, mut free: impl FnMut(Retired)) {
-        let gone: Vec<u64> = self.held.keys().copied().filter(|holder| !held.contains(*holder)).collect();
-        let again: Vec<Retired> = gone.iter().filter_map(|holder| self.held.remove(holder)).flatten().collect();
-        for retired in again {
+    /// each node once, and again only when its holder is gone; at up to `nodes_max` now.
+    pub fn sift(&mut self, published: u64, held: &Held, nodes_max: usize, mut free: impl FnMut(Retired)) {
+        while let Some(gone) = self.held.keys().find(|holder| !held.contains(**holder)).copied() {
+            self.again.append(&mut self.held.remove(&gone).expect("the key was just found"));
+        }
+        for _ in 0..nodes_max {
+            let is_due = |retired: &&Retired| retired.freed <= published;
+            let next = match self.fresh.front().filter(is_due) {
+                Some(_) => self.fresh.pop(),
+                None => self.again.pop(),
+            };
+            let Some(retired) = next else { return };
             self.settle(retired, held, &mut free);
         }
-        while self.fresh.front().is_some_and(|retired| retired.freed <= published) {
-            let retired = self.fresh.pop_front().expect("just seen");
-            self.settle(retired, held, &mut free);
-        }
+    }
+
+    /// Is there something to be looked at, whoever holds it?
+    pub fn has_leftovers(&self, published: u64) -> bool {
+        !self.again.is_empty() || self.fresh.front().is_some_and(|retired| retired.freed <= published)
     }
 
     fn settle(&mut self, retired: Retired, held: &Held, free: &mut impl FnMut(Retired)) {
@@ -72,7 +83,7 @@ mod tests {
         let mut freed = Vec::new();
         let mut held = Held::only(published);
         holders.iter().for_each(|holder| held.insert(*holder));
-        limbo.sift(published, &held, |retired| freed.push(retired.reference.as_page().expect("a page")));
+        limbo.sift(published, &held, usize::MAX, |retired| freed.push(retired.reference.as_page().expect("a page")));
         freed
     }
 

@@ -79,14 +79,15 @@ impl Pager {
         let mut state = State::empty();
         state.generation = FIRST_GENERATION;
         freelist.begin_checkpoint(FIRST_GENERATION);
-        let maps = freelist.maps().expect("nothing was freed in a new file");
-        let meta = meta_of(&state, maps.space);
+        freelist.fix_maps().expect("nothing was freed in a new file");
+        let maps = freelist.next_maps(usize::MAX);
+        let meta = meta_of(&state, freelist.space());
         let write =
             |page: u64, bytes, purpose| Io::Write { offset: page * PAGE_BYTES as u64, buffers: vec![bytes], purpose };
         let length = freelist.file_pages() * PAGE_BYTES as u64;
         disk::run(disk, Io::SetLength { length, purpose: IoPurpose::CreateLength })?;
         disk::run(disk, write(HEADER_PAGE, header.encode().into(), IoPurpose::CreateHeader))?;
-        for (page, bytes) in maps.writes {
+        for (page, bytes) in maps {
             disk::run(disk, write(page, bytes, IoPurpose::CreateMap))?;
         }
         disk::run(disk, Io::Sync { purpose: IoPurpose::CreateSync })?;

@@ -22,6 +22,9 @@ use crate::shared::Shared;
 use crate::shrink::Shrink;
 use crate::tree::{self, Visit};
 
+/// Frames and pages that a publish looks at beside as many as it has freed itself: may they be used again?
+const RECLAIMED_AT_ONCE: usize = 64;
+
 /// The writer of a page file. One thread; readers of other threads come from [`Pager::reader`].
 pub struct Pager {
     pub(crate) file: FileId,
@@ -78,6 +81,22 @@ impl Pager {
         self.generation()
     }
 
+    /// Goes on with what publishes have left to do about frames and pages that were freed. It changes nothing that anybody
+    /// could see, and may be called whenever [`Pager::has_leftovers`].
+    pub fn settle(&mut self) {
+        if !self.is_changed {
+            self.reclaim();
+        }
+    }
+
+    /// Does [`Pager::settle`] find something to do?
+    #[must_use]
+    pub fn has_leftovers(&self) -> bool {
+        let published = self.generation();
+        let limbo = self.limbo.has_leftovers(published);
+        !self.is_changed && (limbo || self.checkpoints.freelist.has_leftovers(published))
+    }
+
     pub(crate) fn settle_roots(&mut self) {
         for number in 1..self.forest.state.roots.len() {
             let tree = TreeId(u8::try_from(number).expect("fewer than 256 trees"));
@@ -90,8 +109,9 @@ impl Pager {
         }
     }
 
-    /// Puts back into use what nobody holds any more.
+    /// Puts back into use what nobody holds any more; some of it, where it is much.
     pub(crate) fn reclaim(&mut self) {
+        let most = RECLAIMED_AT_ONCE + self.forest.retired.len();
         for retired in self.forest.retired.drain(..) {
             let Some(first) = retired.reference.as_page() else {
                 self.limbo.push(retired);
@@ -110,11 +130,12 @@ impl Pager {
             held.insert(watched.generation);
         }
         let mut freed = Vec::new();
-        self.limbo.sift(published, &held, |retired| freed.push(retired));
+        self.limbo.sift(published, &held, most, |retired| freed.push(retired));
         for retired in freed {
             self.forest.release(&retired);
         }
-        self.checkpoints.freelist.release(&pinned);
+        self.checkpoints.freelist.record_some(published, most);
+        self.checkpoints.freelist.release(&pinned, most);
     }
 
     /// A reader, for one other thread.

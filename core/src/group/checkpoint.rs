@@ -123,9 +123,13 @@ impl Group {
         if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() || self.is_installing() {
             return Ok(());
         }
+        if !now && (self.pager.is_settling() || self.pager.has_leftovers()) {
+            // It would be done with at once, however much it is.
+            return Ok(());
+        }
         let changed = self.state.applied_index > self.pace.newest;
         let log_bytes = self.log.log_bytes_since(GROUP, self.pace.newest);
-        let is_quiet = self.now.saturating_sub(self.pace.seen.1) >= QUIET;
+        let is_quiet = self.is_quiet();
         let has_time = !self.has_work() && self.removal.is_none() && self.absent.is_none();
         let cuts = has_time && self.forces_checkpoint(is_quiet);
         let makes_room = cuts || (has_time && is_quiet && self.wants_room());
@@ -182,9 +186,36 @@ impl Group {
     /// True while proposals must wait: frames are made, or the log grows, faster than the checkpoint under way is written.
     /// That is what bounds memory, and what a restart replays.
     pub fn is_pressed(&self) -> bool {
-        let frames = self.pager.frame_bytes() > FRAMES_TO_DIRTY * self.dirty_bound();
-        let log = self.pace.running && self.log.log_bytes_since(GROUP, self.pace.newest) > 2 * self.pace.log_bytes_max;
-        log || (frames && (self.pace.running || self.pager.is_settling()))
+        let goes_on = self.pace.running || self.pager.is_settling();
+        let frames = || self.pager.frame_bytes() > FRAMES_TO_DIRTY * self.dirty_bound();
+        let log = || self.log.log_bytes_since(GROUP, self.pace.newest) > 2 * self.pace.log_bytes_max;
+        goes_on && (log() || frames())
+    }
+
+    /// Has a checkpoint, or what was freed, left something to do in memory? Where nothing else is done for a while, all of it
+    /// is done, a slice a turn. (Beside a load, references are switched by publishes alone: most branches that await it are
+    /// replaced before.)
+    pub(super) fn has_leftovers(&self) -> bool {
+        let is_held = self.absent.is_some() || self.removal.is_some() || self.is_installing();
+        !is_held && (self.pager.has_leftovers() || (self.pager.is_settling() && self.is_quiet()))
+    }
+
+    /// A slice of that.
+    pub(super) fn settle_leftovers(&mut self) {
+        if !self.has_leftovers() {
+            return;
+        }
+        if self.is_quiet() {
+            self.pager.publish();
+        } else {
+            self.pager.settle();
+        }
+        self.show_pages();
+    }
+
+    /// No entry for a while.
+    fn is_quiet(&self) -> bool {
+        self.now.saturating_sub(self.pace.seen.1) >= QUIET
     }
 
     /// Where nothing is published, the frames of a finished checkpoint are released all the same, a slice a call. An entry

@@ -185,7 +185,7 @@ impl Group {
     pub fn has_work(&self) -> bool {
         let is_held = self.absent.is_some() || self.is_spilling();
         let applies = !is_held && !self.is_installing() && (!self.committed.is_empty() || self.sweep_pending());
-        applies || (!self.unlogged.is_empty() && !self.log_is_full)
+        applies || (!self.unlogged.is_empty() && !self.log_is_full) || self.has_leftovers()
     }
 
     fn sweep_pending(&self) -> bool {
@@ -294,6 +294,7 @@ impl Group {
         }
         self.apply_committed()?;
         self.publish_attributes()?;
+        self.settle_leftovers();
         self.retry_changes()?;
         // Before the lessor: a keep-alive may want a renewal.
         self.deliver_reads()?;

@@ -10,11 +10,9 @@ impl Pager {
         let running = self.checkpoints.running.take().expect("a checkpoint is under way");
         let watched = self.forest.watched.as_mut().expect("a checkpoint watches what changes");
         watched.is_written = true;
-        watched.branches_left = watched.young_branches.len();
-        let placed: u64 = running.placed.iter().map(|(child, _)| child.reference.bytes(child.pages) as u64).sum();
-        let replaced: u64 = watched.orphans.iter().map(Retired::bytes).sum();
-        self.forest.dirty_bytes -= placed - replaced;
-        self.checkpoints.written = running.placed.into_iter().map(|(child, _)| child).collect();
+        watched.made = 0;
+        self.forest.dirty_bytes -= running.placed_bytes - watched.orphan_bytes;
+        self.checkpoints.written = running.placed;
         self.checkpoints.freelist.checkpointed();
         self.checkpoints.newest_generation = running.state.generation;
         self.checkpoints.newest_slot = 1 - self.checkpoints.newest_slot;
@@ -44,9 +42,10 @@ impl Pager {
 
     /// The file could not grow: all is as if the checkpoint had not begun, but for what stands in free pages.
     pub(super) fn abort(&mut self) -> CheckpointError {
-        let running = self.checkpoints.running.take().expect("a checkpoint is under way");
+        let mut running = self.checkpoints.running.take().expect("a checkpoint is under way");
         let freelist = &mut self.checkpoints.freelist;
-        for (child, first) in running.placed {
+        while let Some(child) = running.placed.pop() {
+            let first = self.forest.page_of_frame(child.reference, child.pages);
             freelist.give_back(PageRun { first, pages: child.pages });
             self.forest.set_page_of_frame(child.reference, 0);
         }
@@ -65,7 +64,9 @@ impl Pager {
         if self.checkpoints.running.is_some() || self.forest.watched.is_none() {
             return;
         }
-        if self.forest.switch_branches(SWITCHED_AT_ONCE) {
+        if self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched) {
+            self.release_written();
+        } else if self.forest.switch_branches(SWITCHED_AT_ONCE) {
             let shared = Arc::clone(&self.shared);
             self.forest.switch_roots(&shared.published);
             self.release_written();
@@ -75,9 +76,11 @@ impl Pager {
     /// Nothing refers to the frames any more, but for readers of older states.
     fn release_written(&mut self) {
         let freed = self.forest.state.generation;
-        self.retire_pages_of_orphans();
-        let keep = self.checkpoints.written.len().saturating_sub(RELEASED_AT_ONCE);
-        for child in self.checkpoints.written.split_off(keep) {
+        if !self.retire_pages_of_orphans() {
+            return;
+        }
+        for _ in 0..RELEASED_AT_ONCE {
+            let Some(child) = self.checkpoints.written.pop() else { break };
             if self.forest.page_of_frame(child.reference, child.pages) == 0 {
                 // An orphan: it was retired when it was replaced.
                 continue;
@@ -89,26 +92,31 @@ impl Pager {
                 freed,
             });
         }
-        if keep == 0 {
+        let freelist = &mut self.checkpoints.freelist;
+        if self.checkpoints.written.is_empty()
+            && freelist.take_back_lent(freed, &self.forest.borrowed, RELEASED_AT_ONCE)
+        {
             self.forest.watched = None;
-            self.checkpoints.freelist.take_back_lent(freed, &self.forest.borrowed);
         }
     }
 
     /// Frames of the checkpoint that were replaced while it was under way: the pages that they were given are garbage
     /// since then. All of that was published by now, so they count as freed at the published generation: the next
     /// checkpoint's maps have them as free (counted later, a crash behind it would lose them), and the freelist, which
-    /// takes `freed` in ascending order, has seen none later. Zero in place of the page marks that this was done.
-    fn retire_pages_of_orphans(&mut self) {
+    /// takes `freed` in ascending order, has seen none later. Zero in place of the page marks that this was done. True once it
+    /// was for all of them.
+    fn retire_pages_of_orphans(&mut self) -> bool {
         assert!(!self.is_changed, "frames are released between a publish and the next change");
         let freed = self.generation();
-        let Some(watched) = &mut self.forest.watched else { return };
-        for orphan in core::mem::take(&mut watched.orphans) {
+        for _ in 0..RELEASED_AT_ONCE {
+            let watched = self.forest.watched.as_mut().expect("frames of a checkpoint are released");
+            let Some(orphan) = watched.orphans.pop() else { return true };
             let page = self.forest.page_of_frame(orphan.reference, orphan.pages);
             assert_ne!(page, 0, "a frame of a finished checkpoint has a page");
             assert!(orphan.freed <= freed, "nothing is retired between a publish and the next change");
             self.forest.retired.push(Retired { reference: Reference::page(page), freed, ..orphan });
             self.forest.set_page_of_frame(orphan.reference, 0);
         }
+        false
     }
 }

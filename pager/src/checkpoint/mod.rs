@@ -24,6 +24,7 @@ mod walk;
 use std::collections::{HashMap, VecDeque};
 
 use crate::api::{Damage, PageRun};
+use crate::chunks::Chunks;
 use crate::disk::{Buffer, DiskError, DiskErrorKind, DiskResult, Io, IoPurpose, Token};
 use crate::forest::{Retired, Watched};
 use crate::freelist::{Freelist, Need, Space};
@@ -33,12 +34,14 @@ use crate::pager::Pager;
 use crate::root::State;
 use walk::{Walk, write_image};
 
-/// Most bytes of one write.
-const SLICE_BYTES: usize = 256 << 10;
+/// Most bytes of one write, and of the frames that one step makes images of: some 100 us.
+const SLICE_BYTES: usize = 128 << 10;
 /// Branches whose references are switched at a publish, or twice as many as were made since the last one.
 const SWITCHED_AT_ONCE: usize = 64;
-/// Frames that are released at a publish.
-const RELEASED_AT_ONCE: usize = 1024;
+/// Frames that are released at a publish, and pages that are taken back.
+const RELEASED_AT_ONCE: usize = 256;
+/// Free maps that are made at once.
+const MAPS_AT_ONCE: usize = 32;
 
 /// Pages that one request cuts off: a file system that frees gigabytes at once holds up the writes behind it.
 const CUT_PAGES_MAX: u64 = 16_384;
@@ -89,7 +92,7 @@ enum Phase {
     Write,
     /// The maps of regions in which pages have become free are read.
     Regions,
-    /// The changed free maps are written; all writes must complete.
+    /// The changed free maps are made and written; all writes must complete.
     Maps,
     /// The first sync is under way; then the meta.
     Sync,
@@ -107,6 +110,8 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 enum Purpose {
     Write,
+    /// Writes nodes to these pages.
+    Nodes(PageRun),
     /// Makes the file so many pages long.
     Growth(u64),
     /// Reads the page below a delta.
@@ -134,8 +139,9 @@ struct Running {
     slice: Vec<u8>,
     slice_first: u64,
     ready: VecDeque<(Purpose, Io)>,
-    /// Frames that have pages now, with the first of these.
-    placed: Vec<(Child, u64)>,
+    /// Frames that have pages now, and their bytes.
+    placed: Chunks<Child>,
+    placed_bytes: u64,
     written_bytes: u64,
     space: Option<Space>,
     no_space: Option<CheckpointError>,
@@ -159,7 +165,7 @@ pub(crate) struct Checkpoints {
     /// A look at a region is under way, or one has failed.
     looks_no_more: bool,
     /// Frames that a finished checkpoint has written, to be released.
-    written: Vec<Child>,
+    written: Chunks<Child>,
     failed: Option<CheckpointError>,
 }
 
@@ -176,7 +182,7 @@ impl Checkpoints {
             next_token: 0,
             length_pages,
             looks_no_more: false,
-            written: Vec::new(),
+            written: Chunks::default(),
             failed: None,
         }
     }
@@ -260,7 +266,8 @@ impl Running {
             slice: Vec::new(),
             slice_first: 0,
             ready: VecDeque::new(),
-            placed: Vec::new(),
+            placed: Chunks::default(),
+            placed_bytes: 0,
             written_bytes: 0,
             space: None,
             no_space: None,

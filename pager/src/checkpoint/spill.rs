@@ -32,12 +32,9 @@ impl Pager {
 
     /// The leaves are in the page cache: readers of the next state find them there.
     pub(super) fn finish_spill(&mut self) {
-        let running = self.checkpoints.running.take().expect("a spill is under way");
-        for (child, first) in &running.placed {
-            self.shared.pages.set_resident(PageRun { first: *first, pages: child.pages });
-        }
+        let mut running = self.checkpoints.running.take().expect("a spill is under way");
         self.forest.switch_spilled();
-        for (child, _) in running.placed {
+        while let Some(child) = running.placed.pop() {
             let retired = Retired {
                 reference: child.reference,
                 pages: child.pages,

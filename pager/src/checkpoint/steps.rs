@@ -72,6 +72,8 @@ impl Pager {
                 self.checkpoints.length_pages = pages;
                 self.ask_cut();
             }
+            // They are in the page cache, so they can be read from the file as soon as something refers to them.
+            (Purpose::Nodes(run), Ok(_)) => self.shared.pages.set_resident(run),
             (Purpose::Write | Purpose::Sync, Ok(_)) => {}
         }
         let Some(running) = &self.checkpoints.running else { return Ok(None) };
@@ -95,8 +97,8 @@ impl Pager {
     /// Makes requests ready, or moves on to the next phase; false where it has to wait.
     fn step_checkpoint(&mut self) -> Result<bool, CheckpointError> {
         let is_quiet = self.checkpoints.under_way.is_empty();
-        let running = self.checkpoints.running();
-        match running.phase {
+        let phase = self.checkpoints.running().phase;
+        match phase {
             Phase::Write => return self.step_write(),
             Phase::Regions => return self.step_regions(),
             Phase::Spilled if is_quiet => {
@@ -104,7 +106,9 @@ impl Pager {
                 return Ok(false);
             }
             Phase::Abort if is_quiet => return Err(self.abort()),
+            Phase::Maps if self.make_maps() => {}
             Phase::Maps if is_quiet => {
+                let running = self.checkpoints.running();
                 running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::NodesSync }));
                 running.phase = Phase::Sync;
             }
@@ -113,6 +117,7 @@ impl Pager {
                 self.checkpoints.running().phase = Phase::Meta;
             }
             Phase::Meta if is_quiet => {
+                let running = self.checkpoints.running();
                 running.ready.push_back((Purpose::Sync, Io::Sync { purpose: IoPurpose::MetaSync }));
                 running.phase = Phase::MetaSync;
             }
@@ -139,7 +144,6 @@ impl Pager {
                 }
                 let running = self.checkpoints.running();
                 running.phase = if running.is_spill { Phase::Spilled } else { Phase::Regions };
-                self.lend_bases();
                 return Ok(true);
             };
             if child.reference.is_delta() && !self.has_base(&child)? {
@@ -165,10 +169,15 @@ impl Pager {
             }
             write_image(&self.forest, &child, page, seed, &mut running.slice);
             self.forest.set_page_of_frame(child.reference, page);
-            running.placed.push((child, page));
+            running.placed.push(child);
+            running.placed_bytes += child.reference.bytes(child.pages) as u64;
             bytes += child.pages as usize * PAGE_BYTES;
-            if running.slice.len() >= SLICE_BYTES {
+            let is_full = running.slice.len() >= SLICE_BYTES;
+            if is_full {
                 running.flush();
+            }
+            self.lend_base(&child);
+            if is_full {
                 return Ok(true);
             }
         }
@@ -195,22 +204,17 @@ impl Pager {
         Ok(false)
     }
 
-    /// All deltas have pages of their own: the state that is written does not need the pages below them.
-    fn lend_bases(&mut self) {
-        let running = self.checkpoints.running.as_ref().expect("a checkpoint is under way");
-        if running.is_spill {
+    /// A delta has a page of its own: the state that is written does not need the page below it.
+    fn lend_base(&mut self, placed: &Child) {
+        if self.checkpoints.running().is_spill || !placed.reference.is_delta() {
             return;
         }
-        let deltas: Vec<Reference> =
-            running.placed.iter().map(|(child, _)| child.reference).filter(|placed| placed.is_delta()).collect();
-        for delta in deltas {
-            let base = self.forest.base_of(delta);
-            if self.forest.watched.as_ref().is_some_and(|watched| watched.lent_before.contains(&base.page)) {
-                continue;
-            }
-            if let Err(damage) = self.checkpoints.freelist.lend(base.run(), base.generation) {
-                self.checkpoints.note(damage);
-            }
+        let base = self.forest.base_of(placed.reference);
+        if self.forest.watched.as_ref().is_some_and(|watched| watched.lent_before.contains(base.page)) {
+            return;
+        }
+        if let Err(damage) = self.checkpoints.freelist.lend(base.run(), base.generation) {
+            self.checkpoints.note(damage);
         }
     }
 
@@ -223,7 +227,7 @@ impl Pager {
             *run = PageRun { first: page + u64::from(pages), pages: run.pages - pages };
             return Some(page);
         }
-        let waits = self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Write));
+        let waits = self.checkpoints.under_way.values().any(|purpose| !matches!(purpose, Purpose::Nodes(_)));
         if waits || !self.checkpoints.apart.is_empty() {
             // Growth, a region's map or a cut is on its way.
             return None;
@@ -267,28 +271,35 @@ impl Pager {
             self.checkpoints.running().ready.extend(regions.into_iter().map(read_region));
             return Ok(true);
         }
-        match self.checkpoints.freelist.maps() {
-            Ok(maps) => {
-                let running = self.checkpoints.running();
-                for (page, buffer) in maps.writes {
-                    let (offset, buffers) = (page * PAGE_BYTES as u64, vec![buffer]);
-                    let io = Io::Write { offset, buffers, purpose: IoPurpose::Map };
-                    running.ready.push_back((Purpose::Write, io));
-                }
-                running.space = Some(maps.space);
-                running.phase = Phase::Maps;
-                Ok(true)
-            }
-            Err(damage) => Err(self.fail(CheckpointError::Damaged(damage))),
+        if let Err(damage) = self.checkpoints.freelist.fix_maps() {
+            return Err(self.fail(CheckpointError::Damaged(damage)));
         }
+        self.checkpoints.running().phase = Phase::Maps;
+        Ok(true)
     }
 
-    /// All nodes are durable, and in the page cache: they can be read from the file. Then the meta may name them.
+    /// Makes requests of the next maps; false where there are none left.
+    fn make_maps(&mut self) -> bool {
+        if self.checkpoints.running().space.is_some() {
+            return false;
+        }
+        let maps = self.checkpoints.freelist.next_maps(MAPS_AT_ONCE);
+        if maps.is_empty() {
+            let space = self.checkpoints.freelist.space();
+            self.checkpoints.running().space = Some(space);
+            return false;
+        }
+        for (page, buffer) in maps {
+            let (offset, buffers) = (page * PAGE_BYTES as u64, vec![buffer]);
+            let io = Io::Write { offset, buffers, purpose: IoPurpose::Map };
+            self.checkpoints.running().ready.push_back((Purpose::Write, io));
+        }
+        true
+    }
+
+    /// All nodes are durable, and known to be in the page cache: the meta may name them.
     fn write_meta(&mut self) {
         let running = self.checkpoints.running.as_mut().expect("a checkpoint is under way");
-        for (child, first) in &running.placed {
-            self.shared.pages.set_resident(PageRun { first: *first, pages: child.pages });
-        }
         for root in running.state.roots.iter_mut().filter(|root| root.child.reference.is_frame()) {
             let page = self.forest.page_of_frame(root.child.reference, root.child.pages);
             root.child.reference = Reference::page(page);
@@ -332,16 +343,20 @@ impl Running {
     /// Makes requests of the filled slice, none of them larger than [`SLICE_BYTES`].
     fn flush(&mut self) {
         let slice = core::mem::take(&mut self.slice);
-        let mut offset = self.slice_first * PAGE_BYTES as u64;
+        let mut first = self.slice_first;
         if slice.len() <= SLICE_BYTES && !slice.is_empty() {
-            let buffers = vec![Buffer::from(slice)];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: self.purpose() }));
+            self.write_nodes(first, slice);
             return;
         }
         for part in slice.chunks(SLICE_BYTES) {
-            let buffers = vec![Buffer::from(part.to_vec())];
-            self.ready.push_back((Purpose::Write, Io::Write { offset, buffers, purpose: self.purpose() }));
-            offset += part.len() as u64;
+            self.write_nodes(first, part.to_vec());
+            first += (part.len() / PAGE_BYTES) as u64;
         }
+    }
+
+    fn write_nodes(&mut self, first: u64, bytes: Vec<u8>) {
+        let run = PageRun { first, pages: (bytes.len() / PAGE_BYTES) as u32 };
+        let (offset, buffers) = (first * PAGE_BYTES as u64, vec![Buffer::from(bytes)]);
+        self.ready.push_back((Purpose::Nodes(run), Io::Write { offset, buffers, purpose: self.purpose() }));
     }
 }

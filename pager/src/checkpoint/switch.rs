@@ -23,9 +23,11 @@ impl Forest {
         Some(Reference::page(page))
     }
 
-    /// Switches the roots.
+    /// Switches the roots, when all branches are.
     pub fn switch_roots(&mut self, published: &Published) {
-        let Some(generation) = self.watched.as_ref().map(|watched| watched.generation) else { return };
+        let Some(watched) = &mut self.watched else { return };
+        let generation = watched.generation;
+        watched.is_switched = true;
         self.note_change();
         for number in 0..TREES_MAX {
             let child = self.state.roots[number].child;
@@ -41,19 +43,19 @@ impl Forest {
     }
 
     /// Switches some of the branches that were made since the checkpoint began: `branches` of them, or twice as many as
-    /// were made since the last call, so that it comes to an end. True when none are left.
+    /// were made since the last call, so that it comes to an end. The oldest first: of those most were copied again by now, and
+    /// are skipped. True when none are left.
     pub fn switch_branches(&mut self, branches: usize) -> bool {
         self.note_change();
         let Some(watched) = &mut self.watched else { return true };
         let generation = watched.generation;
-        let made = watched.young_branches.len().saturating_sub(watched.branches_left);
-        let keep = watched.young_branches.len().saturating_sub(branches.max(2 * made));
-        watched.branches_left = keep;
-        let slice = watched.young_branches.split_off(keep);
-        for (reference, pages) in slice {
+        let branches = branches.max(2 * core::mem::take(&mut watched.made));
+        for _ in 0..branches {
+            let Some(watched) = &mut self.watched else { return true };
+            let Some((reference, pages)) = watched.young_branches.pop() else { break };
             self.switch_branch(reference, pages, generation);
         }
-        keep == 0
+        self.watched.as_ref().is_none_or(|watched| watched.young_branches.is_empty())
     }
 
     /// A branch in the list may have been released, and its memory be waiting in the pool (then its generation is 0: most are

@@ -40,7 +40,7 @@ impl Arena {
         start
     }
 
-    /// Memory for [`HUGE_FRAMES`] frames, in one page of the system where it has such.
+    /// Memory for [`HUGE_FRAMES`] frames, in one page of the system where it has such. It is not initialised.
     fn allocate_huge(&self) -> NonNull<u8> {
         let layout = Layout::from_size_align(HUGE_BYTES, HUGE_BYTES).expect("a huge page's size is a legal layout");
         // SAFETY: the layout's size is not zero.
@@ -52,8 +52,6 @@ impl Arena {
         unsafe {
             libc::madvise(start.as_ptr().cast(), HUGE_BYTES, libc::MADV_HUGEPAGE)
         };
-        // SAFETY: the range was just allocated; nobody else knows it.
-        unsafe { start.as_ptr().write_bytes(0, HUGE_BYTES) };
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner).insert(start.as_ptr() as usize, layout);
         start
     }
@@ -94,8 +92,8 @@ impl Frame {
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let bytes = self.class.map_or(self.pages as usize * PAGE_BYTES, |class| DELTA_BYTES[class]);
-        // SAFETY: taken from the pool and not linked yet: nobody else knows the address. Its memory was zeroed when it
-        // came from the allocator, so all bytes are initialised.
+        // SAFETY: taken from the pool and not linked yet: nobody else knows the address. Its memory was zeroed before its
+        // first use, so all bytes are initialised.
         unsafe { core::slice::from_raw_parts_mut(self.start.as_ptr(), bytes) }
     }
 
@@ -109,6 +107,8 @@ impl Frame {
 pub(crate) struct Frames {
     arena: Arc<Arena>,
     free: Vec<NonNull<u8>>,
+    /// Memory of frames that were never used: it is not initialised.
+    unused: Vec<NonNull<u8>>,
     slabs: Slabs,
     bytes: u64,
 }
@@ -118,7 +118,7 @@ unsafe impl Send for Frames {}
 
 impl Frames {
     pub fn new(arena: Arc<Arena>) -> Frames {
-        Frames { arena, free: Vec::new(), slabs: Slabs::default(), bytes: 0 }
+        Frames { arena, free: Vec::new(), unused: Vec::new(), slabs: Slabs::default(), bytes: 0 }
     }
 
     /// Bytes of all frames that are in use, readers' included; deltas by the pages that they stand in.
@@ -147,7 +147,10 @@ impl Frames {
 
     fn take_page(&mut self) -> NonNull<u8> {
         self.bytes += PAGE_BYTES as u64;
-        if self.free.is_empty() {
+        if let Some(page) = self.free.pop() {
+            return page;
+        }
+        if self.unused.is_empty() {
             let is_small = self.bytes < HUGE_BYTES as u64;
             let (block, frames) = if is_small {
                 (self.arena.allocate(BLOCK_FRAMES), BLOCK_FRAMES)
@@ -156,10 +159,14 @@ impl Frames {
             };
             for index in (0..frames).rev() {
                 // SAFETY: inside of the block that was just allocated.
-                self.free.push(unsafe { block.add(index * PAGE_BYTES) });
+                self.unused.push(unsafe { block.add(index * PAGE_BYTES) });
             }
         }
-        self.free.pop().expect("just filled")
+        let page = self.unused.pop().expect("just filled");
+        // Each in its turn: two MiB at once would take as long as some hundred puts.
+        // SAFETY: the memory of a frame that nobody else has.
+        unsafe { page.write_bytes(0, PAGE_BYTES) };
+        page
     }
 
     /// Takes memory back.

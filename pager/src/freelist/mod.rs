@@ -12,9 +12,12 @@
 //! ```
 //!
 //! Methods, in the order of a checkpoint: `begin_checkpoint`, `regions_to_load` (each: read [`Freelist::map_run`], then
-//! `region_read`), `allocate*` (which may need a region or growth first), `maps`, write and sync them with the pages,
-//! write and sync the meta with their [`Space`], `checkpointed`, `release`. A checkpoint whose maps were made is finished,
-//! or the process ends.
+//! `region_read`), `allocate*` (which may need a region or growth first), `fix_maps`, `next_maps` until there are none, write
+//! and sync them with the pages, write and sync the meta with their `space`, `checkpointed`, `release`. A checkpoint whose maps
+//! were fixed is finished, or the process ends.
+//!
+//! A checkpoint, or a compaction, frees a hundred thousand pages: no method but `fix_maps` looks at all of them, and that one
+//! only where `record_some` was not called often enough before.
 //!
 //! Opening reads no map: a region's is read when an allocation or a freed page needs it.
 //!
@@ -38,9 +41,10 @@ mod region;
 mod region_set;
 mod shrink;
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use crate::api::{Damage, PageRun};
+use crate::chunks::Chunks;
 use crate::disk::Buffer;
 use crate::layout::{
     FILE_PAGES_MAX, FileId, MAP_SLOTS_BYTES, PAGE_BYTES, REGION_PAGES, RUN_PAGES_MAX, is_allocatable, map_page,
@@ -94,15 +98,6 @@ pub enum Need {
     Full,
 }
 
-/// What a checkpoint writes for the freelist.
-#[derive(Debug)]
-pub struct Maps {
-    /// Page number and content of each map that has changed.
-    pub writes: Vec<(u64, Buffer)>,
-    /// Goes into the checkpoint's meta.
-    pub space: Space,
-}
-
 enum Region {
     Unread,
     Open(Box<OpenRegion>),
@@ -131,12 +126,19 @@ pub struct Freelist {
     /// Where a checkpoint was given pages last: region, page in it. The next ones are those behind it.
     cursor: (u64, u32),
     /// Freed, and not free yet in any map, in the order of `freed`.
-    unrecorded: VecDeque<Pending>,
-    unrecorded_pages: u64,
-    /// Free in the maps of the checkpoint under way.
-    recorded: Vec<Pending>,
+    unrecorded: Chunks<Pending>,
+    /// The same, by the region, none of which was read.
+    unread_freed: BTreeMap<u64, Vec<Pending>>,
+    /// Free in the next maps, or those of the checkpoint under way.
+    recorded: Chunks<Pending>,
     pending: PendingRuns,
     lent: Lent,
+    /// Pages in all these.
+    waiting_pages: u64,
+    /// Of all open regions, those behind the ceiling too.
+    free_pages: u64,
+    /// Found while a freed page was recorded: the next maps are not to be made.
+    contradiction: Option<Damage>,
     /// Generations of the metas.
     newer: Option<u64>,
     older: Option<u64>,
@@ -144,6 +146,8 @@ pub struct Freelist {
     opened_older: Option<(u64, Space)>,
     checkpoint: Option<u64>,
     is_mapped: bool,
+    /// The region whose map comes next, where they are being made.
+    next_map: u64,
     ceiling: Option<Ceiling>,
     /// Pages of the file as the metas have it, the newer one first.
     meta_pages: [u64; 2],
@@ -186,16 +190,20 @@ impl Freelist {
             unread: RegionSet::empty(),
             by_class: vec![RegionSet::empty(); CLASSES],
             cursor: (0, 0),
-            unrecorded: VecDeque::new(),
-            unrecorded_pages: 0,
-            recorded: Vec::new(),
+            unrecorded: Chunks::default(),
+            unread_freed: BTreeMap::new(),
+            recorded: Chunks::default(),
             pending: PendingRuns::default(),
             lent: Lent::default(),
+            waiting_pages: 0,
+            free_pages: 0,
+            contradiction: None,
             newer: None,
             older: None,
             opened_older: None,
             checkpoint: None,
             is_mapped: false,
+            next_map: 0,
             ceiling: None,
             meta_pages: [0; 2],
             regions_known: 0,
@@ -211,18 +219,13 @@ impl Freelist {
     /// Pages that nobody holds, in the regions that were read; those behind a ceiling too.
     #[must_use]
     pub fn free_pages(&self) -> u64 {
-        let open = self.regions.iter().filter_map(|region| match region {
-            Region::Open(open) => Some(u64::from(open.runs.free_pages() + open.tail.free_pages())),
-            Region::Unread | Region::Closed => None,
-        });
-        open.sum()
+        self.free_pages
     }
 
     /// Pages that were freed and can't be allocated yet.
     #[must_use]
     pub fn pending_pages(&self) -> u64 {
-        let recorded: u64 = self.recorded.iter().map(|pending| u64::from(pending.run.pages)).sum();
-        self.unrecorded_pages + recorded + self.pending.pages() + self.lent.pages()
+        self.waiting_pages
     }
 
     /// Regions whose map was not needed yet.
@@ -255,8 +258,9 @@ impl Freelist {
             return Ok(());
         }
         self.unread.set(region, false);
-        match self.open_region(region, maps) {
+        let opened = match self.open_region(region, maps) {
             Ok(open) => {
+                self.free_pages += open.free_pages();
                 self.regions[region as usize] = Region::Open(Box::new(open));
                 self.reclass(region, 0);
                 Ok(())
@@ -265,7 +269,16 @@ impl Freelist {
                 self.regions[region as usize] = Region::Closed;
                 Err(Damage { page: map_page(region, self.space.slot(region)), tree: 0, what })
             }
+        };
+        self.unread_freed.remove(&region).into_iter().flatten().for_each(|pending| self.record(pending));
+        for pending in self.lent.unread.remove(&region).into_iter().flatten() {
+            match self.is_known(pending.run) {
+                Ok(true) => self.record_lent(pending),
+                Ok(false) => self.waiting_pages -= u64::from(pending.run.pages),
+                Err(damage) => self.contradict(pending, damage),
+            }
         }
+        opened
     }
 
     fn open_region(&mut self, region: u64, maps: &[u8]) -> Result<OpenRegion, &'static str> {
@@ -308,6 +321,7 @@ impl Freelist {
         if let Some((older, waiting)) = waiting {
             waiting.for_each_run(|start, pages| {
                 let run = PageRun { first: region * REGION_PAGES + u64::from(start), pages };
+                self.waiting_pages += u64::from(pages);
                 self.pending.push(Pending { run, born: older, freed: newer });
             });
         }
@@ -475,8 +489,8 @@ impl Freelist {
             return Err(Damage { page: run.first, tree: 0, what });
         }
         if self.is_known(run)? {
-            self.unrecorded_pages += u64::from(run.pages);
-            self.unrecorded.push_back(Pending { run, born, freed });
+            self.waiting_pages += u64::from(run.pages);
+            self.unrecorded.push(Pending { run, born, freed });
         }
         Ok(())
     }
@@ -514,16 +528,40 @@ impl Freelist {
     pub fn abandon_checkpoint(&mut self) {
         assert!(!self.is_mapped, "a checkpoint whose maps were made is finished");
         self.checkpoint.take().expect("a checkpoint has begun");
+        // What was freed is free in the next one's maps as well.
+        self.unlend();
     }
 
-    /// Regions to be read before [`Freelist::maps`], because pages of theirs have become free. They can be read any time
-    /// between `begin_checkpoint` and `maps`.
+    /// Makes up to `runs_max` runs free in the next maps: of those that were freed at or before the generation that is
+    /// published and, while a checkpoint is under way, that its state has no use for. For after each publish.
+    pub fn record_some(&mut self, published: u64, runs_max: usize) {
+        for _ in 0..runs_max {
+            if !self.has_unrecorded(published) {
+                return;
+            }
+            let pending = self.unrecorded.pop().expect("just looked at");
+            self.record(pending);
+        }
+    }
+
+    fn has_unrecorded(&self, published: u64) -> bool {
+        let until = self.checkpoint.map_or(published, |generation| generation.min(published));
+        !self.is_mapped && self.unrecorded.front().is_some_and(|pending| pending.freed <= until)
+    }
+
+    /// Has [`Freelist::record_some`], or [`Freelist::release`], more to do?
     #[must_use]
-    pub fn regions_to_load(&self) -> Vec<u64> {
-        let freed = self.unrecorded.iter().take_while(|pending| self.checkpoint.is_some_and(|at| pending.freed <= at));
+    pub fn has_leftovers(&self, published: u64) -> bool {
+        self.has_unrecorded(published) || self.pending.has_fresh() || self.lent.has_fresh()
+    }
+
+    /// Regions to be read before [`Freelist::fix_maps`], because pages of theirs have become free. They can be read any time
+    /// between `begin_checkpoint` and that.
+    #[must_use]
+    pub fn regions_to_load(&mut self) -> Vec<u64> {
+        self.record_some(self.checkpoint.expect("a checkpoint has begun"), usize::MAX);
+        let freed = self.unread_freed.keys().chain(self.lent.unread.keys()).copied();
         let mut regions: Vec<u64> = freed
-            .chain(self.lent.unrecorded())
-            .map(|pending| region_of(pending.run.first))
             .chain(self.regions_to_cut())
             .filter(|region| matches!(self.regions[*region as usize], Region::Unread))
             .collect();
@@ -532,31 +570,42 @@ impl Freelist {
         regions
     }
 
-    /// The maps that the checkpoint writes. From here on the checkpoint is finished, or the process ends.
+    /// What the checkpoint's maps say is fixed. From here on it is finished, or the process ends.
     ///
     /// # Errors
     /// A page was freed twice: the trees are damaged. The checkpoint must not be finished.
     ///
     /// # Panics
     /// No checkpoint has begun, or a region of [`Freelist::regions_to_load`] was not read.
-    pub fn maps(&mut self) -> Result<Maps, Damage> {
-        let generation = self.checkpoint.expect("a checkpoint has begun");
+    pub fn fix_maps(&mut self) -> Result<(), Damage> {
         assert!(!self.is_mapped, "the maps of a checkpoint are made once");
-        while let Some(pending) = self.unrecorded.pop_front_if(|pending| pending.freed <= generation) {
-            self.unrecorded_pages -= u64::from(pending.run.pages);
-            if self.record(pending.run)? {
-                self.recorded.push(pending);
-            }
+        self.record_some(self.checkpoint.expect("a checkpoint has begun"), usize::MAX);
+        assert!(self.unread_freed.is_empty() && self.lent.unread.is_empty(), "regions_to_load were read");
+        if let Some(damage) = self.contradiction.take() {
+            return Err(damage);
         }
-        self.record_lent()?;
         self.cut();
+        self.is_mapped = true;
+        self.next_map = 0;
+        self.meta_pages = [self.space.file_pages, self.meta_pages[0]];
+        Ok(())
+    }
+
+    /// The next of the maps that the checkpoint writes, with their pages: up to `maps_max` of those that have changed. None
+    /// are left where it is empty: then [`Freelist::space`] is the meta's.
+    ///
+    /// # Panics
+    /// They were not fixed.
+    pub fn next_maps(&mut self, maps_max: usize) -> Vec<(u64, Buffer)> {
+        let generation = self.checkpoint.filter(|_| self.is_mapped).expect("the maps were fixed");
         let mut writes = Vec::new();
-        for (region, entry) in (0..).zip(&mut self.regions) {
-            let Region::Open(open) = entry else { continue };
-            if !open.is_changed {
+        while writes.len() < maps_max && self.next_map < self.regions.len() as u64 {
+            let region = self.next_map;
+            self.next_map += 1;
+            let Region::Open(open) = &mut self.regions[region as usize] else { continue };
+            if !core::mem::take(&mut open.is_changed) {
                 continue;
             }
-            open.is_changed = false;
             self.space.flip(region);
             let (page, crc) = map::encode(self.file, region, generation, &open.bits);
             let digest = digest_of(region, generation, crc);
@@ -564,26 +613,38 @@ impl Freelist {
             open.digest = digest;
             writes.push((map_page(region, self.space.slot(region)), page.into()));
         }
-        self.is_mapped = true;
-        self.meta_pages = [self.space.file_pages, self.meta_pages[0]];
-        Ok(Maps { writes, space: self.space.clone() })
+        writes
     }
 
-    /// Makes the run free in the next maps. False: nothing more is known about its pages.
-    fn record(&mut self, run: PageRun) -> Result<bool, Damage> {
-        let start = (run.first % REGION_PAGES) as u32;
-        match &mut self.regions[region_of(run.first) as usize] {
-            Region::Unread => panic!("regions_to_load were read"),
-            Region::Closed => Ok(false),
-            Region::Open(open) if !open.bits.is_used(start, run.pages) => {
-                Err(Damage { page: run.first, tree: 0, what: "a page was freed twice" })
+    /// What the meta of the checkpoint says, when its maps were made.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        self.space.clone()
+    }
+
+    /// Makes a freed run free in the next maps.
+    fn record(&mut self, pending: Pending) {
+        let start = (pending.run.first % REGION_PAGES) as u32;
+        let region = region_of(pending.run.first);
+        match &mut self.regions[region as usize] {
+            Region::Unread => self.unread_freed.entry(region).or_default().push(pending),
+            // Nothing more is known about its pages.
+            Region::Closed => self.waiting_pages -= u64::from(pending.run.pages),
+            Region::Open(open) if !open.bits.is_used(start, pending.run.pages) => {
+                let what = "a page was freed twice";
+                self.contradict(pending, Damage { page: pending.run.first, tree: 0, what });
             }
             Region::Open(open) => {
-                open.bits.set(start, run.pages, true);
+                open.bits.set(start, pending.run.pages, true);
                 open.is_changed = true;
-                Ok(true)
+                self.recorded.push(pending);
             }
         }
+    }
+
+    fn contradict(&mut self, pending: Pending, damage: Damage) {
+        self.waiting_pages -= u64::from(pending.run.pages);
+        self.contradiction.get_or_insert(damage);
     }
 
     /// The meta of the checkpoint is durable.
@@ -595,29 +656,29 @@ impl Freelist {
         assert!(core::mem::take(&mut self.is_mapped), "the maps are durable before the meta");
         self.older = self.newer.replace(generation);
         self.opened_older = None;
-        for pending in self.recorded.drain(..) {
-            self.pending.push(pending);
-        }
+        self.pending.append(&mut self.recorded);
         self.lent.checkpointed();
     }
 
-    /// Makes free what neither the pins nor the metas nor the checkpoint hold any more.
-    pub fn release(&mut self, pins: &Held) {
+    /// Makes free what neither the pins nor the metas nor the checkpoint hold any more; looks at up to `runs_max` runs of each
+    /// kind.
+    pub fn release(&mut self, pins: &Held, runs_max: usize) {
         let mut held = pins.clone();
         for generation in [self.newer, self.older, self.checkpoint].into_iter().flatten() {
             held.insert(generation);
         }
         let mut pending = core::mem::take(&mut self.pending);
-        pending.release(&held, |run| self.make_free(run));
+        pending.release(&held, runs_max, |run| self.make_free(run));
         self.pending = pending;
         let mut lent = core::mem::take(&mut self.lent);
-        lent.release(pins, |run| self.make_free(run));
+        lent.release(pins, runs_max, |run| self.make_free(run));
         self.lent = lent;
     }
 
     fn make_free(&mut self, run: PageRun) {
         let start = (run.first % REGION_PAGES) as u32;
         let closed_from = self.closed_from(region_of(run.first));
+        self.waiting_pages -= u64::from(run.pages);
         self.change_runs(region_of(run.first), |open| {
             insert(&mut open.runs, &mut open.tail, closed_from, start, run.pages);
         });
@@ -648,8 +709,9 @@ impl Freelist {
 
     fn change_runs<T>(&mut self, region: u64, change: impl FnOnce(&mut OpenRegion) -> T) -> Option<T> {
         let Region::Open(open) = &mut self.regions[region as usize] else { return None };
-        let before = open.runs.classes();
+        let (before, free_pages) = (open.runs.classes(), open.free_pages());
         let result = change(open);
+        self.free_pages = self.free_pages - free_pages + open.free_pages();
         self.reclass(region, before);
         Some(result)
     }
@@ -667,6 +729,10 @@ impl Freelist {
 }
 
 impl OpenRegion {
+    fn free_pages(&self) -> u64 {
+        u64::from(self.runs.free_pages() + self.tail.free_pages())
+    }
+
     fn take(&mut self, pages: u32) -> Option<u32> {
         let start = self.runs.take(pages)?;
         self.is_changed = true;

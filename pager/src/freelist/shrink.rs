@@ -116,6 +116,7 @@ impl Freelist {
         while self.regions.len() as u64 > regions {
             if let Some(Region::Open(open)) = self.regions.pop() {
                 self.space.map_digest = self.space.map_digest.wrapping_sub(open.digest);
+                self.free_pages -= open.free_pages();
             }
         }
         let start = page - (regions - 1) * REGION_PAGES;
@@ -123,6 +124,7 @@ impl Freelist {
             && start < REGION_PAGES
         {
             open.bits.set(start as u32, (REGION_PAGES - start) as u32, false);
+            self.free_pages -= u64::from(open.tail.free_pages());
             open.tail.drain();
             open.is_changed = true;
         }

@@ -1,10 +1,11 @@
 //! The freelist against naive sets of pages, over checkpoints, pins, crashes and openings.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::page_bits::PageBits;
 
 const FILE: FileId = FileId([3; 16]);
 
@@ -42,6 +43,11 @@ impl Disk {
     }
 }
 
+/// All maps of the checkpoint, a few at a time.
+fn maps(freelist: &mut Freelist) -> Vec<(u64, Buffer)> {
+    std::iter::from_fn(|| Some(freelist.next_maps(2)).filter(|maps| !maps.is_empty())).flatten().collect()
+}
+
 fn pages_of(run: PageRun) -> impl Iterator<Item = u64> {
     run.first..run.first + u64::from(run.pages)
 }
@@ -56,6 +62,8 @@ struct Owner {
     /// Published states that somebody looks at.
     pinned: BTreeMap<u64, BTreeSet<u64>>,
     published: BTreeSet<u64>,
+    /// What is left to be looked at is, each time.
+    settles: bool,
 }
 
 impl Owner {
@@ -67,6 +75,7 @@ impl Owner {
             next: 2,
             pinned: BTreeMap::new(),
             published: BTreeSet::new(),
+            settles: true,
         };
         owner.checkpoint(&[], false);
         owner
@@ -124,7 +133,9 @@ impl Owner {
         for region in self.freelist.regions_to_load() {
             self.load(region);
         }
-        let Maps { writes, space } = self.freelist.maps().expect("nothing is freed twice");
+        self.freelist.fix_maps().expect("nothing is freed twice");
+        let writes = maps(&mut self.freelist);
+        let space = self.freelist.space();
         assert!(forbidden.iter().all(|page| *page < space.file_pages), "what somebody holds is not cut off");
         if dies {
             let half = writes.len().div_ceil(2);
@@ -158,7 +169,14 @@ impl Owner {
     }
 
     fn release(&mut self) {
-        self.freelist.release(&self.held());
+        // Some at a time.
+        let published = self.next - 1;
+        self.freelist.record_some(published, 3);
+        self.freelist.release(&self.held(), 3);
+        while self.settles && self.freelist.has_leftovers(published) {
+            self.freelist.record_some(published, 3);
+            self.freelist.release(&self.held(), 3);
+        }
         for region in &self.freelist.regions {
             if let Region::Open(open) = region {
                 open.runs.check();
@@ -184,6 +202,7 @@ impl Owner {
     /// After all maps were read and nobody holds anything: free and used pages are exactly the file.
     fn check_all(&mut self) {
         self.pinned.clear();
+        self.settles = true;
         self.checkpoint(&[], false);
         for region in 0..self.freelist.regions.len() as u64 {
             self.load(region);
@@ -212,6 +231,7 @@ enum Step {
     Release,
     Reopen,
     Sweep(u64),
+    Settle(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -226,6 +246,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Release),
         1 => Just(Step::Reopen),
         2 => (1u64..1000).prop_map(Step::Sweep),
+        1 => any::<bool>().prop_map(Step::Settle),
     ]
 }
 
@@ -259,6 +280,7 @@ proptest! {
                 }
                 Step::Release => owner.release(),
                 Step::Reopen => owner.reopen(),
+                Step::Settle(settles) => owner.settles = settles,
                 Step::Sweep(parts) => owner.sweep(owner.freelist.file_pages() * parts / 1000),
             }
         }
@@ -429,7 +451,7 @@ fn what_no_allocation_gave_cannot_be_freed() {
     assert!(owner.freelist.free(run, 1, owner.next - 1).is_err(), "generations ascend");
     owner.freelist.free(run, 1, owner.next).expect("a second time is noticed by the next checkpoint");
     owner.freelist.begin_checkpoint(owner.next);
-    assert!(owner.freelist.maps().is_err());
+    assert!(owner.freelist.fix_maps().is_err());
 }
 
 #[test]
@@ -452,30 +474,32 @@ fn a_lent_page_is_free_in_the_maps_and_in_use_until_frames_and_pins_and_metas_ha
         freelist.begin_checkpoint(generation);
         let run = freelist.allocate(1).expect("there is room");
         lent.iter().for_each(|run| freelist.lend(*run, 1).expect("it is in use"));
-        freelist.maps().expect("sound");
+        freelist.fix_maps().expect("sound");
+        maps(freelist);
         freelist.checkpointed();
         run
     };
-    let none = HashSet::new();
+    let (none, mut one) = (PageBits::default(), PageBits::default());
     let runs = [checkpoint(&mut freelist, 1, &[]), checkpoint(&mut freelist, 2, &[])];
     let in_use = freelist.file_pages() - freelist.free_pages();
     checkpoint(&mut freelist, 10, &runs);
     assert_eq!(runs.map(|run| freelist.is_free(run.first)), [Some(true); 2]);
     let is_refused = freelist.free(runs[0], 1, 11).is_err();
     assert!(is_refused, "it is freed once");
-    freelist.take_back_lent(15, &HashSet::from([runs[1].first]));
-    freelist.release(&Held::only(20));
+    one.insert(runs[1].first);
+    assert!(!freelist.take_back_lent(15, &one, 1) && freelist.take_back_lent(15, &one, 1));
+    freelist.release(&Held::only(20), usize::MAX);
     assert_eq!(freelist.pending_pages(), 2, "the older meta has them");
     checkpoint(&mut freelist, 20, &[]);
     let mut pins = Held::only(20);
     pins.insert(14);
-    freelist.release(&pins);
+    freelist.release(&pins, usize::MAX);
     assert_eq!(freelist.pending_pages(), 2, "a pin sees a frame of the one, and the state one of the other");
-    freelist.release(&Held::only(20));
+    freelist.release(&Held::only(20), usize::MAX);
     assert_eq!(freelist.pending_pages(), 1);
-    freelist.take_back_lent(25, &none);
+    assert!(freelist.take_back_lent(25, &none, usize::MAX));
     checkpoint(&mut freelist, 30, &[]);
-    freelist.release(&Held::only(30));
+    freelist.release(&Held::only(30), usize::MAX);
     assert_eq!(freelist.pending_pages(), 0);
     // Three checkpoints took a page each meanwhile.
     assert_eq!(freelist.file_pages() - freelist.free_pages(), in_use - 2 + 3);
