@@ -17,7 +17,7 @@ const CHECKPOINT_RESERVE: u64 = 64 << 20;
 const LOG_RESERVE: u64 = 128 << 20;
 /// The least that the log's disk has free while puts are taken: its next segments. They are recycled, so that this much
 /// goes only while a checkpoint lags.
-const LOG_LEAST: u64 = 64 << 20;
+pub(crate) const LOG_LEAST: u64 = 64 << 20;
 
 /// The file systems of a member.
 pub(crate) struct Space {
@@ -85,7 +85,7 @@ impl Space {
 }
 
 /// What the file system of a path can still take. It says nothing: no limit.
-fn free_bytes(path: &Path) -> u64 {
+pub(crate) fn free_bytes(path: &Path) -> u64 {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return u64::MAX };
     // SAFETY: an all-zero statvfs is a valid place for the answer.
     let mut figures: libc::statvfs = unsafe { std::mem::zeroed() };

@@ -2,16 +2,19 @@
 //! the mapping shows them. An I/O error is an answer here, never a SIGBUS.
 
 use std::cell::RefCell;
+use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ahash::{AHashMap, AHashSet};
+use bytes::BytesMut;
 use glommio::io::{BufferedFile, ReadResult};
 use ringstone_net::nap::Nap;
 use ringstone_pager::api::{Damage, PageRun};
 
 use crate::error::Error;
+use crate::shard::fds;
 use crate::shard::notify::Broadcast;
 use crate::shared::Shared;
 
@@ -71,6 +74,13 @@ impl PageReads {
         let read = read.ok().filter(|read| read.len() == bytes);
         let what = "the disk can't read this page, or one of those behind it (I/O error)";
         read.ok_or_else(|| self.report(Damage { page: run.first, tree: 0, what }))
+    }
+
+    /// Adds the bytes of pages that a pin of the caller's holds to `into`, unchecked. False: not all of them are in memory, and
+    /// nothing was added.
+    pub fn read_cached(&self, run: PageRun, into: &mut BytesMut) -> bool {
+        let bytes = run.pages as usize * PAGE_BYTES as usize;
+        fds::read_cached(self.file.as_raw_fd(), run.first * PAGE_BYTES, bytes, into)
     }
 
     /// The length is told before the file is cut, and after it has grown.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd, RawFd};
 
+use bytes::BytesMut;
 use glommio::io::BufferedFile;
 use glommio::net::TcpListener;
 
@@ -52,6 +53,22 @@ pub fn write_out(file: &File, offset: u64, bytes: u64, waits: bool) -> io::Resul
     }
 }
 
+/// Adds so many bytes of a file at an offset to `into`, where the page cache has all of them: true. It waits for no disk.
+pub fn read_cached(file: RawFd, offset: u64, bytes: usize, into: &mut BytesMut) -> bool {
+    into.reserve(bytes);
+    let Ok(offset) = i64::try_from(offset) else { return false };
+    let place = libc::iovec { iov_base: into.spare_capacity_mut().as_mut_ptr().cast(), iov_len: bytes };
+    // SAFETY: the place has room for `bytes`, just reserved, and nobody else looks at it; a descriptor that was closed is an error.
+    let read = unsafe { libc::preadv2(file, &raw const place, 1, offset, libc::RWF_NOWAIT) };
+    // A part, or none: the rest, or all, is on the disk; or this file system can't tell.
+    let is_whole = usize::try_from(read) == Ok(bytes);
+    if is_whole {
+        // SAFETY: the system has filled these bytes.
+        unsafe { into.set_len(into.len() + bytes) };
+    }
+    is_whole
+}
+
 /// Gives blocks to what a file, which is as long, has none for, where the file system can; blocks the caller.
 ///
 /// # Errors
@@ -98,5 +115,26 @@ pub fn reserve(fd: RawFd, from: u64, more: u64) -> io::Result<()> {
                 return Err(error);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_is_added_whole_or_not_at_all() {
+        let file = tempfile::tempfile().expect("a file");
+        let bytes: Vec<u8> = (0..40_000_u32).map(|at| (at % 251) as u8).collect();
+        file.write_all_at(&bytes, 0).expect("room");
+        let mut into = BytesMut::from(&b"before"[..]);
+        assert!(read_cached(file.as_raw_fd(), 4096, 12_288, &mut into), "it was just written");
+        assert_eq!(into, [b"before", &bytes[4096..16_384]].concat());
+        // Its end comes sooner; there is no such place.
+        assert!(!read_cached(file.as_raw_fd(), 36_864, 4096, &mut into) && !read_cached(-1, 0, 10, &mut into));
+        assert!(!read_cached(file.as_raw_fd(), u64::MAX, 10, &mut into));
+        assert_eq!(into.len(), 6 + 12_288);
     }
 }

@@ -32,12 +32,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ringstone_net::peer::PeerError;
+use ringstone_pager::transfer::TransferError;
 use ringstone_raft::{NodeId, SnapshotMetadata};
 
 use super::notify::Broadcast;
 use crate::error::Error;
 use crate::group::{GROUP, ImageCosts, RestoreError};
-use crate::image::ImageError;
+use crate::image::{ImageError, PagesError};
 
 pub use arrivals::Arrivals;
 pub(super) use receive::take;
@@ -123,6 +124,12 @@ pub(super) enum ImageFailure {
     File { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    #[error(
+        "the leader's state needs {needed} bytes beside the page file in use, and in {path} there is room for {room} besides \
+         what the log needs: make room on that file system, or give the member another data folder. The leader tries again by \
+         itself, once a minute at least"
+    )]
+    NoRoom { path: PathBuf, needed: u64, room: u64 },
     #[error("the thread that makes the page file: {0}")]
     Thread(io::Error),
     #[error("another image has taken its place")]
@@ -140,6 +147,16 @@ pub(super) enum ImageFailure {
 impl From<ImageError> for ImageFailure {
     fn from(error: ImageError) -> ImageFailure {
         RestoreError::from(error).into()
+    }
+}
+
+/// Of what is made at this path.
+fn of_restore(path: &Path, error: RestoreError) -> ImageFailure {
+    match error {
+        RestoreError::Pages(PagesError::Transfer(TransferError::NoRoom { needed, room })) => {
+            ImageFailure::NoRoom { path: path.parent().unwrap_or(path).to_owned(), needed, room }
+        }
+        other => other.into(),
     }
 }
 
@@ -193,6 +210,15 @@ pub fn install_fetched(data_dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_has_no_room_is_told_how_much_where_and_what_to_do() {
+        let no_room = TransferError::NoRoom { needed: 7_000_000_000, room: 1_500_000 };
+        let text = of_restore(Path::new("/data/m1/image"), RestoreError::Pages(no_room.into())).to_string();
+        for part in ["7000000000 bytes", "in /data/m1 there is room for 1500000 besides", "make room", "tries again"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 
     #[test]
     fn a_group_says_what_is_offered() {

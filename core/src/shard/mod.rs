@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::AHashMap;
+use bytes::BytesMut;
 use ringstone_net::nap::Nap;
 use ringstone_pager::Reader;
 use ringstone_pager::api::{PageRun, ReadTrees as _};
@@ -328,6 +329,12 @@ impl Shard {
     /// [`Error::Damaged`]: the disk can't read them.
     pub async fn read_pages(&self, run: PageRun) -> Result<glommio::io::ReadResult, Error> {
         self.pages.read_bytes(run).await
+    }
+
+    /// Adds the bytes of pages that are in memory to `into`, unchecked; false where some are not. The caller holds a pin that
+    /// they belong to.
+    pub fn read_cached(&self, run: PageRun, into: &mut BytesMut) -> bool {
+        self.pages.read_cached(run, into)
     }
 
     /// Runs a scan to its end, a budget at a time.

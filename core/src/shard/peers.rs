@@ -47,6 +47,8 @@ pub struct Links {
     words: RefCell<AHashMap<NodeId, Word>>,
     /// How fast images may go.
     governor: RefCell<Governor>,
+    /// As it has said last.
+    image_rate: Cell<u64>,
     /// As they were told last.
     members: Rc<RefCell<Vec<Member>>>,
     /// The index at which they became these.
@@ -99,6 +101,7 @@ impl Links {
             held: RefCell::default(),
             words: RefCell::default(),
             governor: RefCell::default(),
+            image_rate: Cell::default(),
             members,
             removed: RefCell::default(),
             since,
@@ -203,7 +206,11 @@ impl Links {
 
     /// A tick's part: how fast images go, by what writes have to wait for beside them.
     pub fn pace_images(&self, now: Duration, sends: bool) {
-        self.peers.set_snapshot_rate(self.governor.borrow_mut().turn(now, sends));
+        let rate = self.governor.borrow_mut().turn(now, sends);
+        if rate != self.image_rate.replace(rate) && sends {
+            tracing::debug!(bytes_per_second_max = rate, "how fast images go beside writes has changed (0: no bound)");
+        }
+        self.peers.set_snapshot_rate(rate);
     }
 
     /// Says something to a member. False: it did not go, and nothing will come of it.

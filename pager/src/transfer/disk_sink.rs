@@ -24,6 +24,11 @@ impl<D: Disk> PageSink for DiskSink<D> {
         self.run(Io::SetLength { length: bytes, purpose: IoPurpose::CreateLength })
     }
 
+    /// A [`Disk`] does not tell: its requests do.
+    fn room(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.run(Io::Sync { purpose: IoPurpose::CreateSync })
     }

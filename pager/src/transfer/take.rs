@@ -43,6 +43,12 @@ pub trait PageSink {
     /// The system's.
     fn set_length(&mut self, bytes: u64) -> io::Result<()>;
 
+    /// How long the file may become: the bytes that it has, and those that are free for it.
+    ///
+    /// # Errors
+    /// The system's.
+    fn room(&self) -> io::Result<u64>;
+
     /// Makes durable what was written before.
     ///
     /// # Errors
@@ -68,6 +74,14 @@ pub enum TransferError {
     /// The new file.
     #[error("writing the new page file: {0}")]
     Write(#[from] io::Error),
+    /// It would not be whole: nothing was written.
+    #[error("the new page file needs {needed} bytes, and there is room for {room}")]
+    NoRoom {
+        /// The length of the file.
+        needed: u64,
+        /// What [`PageSink::room`] said.
+        room: u64,
+    },
 }
 
 /// How far a [`Taker`] is, for one that goes on from there: what was handed on before is in the file.
@@ -283,7 +297,8 @@ impl Taker {
                 self.window.drop_front(head.len());
                 self.done.offset += head.len() as u64;
                 self.seek_region();
-                Ok(())
+                let (needed, room) = (self.file_pages() * PAGE_BYTES as u64, sink.room()?);
+                if needed > room { Err(TransferError::NoRoom { needed, room }) } else { Ok(()) }
             }
             Place::Map => self.take_map(sink),
             Place::Nodes(end) => {

@@ -282,6 +282,55 @@ fn every_cut_and_every_flipped_bit_is_found() {
     }
 }
 
+/// A sink with so much room.
+struct Narrow {
+    room: u64,
+    disk: DiskSink<SimDisk>,
+    written: u64,
+}
+
+impl PageSink for Narrow {
+    fn write(&mut self, offset: u64, pages: &[u8]) -> std::io::Result<()> {
+        self.written += pages.len() as u64;
+        self.disk.write(offset, pages)
+    }
+
+    fn set_length(&mut self, bytes: u64) -> std::io::Result<()> {
+        assert!(bytes <= self.room, "it was told");
+        self.disk.set_length(bytes)
+    }
+
+    fn room(&self) -> std::io::Result<u64> {
+        Ok(self.room)
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.disk.sync()
+    }
+}
+
+/// A receiver wrote until its disk was full, again and again, before it said so.
+#[test]
+fn what_there_is_no_room_for_is_refused_before_anything_is_written() {
+    let (disk, pager, _) = store(&some(400), &[]);
+    let bytes = image(&disk, &pager);
+    let take_with = |room| {
+        let (mut taker, mut sink) =
+            (Taker::new(&OTHER, digest()), Narrow { room, disk: DiskSink(SimDisk::new()), written: 0 });
+        // Without the pages it knows already.
+        let head = taker.push(&bytes[..2 * PAGE_BYTES], &mut sink, &mut |_, _, _| Ok(()));
+        (head.and_then(|()| taker.push(&bytes[2 * PAGE_BYTES..], &mut sink, &mut |_, _, _| Ok(()))), taker, sink)
+    };
+    let (refused, _, sink) = take_with(PAGE);
+    let Err(TransferError::NoRoom { needed, room: PAGE }) = refused else { panic!("{refused:?}") };
+    assert!(sink.written == 0 && needed >= bytes.len() as u64 - 2 * PAGE && needed.is_multiple_of(PAGE), "{needed}");
+    let (refused, ..) = take_with(needed - 1);
+    assert!(matches!(refused, Err(TransferError::NoRoom { .. })), "{refused:?}");
+    let (taken, taker, mut sink) = take_with(needed);
+    taken.and_then(|()| taker.finish(&mut sink)).expect("there is room for all of it");
+    assert_eq!(sink.disk.0.peek(0, usize::try_from(needed).expect("short")).len() as u64, needed);
+}
+
 /// The sender's own disk is the one that is damaged.
 #[test]
 fn a_sender_finds_what_has_rotted() {

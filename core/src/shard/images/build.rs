@@ -9,10 +9,10 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use ringstone_pager::api::{Access, Damage, Direction, Fault, KeyRange, PageRun, ReadTrees as _, TreeId, Visitor};
@@ -21,7 +21,7 @@ use ringstone_pager::{Pin, Reader};
 use super::super::random_bytes;
 use super::arrivals::marks;
 use super::new_file::NewFile;
-use super::{ImageFailure, at, remove};
+use super::{ImageFailure, at, of_restore, remove};
 use crate::group::{PageRestore, Restore};
 use crate::identity::Identity;
 use crate::image::{ImageMap, ImageReader, OwnRecords, Wanted};
@@ -148,17 +148,24 @@ pub(super) struct Compared {
     pub(super) wanted: Arc<Wanted>,
 }
 
-/// Makes the page file of a whole state; with its id, one that another process may go on with.
-pub(super) fn whole(pages: PathBuf, identity: Identity, image: Option<[u8; 16]>) -> Made<PageBuilder> {
-    remove(&pages).map_err(at(&pages))?;
+/// Makes the page file of a whole state; with its id, one that another process may go on with. `after`: once that thread
+/// has ended, which may remove a file of the same name.
+pub(super) fn whole(
+    pages: PathBuf,
+    identity: Identity,
+    image: Option<[u8; 16]>,
+    after: Option<JoinHandle<()>>,
+) -> Made<PageBuilder> {
     Builder::begin(move |next| {
+        after.into_iter().for_each(|thread| drop(thread.join()));
+        remove(&pages).map_err(at(&pages))?;
         let file = NewFile::create(&pages).map_err(at(&pages))?;
         let restore = PageRestore::new(Box::new(file), &identity, random_bytes());
         let restore = match image {
             Some(image) => restore.keep_marks(&marks(&pages), image)?,
             None => restore,
         };
-        make_of_pages(restore, next)
+        make_of_pages(restore, &pages, next)
     })
 }
 
@@ -169,17 +176,18 @@ pub(super) fn resumed(pages: PathBuf, identity: Identity, image: [u8; 16]) -> Ma
         let (file, sink) = (File::open(&pages).map_err(at(&pages))?, NewFile::open(&pages).map_err(at(&pages))?);
         let restore = PageRestore::resume(Box::new(sink), &file, &marks(&pages), &identity, image)?;
         say.send(restore.offset()).map_err(|_| ImageFailure::Replaced)?;
-        make_of_pages(restore, next)
+        make_of_pages(restore, &pages, next)
     })?;
     Ok(Speaking { builder, said })
 }
 
 /// On disk when this returns: the file, synced, by a name that no start looks at.
-fn make_of_pages(mut restore: PageRestore, next: &dyn Fn() -> Made<Option<Bytes>>) -> Made<(u64, u64)> {
+fn make_of_pages(mut restore: PageRestore, pages: &Path, next: &dyn Fn() -> Made<Option<Bytes>>) -> Made<(u64, u64)> {
+    let failed = |error| of_restore(pages, error);
     while let Some(bytes) = next()? {
-        restore.push(&bytes)?;
+        restore.push(&bytes).map_err(failed)?;
     }
-    Ok(restore.finish()?)
+    restore.finish().map_err(failed)
 }
 
 /// Compares the member's store with a map, and says what differs; then, when that comes, makes the page file of it and of the

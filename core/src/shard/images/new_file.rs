@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use ringstone_pager::transfer::PageSink;
 
 use super::super::fds;
+use crate::space::{LOG_LEAST, free_bytes};
 
 /// Bytes that are sent on their way at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -22,6 +23,7 @@ const PIECES_MAX: usize = 4;
 
 /// See the module.
 pub(super) struct NewFile {
+    path: PathBuf,
     file: File,
     is_direct: bool,
     /// In the page cache, and not on its way: where, and how much.
@@ -61,7 +63,7 @@ impl NewFile {
             }
             Err(error) => return Err(error),
         };
-        Ok(NewFile { file, is_direct, waiting: (0, 0), under_way: VecDeque::new() })
+        Ok(NewFile { path: path.to_owned(), file, is_direct, waiting: (0, 0), under_way: VecDeque::new() })
     }
 
     /// The same, always by the page cache.
@@ -107,6 +109,13 @@ impl PageSink for NewFile {
         }
         // Holes, too: a checkpoint that writes there must not find the disk full.
         fds::fill_holes(&self.file, bytes)
+    }
+
+    /// The log on that disk goes on meanwhile.
+    fn room(&self) -> io::Result<u64> {
+        // A block of stat(2) has 512 bytes.
+        let has = self.file.metadata()?.blocks() * 512;
+        Ok(free_bytes(&self.path).saturating_sub(LOG_LEAST).saturating_add(has))
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! The pages of a pinned state, from any offset of their stream on.
 //!
 //! They are read from the file, not from the mapping: a page that is not in memory costs a read of many, and no fault, and a disk
-//! that can't read is an error. What is read is checked before it goes: this member must learn of its damage first.
+//! that can't read is an error. What the page cache has is copied at once, to where it is sent from. What is read is checked
+//! before it goes: this member must learn of its damage first.
 
 use std::io;
 use std::ops::Range;
@@ -94,6 +95,13 @@ impl<'p> PageSource<'p> {
                 rest = behind;
                 continue;
             };
+            let start = ready.len();
+            if self.shard.read_cached(*first, &mut ready) {
+                let checked = self.check.look(image, first.first, &ready[start..]);
+                checked.map_err(|damage| self.shard.refused(Error::Damaged(damage)))?;
+                rest = behind;
+                continue;
+            }
             let together = together(*first, behind);
             let last = together.last().copied().unwrap_or(*first);
             let whole = first.first..last.first + u64::from(last.pages);

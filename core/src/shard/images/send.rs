@@ -3,7 +3,7 @@
 //! What a pin costs, and what ends it: pages that were freed since and can't be used again, the log behind it that stays in
 //! memory, its age, and a receiver that is away. Each has a bound; the log line names the one that was met.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use ahash::AHashMap;
 use bytes::{Bytes, BytesMut};
 use glommio::timer::sleep;
 use ringstone_net::LocalBoxFuture;
@@ -53,16 +54,31 @@ const MARK_BYTES: u64 = 64 << 20;
 /// What a mark may hold: a writer in the middle of a large value is not one.
 const MARK_HELD_MAX: usize = 128 << 10;
 
+/// Waits between a refusal and the next offer to that member: the first, and the longest.
+const REFUSED_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
 thread_local! {
+    /// Members that have refused an image, and have taken none since: when they may be offered one again, and how often they did.
+    static REFUSED: RefCell<AHashMap<NodeId, (Duration, u32)>> = RefCell::default();
     /// When this process last looked at its whole state because a receiver had refused it.
     static LOOKED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// Sends the published state to a member.
+/// Sends the published state to a member; later, if it has refused the one before.
 pub async fn send(shard: Rc<Shard>, links: Rc<Links>, inbox: Rc<Inbox>, to: NodeId) {
+    // Nothing is pinned meanwhile.
+    let (wait_until, refusals) = REFUSED.with_borrow(|refused| refused.get(&to).copied().unwrap_or_default());
+    sleep(wait_until.saturating_sub(boottime())).await;
     let began = boottime();
     let sent = Sender::send(&shard, &links, &inbox, to).await;
     let member = format!("{:x}", to.0);
+    REFUSED.with_borrow_mut(|refused| match &sent {
+        Err(ImageFailure::Peer(PeerError::SnapshotRefused)) => {
+            refused.insert(to, (boottime() + pause_behind(refusals), refusals.saturating_add(1)));
+        }
+        Ok(_) => drop(refused.remove(&to)),
+        Err(_) => {}
+    });
     match &sent {
         Ok(bytes) => {
             let took_ms = (boottime() - began).as_millis() as u64;
@@ -71,6 +87,12 @@ pub async fn send(shard: Rc<Shard>, links: Rc<Links>, inbox: Rc<Inbox>, to: Node
         Err(error) => tracing::warn!(to = member, error = %error, "a member could not be sent the state"),
     }
     inbox.hear(FromPeer::Image(ImageEvent::Sent(to, sent.is_ok())));
+}
+
+/// How long a member is left alone that has refused so many images before.
+fn pause_behind(refusals: u32) -> Duration {
+    let (first, longest) = REFUSED_PAUSE;
+    first.saturating_mul(1 << refusals.min(10)).min(longest)
 }
 
 /// Sends the published state to a member that has asked for it by this id, and has no part in raft meanwhile. It takes all of it:
@@ -419,6 +441,12 @@ impl SnapshotSource for MapSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_refuses_is_asked_ever_less_often_and_once_a_minute_at_least() {
+        let pauses: Vec<u64> = [0, 1, 2, 5, 6, 7, u32::MAX].map(|refusals| pause_behind(refusals).as_secs()).to_vec();
+        assert_eq!(pauses, [1, 2, 4, 32, 60, 60, 60]);
+    }
 
     #[test]
     fn what_a_pinned_state_costs_is_bounded_and_the_bound_is_named() {
