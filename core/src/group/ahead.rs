@@ -20,9 +20,11 @@ use crate::trees::LIVE;
 const ENTRIES_AHEAD_MAX: usize = 128;
 /// Pages that the driver is told of and has not taken yet.
 const WANTED_MAX: usize = 128;
-/// So long after the last absent page entries are looked at when they are logged. A store that is all in memory does not
-/// pay for a second descent.
-const COLD: Duration = Duration::from_secs(1);
+/// Over so long entries and reads are counted.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Entries are looked at when they are logged where there was a read for each so many of them, now or in the window before. A
+/// store that is all but in memory does not pay for a second descent of each put.
+const ENTRIES_A_READ: u64 = 64;
 /// Pages that one turn of apply takes in from the page cache before other tasks run: about a millisecond.
 pub(super) const CACHED_PAGES_A_TURN: usize = 512;
 
@@ -35,14 +37,48 @@ pub(super) struct Ahead {
     wanted: Vec<PageRun>,
     /// Reads in a row of the page that apply waits for, which was gone each time.
     reads: u32,
-    /// When apply last met a page that had to be read.
-    met_absent: Option<Duration>,
+    cold: Cold,
+}
+
+/// How many entries need a page that has to be read.
+#[derive(Debug, Default)]
+struct Cold {
+    since: Duration,
+    entries: u64,
+    reads: u64,
+    was_cold: bool,
+}
+
+impl Cold {
+    fn turn(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.since);
+        if passed >= WINDOW {
+            let was_cold = self.is_cold() && passed < 2 * WINDOW;
+            *self = Cold { since: now, was_cold, ..Cold::default() };
+        }
+    }
+
+    fn is_cold(&self) -> bool {
+        self.reads > 0 && self.reads * ENTRIES_A_READ >= self.entries
+    }
+
+    fn note_read(&mut self, now: Duration) {
+        self.turn(now);
+        self.reads += 1;
+    }
+
+    /// Is this entry worth a look?
+    fn note_entry(&mut self, now: Duration) -> bool {
+        self.turn(now);
+        self.entries += 1;
+        self.was_cold || self.is_cold()
+    }
 }
 
 impl Group {
     /// Apply waits for `run`: the ones behind it will wait too.
     pub(super) fn look_behind(&mut self, run: PageRun) {
-        self.ahead.met_absent = Some(self.now);
+        self.ahead.cold.note_read(self.now);
         self.ahead.wanted.retain(|wanted| wanted.first != run.first);
         let payloads: Vec<_> = self
             .committed
@@ -57,7 +93,7 @@ impl Group {
 
     /// An entry goes into the log: by the time it is synced its pages are there.
     pub(super) fn look_at_logged(&mut self, payload: &[u8]) {
-        if self.ahead.met_absent.is_some_and(|met| self.now.saturating_sub(met) < COLD) {
+        if self.ahead.cold.note_entry(self.now) {
             self.look_at(payload);
         }
     }
@@ -96,6 +132,7 @@ impl Group {
                 Ok(false) => {
                     if !self.ahead.wanted.iter().any(|wanted| wanted.first == run.first) {
                         self.ahead.wanted.push(run);
+                        self.ahead.cold.note_read(self.now);
                     }
                     return;
                 }
@@ -134,5 +171,24 @@ impl Group {
                 if run.pages == 1 { self.pager.bring_in_cached(run).map(drop) } else { self.pager.bring_in_done(run) };
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_looked_at_where_many_of_them_need_a_read() {
+        let (mut cold, ms) = (Cold::default(), Duration::from_millis);
+        assert!(!cold.note_entry(ms(0)), "nothing was absent");
+        cold.note_read(ms(10));
+        assert!((0..63).all(|_| cold.note_entry(ms(10))));
+        assert!(!cold.note_entry(ms(20)), "one read for more than 64 entries");
+        assert!(!cold.note_entry(ms(1100)), "nor was the window before one of reads");
+        cold.note_read(ms(1200));
+        assert!(cold.note_entry(ms(2000)));
+        assert!((0..1000).all(|_| cold.note_entry(ms(2200))), "the window before was");
+        assert!(!cold.note_entry(ms(9000)));
     }
 }

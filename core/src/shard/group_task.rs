@@ -56,6 +56,8 @@ pub struct Driver {
     remotes: Vec<Remote>,
     /// Requests of the page file.
     page_io_under_way: usize,
+    /// Those that go to it next, together.
+    page_batch: Vec<(ringstone_pager::disk::Token, ringstone_pager::disk::Io)>,
     last_page_io: Duration,
     quiet_armed: Rc<Cell<bool>>,
     ready: Rc<Broadcast>,
@@ -91,6 +93,7 @@ impl Driver {
             local,
             remotes,
             page_io_under_way: 0,
+            page_batch: Vec::new(),
             last_page_io: Duration::ZERO,
             quiet_armed: Rc::new(Cell::new(false)),
             ready,
@@ -195,7 +198,7 @@ impl Driver {
         self.log_io()?;
         self.deliver(now)?;
         self.group.maybe_checkpoint(false)?;
-        self.pages_io(now)?;
+        moved |= self.pages_io(now)?;
         self.bring_in();
         self.arm_quiet(now);
         // The closing block may have become due.

@@ -13,8 +13,10 @@ use crate::shard::bring_in::read_run;
 /// Least time between two requests of a checkpoint while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
 
-/// What a batch of a checkpoint's writes holds: what the pager makes ready at once.
+/// What a batch of a checkpoint's writes holds.
 const PAGE_BATCH_BYTES: usize = 256 << 10;
+/// What is asked of the pager at once for it: other tasks run in between.
+const PAGE_STEP_BYTES: usize = 128 << 10;
 
 /// Pages that are read for the group at a time.
 const PAGE_READS_MAX: usize = 64;
@@ -35,20 +37,30 @@ impl Driver {
         Ok(moved)
     }
 
-    pub(super) fn pages_io(&mut self, now: Duration) -> Result<(), GroupError> {
+    /// True where the batch is not full, and it goes on after other tasks.
+    pub(super) fn pages_io(&mut self, now: Duration) -> Result<bool, GroupError> {
         let spaced = now.saturating_sub(self.last_page_io) >= CHECKPOINT_SPACING;
         if self.page_io_under_way > 0 || (!spaced && self.group.awaits_log() && !self.group.is_pressed()) {
-            return Ok(());
+            return Ok(false);
         }
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while bytes < PAGE_BATCH_BYTES {
-            let Some((token, io)) = self.group.poll_pages_io()? else { break };
-            bytes += io.written_bytes();
-            batch.push((token, io));
+        let mut bytes: usize = self.page_batch.iter().map(|(_, io)| io.written_bytes()).sum();
+        let step_end = PAGE_BATCH_BYTES.min(bytes + PAGE_STEP_BYTES);
+        let mut goes_on = true;
+        while goes_on && bytes < step_end {
+            if let Some((token, io)) = self.group.poll_pages_io()? {
+                bytes += io.written_bytes();
+                self.page_batch.push((token, io));
+            } else {
+                goes_on = false;
+            }
         }
-        if batch.is_empty() {
-            return Ok(());
+        if goes_on && bytes < PAGE_BATCH_BYTES {
+            return Ok(true);
         }
+        if self.page_batch.is_empty() {
+            return Ok(false);
+        }
+        let batch = std::mem::take(&mut self.page_batch);
         self.page_io_under_way = batch.len();
         self.last_page_io = now;
         let (file, inbox) = (Rc::clone(&self.page_file), Rc::clone(&self.inbox));
@@ -60,7 +72,7 @@ impl Driver {
             inbox.wake.notify();
         })
         .detach();
-        Ok(())
+        Ok(false)
     }
 
     /// Reads the page that apply waits for, and beside it those that it will need.
