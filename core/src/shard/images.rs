@@ -30,6 +30,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::thread;
 
 use ringstone_net::peer::PeerError;
 use ringstone_pager::transfer::TransferError;
@@ -90,6 +91,8 @@ enum Content {
 }
 
 const CONTENT_SHIFT: u32 = 56;
+/// Bytes that are no work to remove.
+const REMOVED_AT_ONCE_MAX: u64 = 1 << 20;
 
 impl Content {
     fn group(self) -> u64 {
@@ -181,11 +184,21 @@ pub fn clean(data_dir: &Path, goes_on: bool) {
     }
 }
 
+/// Removes a file. A thread gives its room back: where the file system tells its disk what is free, gigabytes take seconds, and
+/// who calls this is an executor.
 fn remove(file: &Path) -> io::Result<()> {
+    let held = File::open(file);
     match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    if let Ok(held) = held
+        && held.metadata().is_ok_and(|metadata| metadata.len() > REMOVED_AT_ONCE_MAX)
+    {
+        // Where there can be no thread, it is dropped here.
+        let _ = thread::Builder::new().name("remove".to_owned()).spawn(move || drop(held));
+    }
+    Ok(())
 }
 
 /// This page file takes the place of the one in use. On disk when this returns: its name.
@@ -209,6 +222,8 @@ pub fn install_fetched(data_dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -218,6 +233,20 @@ mod tests {
         for part in ["7000000000 bytes", "in /data/m1 there is room for 1500000 besides", "make room", "tries again"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+    }
+
+    #[test]
+    fn what_is_removed_gives_its_room_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (small, large) = (folder.path().join("small"), folder.path().join("large"));
+        fs::write(&small, b"marks").expect("room");
+        let file = File::create(&large).expect("room");
+        file.set_len(2 * REMOVED_AT_ONCE_MAX).expect("a hole");
+        for path in [&small, &large, &large] {
+            remove(path).expect("removed, or not there");
+            assert!(!path.exists());
+        }
+        assert_eq!(file.metadata().expect("it is open").nlink(), 0, "the last to close it frees it");
     }
 
     #[test]

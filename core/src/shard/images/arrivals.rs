@@ -11,7 +11,6 @@ use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use super::build::PageBuilder;
@@ -37,8 +36,6 @@ pub struct Arrivals {
     turn: Cell<u64>,
     /// Where a difference has failed: whole images for a while.
     pub(super) no_map_until: Cell<Duration>,
-    /// Removes what was thrown away last.
-    removal: Cell<Option<JoinHandle<()>>>,
 }
 
 pub(super) struct ComparedMap {
@@ -78,7 +75,6 @@ impl Arrivals {
             compared: RefCell::default(),
             turn: Cell::default(),
             no_map_until: Cell::default(),
-            removal: Cell::default(),
         }
     }
 
@@ -119,25 +115,9 @@ impl Arrivals {
         }
     }
 
-    /// Removes what has come of this one, on a thread of its own: a file system that is full, or that tells its disk what is
-    /// free, takes its time for gigabytes.
+    /// Removes what has come of this one.
     pub(super) fn remove(&self, id: [u8; 16]) {
-        let (pages, before) = (self.pages(id), self.removal());
-        let removal = thread::Builder::new().name("remove".to_owned()).spawn(move || {
-            before.into_iter().for_each(|thread| drop(thread.join()));
-            remove_made(&pages);
-        });
-        match removal {
-            Ok(thread) => self.removal.set(Some(thread)),
-            Err(error) => {
-                tracing::warn!(error = %error, "what has come of an image can't be removed: no thread for it")
-            }
-        }
-    }
-
-    /// What may still be removing files: to be waited for before one gets a name that was used.
-    pub(super) fn removal(&self) -> Option<JoinHandle<()>> {
-        self.removal.take()
+        remove_made(&self.pages(id));
     }
 
     /// A stream begins; the number that says so.
@@ -263,8 +243,7 @@ mod tests {
         build::idle().expect("a thread")
     }
 
-    fn files(arrivals: &Arrivals, folder: &Path) -> Vec<String> {
-        arrivals.removal().into_iter().for_each(|thread| thread.join().expect("it has removed them"));
+    fn files(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).expect("a folder");
         let mut names: Vec<_> =
             entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text")).collect();
@@ -296,16 +275,16 @@ mod tests {
         assert!(matches!(arrivals.make_way(8, two), Err(ImageFailure::Taken)));
         arrivals.forget_old(AT + REST_MAX, arrivals.next_turn());
         assert_eq!(arrivals.claimed(), Some(arrivals.pages(one)));
-        assert_eq!(files(&arrivals, &folder).len(), 2, "it is there until the switch");
+        assert_eq!(files(&folder).len(), 2, "it is there until the switch");
         // Raft did not need it.
         arrivals.give_up();
-        assert!(files(&arrivals, &folder).is_empty() && matches!(arrivals.make_way(8, two), Ok(false)));
+        assert!(files(&folder).is_empty() && matches!(arrivals.make_way(8, two), Ok(false)));
         arrivals.begin(AT, 8, two, 0, builder());
         make(&arrivals, two);
         arrivals.touch(AT, 100, Some((470, 9)));
         // Its message never came.
         arrivals.forget_old(AT + REST_MAX, 0);
-        assert!(files(&arrivals, &folder).is_empty() && !arrivals.claim((470, 9)));
+        assert!(files(&folder).is_empty() && !arrivals.claim((470, 9)));
     }
 
     #[test]
@@ -322,17 +301,16 @@ mod tests {
             Arrivals::of(data_dir.path())
         };
         let arrivals = left();
-        assert_eq!(files(&arrivals, &folder).len(), 2, "of the first one");
+        assert_eq!(files(&folder).len(), 2, "of the first one");
         assert!(matches!(arrivals.make_way(7, one), Ok(true)));
         assert!(matches!(arrivals.make_way(7, one), Ok(false)), "told once");
-        let arrivals = left();
-        assert!(matches!(arrivals.make_way(7, three), Ok(false)));
-        assert!(files(&arrivals, &folder).is_empty());
+        assert!(matches!(left().make_way(7, three), Ok(false)));
+        assert!(files(&folder).is_empty());
         let arrivals = left();
         arrivals.forget_left();
-        assert!(files(&arrivals, &folder).is_empty(), "nobody has come back with it");
+        assert!(files(&folder).is_empty(), "nobody has come back with it");
         left();
         assert_eq!(clean(&folder, None), None);
-        assert!(files(&arrivals, &folder).is_empty(), "a member that fetches its state has no use for it");
+        assert!(files(&folder).is_empty(), "a member that fetches its state has no use for it");
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use bytes::Bytes;
 use ringstone_pager::api::{Access, Damage, Direction, Fault, KeyRange, PageRun, ReadTrees as _, TreeId, Visitor};
@@ -148,17 +148,10 @@ pub(super) struct Compared {
     pub(super) wanted: Arc<Wanted>,
 }
 
-/// Makes the page file of a whole state; with its id, one that another process may go on with. `after`: once that thread
-/// has ended, which may remove a file of the same name.
-pub(super) fn whole(
-    pages: PathBuf,
-    identity: Identity,
-    image: Option<[u8; 16]>,
-    after: Option<JoinHandle<()>>,
-) -> Made<PageBuilder> {
+/// Makes the page file of a whole state; with its id, one that another process may go on with.
+pub(super) fn whole(pages: PathBuf, identity: Identity, image: Option<[u8; 16]>) -> Made<PageBuilder> {
+    remove(&pages).map_err(at(&pages))?;
     Builder::begin(move |next| {
-        after.into_iter().for_each(|thread| drop(thread.join()));
-        remove(&pages).map_err(at(&pages))?;
         let file = NewFile::create(&pages).map_err(at(&pages))?;
         let restore = PageRestore::new(Box::new(file), &identity, random_bytes());
         let restore = match image {

@@ -72,7 +72,7 @@ pub async fn receive(
 /// # Errors
 /// [`ImageFailure`]: nothing was changed.
 pub(in crate::shard) async fn take(shared: &Shared, mut stream: SnapshotReceiver) -> Result<(u64, u64), ImageFailure> {
-    let builder = build::whole(fetched_pages(&shared.config.data_dir), shared.identity, None, None)?;
+    let builder = build::whole(fetched_pages(&shared.config.data_dir), shared.identity, None)?;
     stream.accept(0)?;
     while let Some(bytes) = stream.next_unconfirmed().await? {
         while !builder.push(&bytes) {
@@ -185,6 +185,7 @@ impl Receiver<'_> {
     /// A new page file; what has come of another one is thrown away.
     async fn begin(&self, content: Content, id: [u8; 16]) -> Result<(), ImageFailure> {
         let is_left = self.arrivals.make_way(self.from, id)?;
+        let (pages, identity) = (self.arrivals.pages(id), self.shard.shared.identity);
         let compared = self.arrivals.compared.take().filter(|compared| compared.id == id);
         let (builder, offset) = match content {
             Content::Partial => (compared.ok_or(ImageFailure::NotAsked)?.builder, 0),
@@ -192,20 +193,15 @@ impl Receiver<'_> {
                 Err(ImageFailure::Replaced) => return Err(ImageFailure::Replaced),
                 Err(error) => {
                     tracing::info!(error = %error, "an image that an earlier process has begun to take begins anew");
-                    (self.whole(id)?, 0)
+                    self.arrivals.remove(id);
+                    (build::whole(pages, identity, Some(id))?, 0)
                 }
                 Ok(resumed) => resumed,
             },
-            _ => (self.whole(id)?, 0),
+            _ => (build::whole(pages, identity, Some(id))?, 0),
         };
         self.arrivals.begin(boottime(), self.from, id, offset, builder);
         Ok(())
-    }
-
-    /// Makes its page file from the beginning on.
-    fn whole(&self, id: [u8; 16]) -> Result<PageBuilder, ImageFailure> {
-        let (arrivals, identity) = (self.arrivals, self.shard.shared.identity);
-        build::whole(arrivals.pages(id), identity, Some(id), arrivals.removal())
     }
 
     /// What an earlier process has made of this image, and up to where.
