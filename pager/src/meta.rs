@@ -188,7 +188,7 @@ pub struct Meta {
     pub roots: Vec<MetaRoot>,
     /// At most [`ATTRIBUTES_BYTES_MAX`].
     pub attributes: Vec<u8>,
-    /// From [`crate::freelist::Freelist::maps`].
+    /// From [`crate::freelist::Freelist::space`].
     pub space: Space,
 }
 

@@ -54,7 +54,7 @@ impl Lent {
 
 impl Freelist {
     /// Frees a run, made in the generation `born`, in the maps of the checkpoint under way, to whose state it belongs. It stays
-    /// in use until [`Freelist::take_back_lent`] and another checkpoint.
+    /// in use until `take_back_lent` and another checkpoint.
     ///
     /// # Errors
     /// As [`Freelist::free`].
