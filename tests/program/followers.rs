@@ -125,14 +125,15 @@ fn requests_wait_for_the_next_leader() {
     let killed = seats[first].id(&list);
     let learner = format!("--peer-urls={}", Seat::new("l0").peer);
     let moved = format!("--peer-urls={}", Seat::new("moved").peer);
+    // (What changes something may have gone to the one that was killed, and is told that its outcome is unknown, as by etcd.)
     let waiting = [
-        ask(port, &["member", "add", "l0", &learner, "--learner"]),
-        ask(port, &["member", "update", &killed, &moved]),
         ask(port, &["lease", "keep-alive", "--once", &lease]),
         ask(port, &["lease", "timetolive", &lease]),
         ask(port, &["member", "list"]),
     ];
     succeed(waiting);
+    assert!(ctl(port, &["member", "add", "l0", &learner, "--learner"]).0);
+    assert!(ctl(port, &["member", "update", &killed, &moved]).0);
     let list = ctl(port, &["member", "list"]).1;
     assert!(list.contains(moved.trim_start_matches("--peer-urls=")) && list.lines().count() == 4, "{list}");
     let learner = list.lines().find(|line| line.ends_with("true")).unwrap().split(',').next().unwrap();
