@@ -196,6 +196,8 @@ impl Driver {
         let mut moved = self.take_page_completions()?;
         self.group.turn()?;
         self.log_io()?;
+        // Whoever is told that a member was added may start it at once, and that asks who it is.
+        self.follow_members();
         self.deliver(now)?;
         self.group.maybe_checkpoint(false)?;
         moved |= self.pages_io(now)?;
@@ -220,7 +222,6 @@ impl Driver {
         }
         self.maybe_end_trial(now);
         self.note_connections(now);
-        self.follow_members();
         self.note_transfers();
         self.show_complaints(now);
         self.note_images(now);
