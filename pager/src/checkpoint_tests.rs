@@ -155,3 +155,33 @@ proptest! {
         prop_assert_eq!(pager.attributes(), b"last");
     }
 }
+
+#[test]
+fn a_checkpoint_tells_what_it_has_written_and_what_was_made_beside_it() {
+    let mut disk = SimDisk::new();
+    let mut pager = pager(&disk);
+    let put_all = |pager: &mut Pager| {
+        for key in 0..200_u16 {
+            resume(pager, |pager| pager.put(TREE, &key.to_be_bytes(), &[&[7; 1000]]));
+        }
+        pager.publish();
+    };
+    put_all(&mut pager);
+    assert_eq!(pager.checkpoint_progress(), None);
+    let own_bytes = pager.dirty_bytes();
+    assert!(pager.checkpoint_begin().expect("the disk is sound"));
+    let progress = |pager: &Pager| pager.checkpoint_progress().expect("one is under way");
+    let begun = progress(&pager);
+    assert_eq!((begun.own_bytes, begun.placed_bytes, begun.made_bytes), (own_bytes, 0, 0));
+    // In place of all frames that it writes: these are not dirty twice.
+    put_all(&mut pager);
+    let made = progress(&pager).made_bytes;
+    assert!(made >= own_bytes, "{made} of {own_bytes}");
+    let mut placed = 0;
+    while pager.is_checkpointing() {
+        placed = progress(&pager).placed_bytes;
+        drive(&mut pager, &mut disk, 1).expect("the disk is sound");
+    }
+    assert_eq!((placed, pager.dirty_bytes()), (own_bytes, made));
+    assert_eq!(pager.checkpoint_progress(), None);
+}

@@ -61,7 +61,7 @@ mod tree;
 #[cfg(test)]
 mod tree_tests;
 
-pub use checkpoint::{CheckpointDone, CheckpointError};
+pub use checkpoint::{CheckpointDone, CheckpointError, CheckpointProgress};
 pub use inspect::{InspectError, inspect};
 pub use open::{FileOptions, OpenError};
 pub use pager::Pager;

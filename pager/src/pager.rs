@@ -23,7 +23,7 @@ use crate::shrink::Shrink;
 use crate::tree::{self, Visit};
 
 /// Frames and pages that a publish looks at beside as many as it has freed itself: may they be used again?
-const RECLAIMED_AT_ONCE: usize = 64;
+const RECLAIMED_AT_ONCE: usize = 512;
 
 /// The writer of a page file. One thread; readers of other threads come from [`Pager::reader`].
 pub struct Pager {
@@ -85,6 +85,7 @@ impl Pager {
     /// could see, and may be called whenever [`Pager::has_leftovers`].
     pub fn settle(&mut self) {
         if !self.is_changed {
+            self.release_switched();
             self.reclaim();
         }
     }
@@ -93,8 +94,15 @@ impl Pager {
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
         let published = self.generation();
+        let switched = self.is_settling() && self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched);
         let limbo = self.limbo.has_leftovers(published);
-        !self.is_changed && (limbo || self.checkpoints.freelist.has_leftovers(published))
+        !self.is_changed && (switched || limbo || self.checkpoints.freelist.has_leftovers(published))
+    }
+
+    /// Has the next checkpoint to do at once what publishes, and [`Pager::settle`], do a slice at a time?
+    #[must_use]
+    pub fn owes_checkpoint(&self) -> bool {
+        self.is_settling() || self.checkpoints.freelist.has_unrecorded(self.generation())
     }
 
     pub(crate) fn settle_roots(&mut self) {

@@ -1,15 +1,15 @@
 //! When a checkpoint begins, how fast it goes, and what it lets go of.
 //!
 //! A checkpoint begins when the log since the last one, or the dirty frames in memory, reach their bound: both are what a
-//! restart and the memory limit pay for. It goes on one request at a time; the driver polls for the next only while the
-//! log has nothing in flight, so that a put never waits behind a slice for long. Where frames come faster than the disk
-//! takes them, proposals wait until it has: memory is bounded by that, not by hope. The log is released up to the *older* of
-//! the two states that the page file can open with.
+//! restart and the memory limit pay for. The driver polls for its requests at leisure while the log has something in flight, so
+//! that a put never waits behind a slice for long, and faster where the checkpoint is late: frames are made meanwhile, and no
+//! more of them than it keeps pace with, so that proposals wait a little all along instead of long at its end. Memory is
+//! bounded by that, not by hope. The log is released up to the *older* of the two states that the page file can open with.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ringstone_pager::{CheckpointDone, CheckpointError};
+use ringstone_pager::{CheckpointDone, CheckpointError, CheckpointProgress};
 use ringstone_wal::Kind;
 
 use super::{GROUP, Group, GroupError, pages, records};
@@ -23,12 +23,12 @@ pub const CHECKPOINT_LOG_BYTES: u64 = 32 << 20;
 const QUIET: Duration = Duration::from_millis(500);
 const QUIET_LOG_BYTES: u64 = 1 << 20;
 
-/// Frames that there may be for each dirty one that begins a checkpoint: those that it writes, those that replace them or
-/// come new meanwhile, and those that it has written and not released yet.
-const FRAMES_TO_DIRTY: u64 = 3;
+/// Frames that there may be beside the dirty ones that begin a checkpoint, to the most that begin one: those that replace them
+/// or come new meanwhile, and those that it has written and not released yet.
+const FRAMES_BESIDE: u64 = 2;
 
-/// A store is large from this many times the dirty frames on: 4 GiB where there is memory enough.
-const LARGE_STORE_TO_DIRTY: u64 = 64;
+/// A store is large from this many times the dirty frames on: 2 GiB where there is memory enough.
+const LARGE_STORE_TO_DIRTY: u64 = 32;
 
 /// Checkpoints without a new entry in between that only make room: two let both metas leave the pages that were freed, and
 /// the third's publish hands them out.
@@ -40,7 +40,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// What paces checkpoints.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckpointPace {
-    /// Dirty frames, in bytes, that begin a checkpoint of a small store; of a large one half as much (`dirty_bound`).
+    /// Dirty frames, in bytes, that begin a checkpoint of a small store; of a large one a quarter (`dirty_bound`).
     pub dirty_bytes_max: u64,
     /// Log bytes that begin a checkpoint.
     pub log_bytes_max: u64,
@@ -90,7 +90,7 @@ impl CheckpointPace {
         if store_bytes / LARGE_STORE_TO_DIRTY < self.dirty_bytes_max {
             self.dirty_bytes_max
         } else {
-            self.dirty_bytes_max / 2
+            self.dirty_bytes_max / 4
         }
     }
 }
@@ -123,8 +123,7 @@ impl Group {
         if self.pace.running || self.pace.unlogged.is_some() || self.lacks_space() || self.is_installing() {
             return Ok(());
         }
-        if !now && (self.pager.is_settling() || self.pager.has_leftovers()) {
-            // It would be done with at once, however much it is.
+        if !now && self.pager.owes_checkpoint() {
             return Ok(());
         }
         let changed = self.state.applied_index > self.pace.newest;
@@ -149,6 +148,8 @@ impl Group {
                 Ok(began) => {
                     self.pace.running = began;
                     self.pace.began = self.now;
+                    let (dirty_bytes, frame_bytes) = (self.pager.dirty_bytes(), self.pager.frame_bytes());
+                    tracing::debug!(applied = self.state.applied_index, dirty_bytes, frame_bytes, "checkpoint begins");
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -187,9 +188,20 @@ impl Group {
     /// That is what bounds memory, and what a restart replays.
     pub fn is_pressed(&self) -> bool {
         let goes_on = self.pace.running || self.pager.is_settling();
-        let frames = || self.pager.frame_bytes() > FRAMES_TO_DIRTY * self.dirty_bound();
+        let frames_max = self.dirty_bound() + FRAMES_BESIDE * self.pace.dirty_bytes_max;
         let log = || self.log.log_bytes_since(GROUP, self.pace.newest) > 2 * self.pace.log_bytes_max;
-        goes_on && (log() || frames())
+        let dirty = self.dirty_bound();
+        goes_on && (self.outrun_by(dirty / 4, 2 * dirty) || log() || self.pager.frame_bytes() > frames_max)
+    }
+
+    /// Are frames made faster than the checkpoint under way writes those that there were? It should be through before the next
+    /// one is due: then each finds as much as the last, and proposals never wait.
+    pub fn checkpoint_is_late(&self) -> bool {
+        self.outrun_by(0, self.dirty_bound() / 4 * 3)
+    }
+
+    fn outrun_by(&self, start: u64, whole: u64) -> bool {
+        self.pager.checkpoint_progress().is_some_and(|progress| outruns(&progress, start, whole))
     }
 
     /// Has a checkpoint, or what was freed, left something to do in memory? Where nothing else is done for a while, all of it
@@ -287,7 +299,10 @@ impl Group {
         tracing::debug!(
             generation = done.generation,
             applied = state.applied_index,
+            took = format!("{took:?}"),
             written_bytes = done.written_bytes,
+            dirty_bytes = self.pager.dirty_bytes(),
+            frame_bytes = self.pager.frame_bytes(),
             "checkpoint"
         );
         self.log_checkpoint()
@@ -306,5 +321,28 @@ impl Group {
             self.log.release(self.log_holder, self.pace.older);
         }
         Ok(())
+    }
+}
+
+/// Were more bytes of frames made since the checkpoint began than `start`, and of `whole` the part that it has written of its
+/// own?
+fn outruns(progress: &CheckpointProgress, start: u64, whole: u64) -> bool {
+    let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
+    let beyond = progress.made_bytes.saturating_sub(start);
+    product(beyond, progress.own_bytes) > product(progress.placed_bytes, whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_made_grows_with_what_is_written() {
+        let most = |placed_bytes| {
+            let made = |made_bytes| CheckpointProgress { own_bytes: 40 << 20, placed_bytes, made_bytes };
+            (0..200).rev().map(|mib| mib << 20).find(|bytes| !outruns(&made(*bytes), 4 << 20, 32 << 20))
+        };
+        let mib = |mib: u64| Some(mib << 20);
+        assert_eq!([0, 10 << 20, 20 << 20, 40 << 20].map(most), [mib(4), mib(12), mib(20), mib(36)]);
     }
 }

@@ -43,8 +43,8 @@ use crate::shared::Shared;
 use crate::state::{State, StateError};
 use crate::trees::{ALARM, MEMBER};
 
-/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is (and half of it where the store is
-/// large: `CheckpointPace::dirty_bound`).
+/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is (and a quarter where the store
+/// is large: `CheckpointPace::dirty_bound`).
 const DIRTY_BYTES_MAX: u64 = 64 << 20;
 /// Anonymous memory besides frames: buffers of log and connections, requests on their way, entries that are replayed.
 /// Measured under load: 72 to 99 MiB.

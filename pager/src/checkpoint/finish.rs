@@ -73,6 +73,14 @@ impl Pager {
         }
     }
 
+    /// The part of it that needs no publish.
+    pub(crate) fn release_switched(&mut self) {
+        if self.checkpoints.running.is_none() && self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched)
+        {
+            self.release_written();
+        }
+    }
+
     /// Nothing refers to the frames any more, but for readers of older states.
     fn release_written(&mut self) {
         let freed = self.forest.state.generation;

@@ -36,10 +36,10 @@ use walk::{Walk, write_image};
 
 /// Most bytes of one write, and of the frames that one step makes images of: some 100 us.
 const SLICE_BYTES: usize = 128 << 10;
-/// Branches whose references are switched at a publish, or twice as many as were made since the last one.
+/// Branches whose references are switched at a publish, or four times as many as were made since the last one.
 const SWITCHED_AT_ONCE: usize = 64;
 /// Frames that are released at a publish, and pages that are taken back.
-const RELEASED_AT_ONCE: usize = 256;
+const RELEASED_AT_ONCE: usize = 1024;
 /// Free maps that are made at once.
 const MAPS_AT_ONCE: usize = 32;
 
@@ -58,6 +58,17 @@ pub struct CheckpointDone {
     pub attributes: Vec<u8>,
     /// Bytes that were written for it.
     pub written_bytes: u64,
+}
+
+/// See [`Pager::checkpoint_progress`]. In bytes of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointProgress {
+    /// Of the state that it writes.
+    pub own_bytes: u64,
+    /// Of those, what has a page by now.
+    pub placed_bytes: u64,
+    /// Made since it began, by puts beside it.
+    pub made_bytes: u64,
 }
 
 /// Why a checkpoint did not begin or finish.
@@ -142,6 +153,8 @@ struct Running {
     /// Frames that have pages now, and their bytes.
     placed: Chunks<Child>,
     placed_bytes: u64,
+    /// Of dirty frames when it began.
+    own_bytes: u64,
     written_bytes: u64,
     space: Option<Space>,
     no_space: Option<CheckpointError>,
@@ -243,8 +256,21 @@ impl Pager {
         self.checkpoints.freelist.begin_checkpoint(state.generation);
         self.forest.watched = Some(Watched::new(state.generation, core::mem::take(&mut self.forest.borrowed)));
         let walk = Walk::new(state.roots.iter().map(|root| root.child));
-        self.checkpoints.running = Some(Running::new(state, walk));
+        let own_bytes = self.forest.dirty_bytes;
+        self.checkpoints.running = Some(Running { own_bytes, ..Running::new(state, walk) });
         Ok(true)
+    }
+
+    /// How far the checkpoint under way has come.
+    #[must_use]
+    pub fn checkpoint_progress(&self) -> Option<CheckpointProgress> {
+        let running = self.checkpoints.running.as_ref().filter(|running| !running.is_spill)?;
+        let orphan_bytes = self.forest.watched.as_ref().map_or(0, |watched| watched.orphan_bytes);
+        Some(CheckpointProgress {
+            own_bytes: running.own_bytes,
+            placed_bytes: running.placed_bytes,
+            made_bytes: (self.forest.dirty_bytes + orphan_bytes).saturating_sub(running.own_bytes),
+        })
     }
 
     /// Is a checkpoint under way, or a spill?
@@ -268,6 +294,7 @@ impl Running {
             ready: VecDeque::new(),
             placed: Chunks::default(),
             placed_bytes: 0,
+            own_bytes: 0,
             written_bytes: 0,
             space: None,
             no_space: None,

@@ -42,14 +42,14 @@ impl Forest {
         }
     }
 
-    /// Switches some of the branches that were made since the checkpoint began: `branches` of them, or twice as many as
+    /// Switches some of the branches that were made since the checkpoint began: `branches` of them, or four times as many as
     /// were made since the last call, so that it comes to an end. The oldest first: of those most were copied again by now, and
     /// are skipped. True when none are left.
     pub fn switch_branches(&mut self, branches: usize) -> bool {
         self.note_change();
         let Some(watched) = &mut self.watched else { return true };
         let generation = watched.generation;
-        let branches = branches.max(2 * core::mem::take(&mut watched.made));
+        let branches = branches.max(4 * core::mem::take(&mut watched.made));
         for _ in 0..branches {
             let Some(watched) = &mut self.watched else { return true };
             let Some((reference, pages)) = watched.young_branches.pop() else { break };

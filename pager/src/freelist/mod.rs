@@ -544,7 +544,9 @@ impl Freelist {
         }
     }
 
-    fn has_unrecorded(&self, published: u64) -> bool {
+    /// Has [`Freelist::record_some`] more to do?
+    #[must_use]
+    pub fn has_unrecorded(&self, published: u64) -> bool {
         let until = self.checkpoint.map_or(published, |generation| generation.min(published));
         !self.is_mapped && self.unrecorded.front().is_some_and(|pending| pending.freed <= until)
     }

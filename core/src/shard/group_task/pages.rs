@@ -10,11 +10,13 @@ use super::Driver;
 use crate::group::GroupError;
 use crate::shard::bring_in::read_run;
 
-/// Least time between two requests of a checkpoint while the log is busy.
+/// Least time between two requests of a checkpoint that is not late, while the log is busy.
 const CHECKPOINT_SPACING: Duration = Duration::from_millis(2);
 
 /// What a batch of a checkpoint's writes holds.
 const PAGE_BATCH_BYTES: usize = 256 << 10;
+/// Where the checkpoint is late: each batch waits for its turn on the processor, so that fewer are faster.
+const LATE_BATCH_BYTES: usize = 1 << 20;
 /// What is asked of the pager at once for it: other tasks run in between.
 const PAGE_STEP_BYTES: usize = 128 << 10;
 
@@ -40,11 +42,16 @@ impl Driver {
     /// True where the batch is not full, and it goes on after other tasks.
     pub(super) fn pages_io(&mut self, now: Duration) -> Result<bool, GroupError> {
         let spaced = now.saturating_sub(self.last_page_io) >= CHECKPOINT_SPACING;
-        if self.page_io_under_way > 0 || (!spaced && self.group.awaits_log() && !self.group.is_pressed()) {
+        if self.page_io_under_way > 0 {
             return Ok(false);
         }
+        let hurries = self.group.checkpoint_is_late() || self.group.is_pressed();
+        if !spaced && self.group.awaits_log() && !hurries {
+            return Ok(false);
+        }
+        let batch_bytes = if hurries { LATE_BATCH_BYTES } else { PAGE_BATCH_BYTES };
         let mut bytes: usize = self.page_batch.iter().map(|(_, io)| io.written_bytes()).sum();
-        let step_end = PAGE_BATCH_BYTES.min(bytes + PAGE_STEP_BYTES);
+        let step_end = batch_bytes.min(bytes + PAGE_STEP_BYTES);
         let mut goes_on = true;
         while goes_on && bytes < step_end {
             if let Some((token, io)) = self.group.poll_pages_io()? {
@@ -54,7 +61,7 @@ impl Driver {
                 goes_on = false;
             }
         }
-        if goes_on && bytes < PAGE_BATCH_BYTES {
+        if goes_on && bytes < batch_bytes {
             return Ok(true);
         }
         if self.page_batch.is_empty() {
