@@ -1,12 +1,12 @@
 //! What a put costs in apply on the real trees, publishing every 100:
 //! `cargo run --release -p ringstone-core --example mvcc_put_costs`.
 
-#[path = "../tests/mvcc_support/mod.rs"]
-mod mvcc_support;
+#[path = "../tests/mvcc/support/mod.rs"]
+mod support;
 
-use mvcc_support::driver::{Store, pager};
 use ringstone_core::command::{ArchivedCommand, Command, Put, Range};
 use ringstone_core::mvcc::apply;
+use support::driver::{Store, pager};
 
 fn main() {
     let mut store = Store::new(pager());

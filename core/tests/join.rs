@@ -2,7 +2,7 @@
 //! has a data folder. The cluster is a peer port that answers as one.
 #![cfg(feature = "glommio")]
 
-#[path = "group_support/settings.rs"]
+#[path = "group/support/settings.rs"]
 mod settings;
 
 use std::io::{Read as _, Write as _};

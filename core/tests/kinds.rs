@@ -1,7 +1,7 @@
 //! Members that know different kinds of entries run together (core/src/group/kinds.rs): three groups on simulated disks, whose
 //! messages arrive at once. Faults on the way are the simulator's (core/tests/cluster).
 
-#[path = "group_support/settings.rs"]
+#[path = "group/support/settings.rs"]
 mod settings;
 
 use std::collections::VecDeque;

@@ -301,7 +301,7 @@ fn an_io_error_is_reported_and_nothing_is_acknowledged_after_it() {
 
 /// The sync behind a meta failed, and the process was started again without a power cut. The page cache showed the new meta,
 /// the sync of the opening had nothing to write, and the next checkpoint took pages of the state that the disk would open
-/// with: after a power cut then, a free map was newer than its meta (`group_faults`, seed 3, sync 175).
+/// with: after a power cut then, a free map was newer than its meta (`group faults::`, seed 3, sync 175).
 #[test]
 fn a_meta_that_only_the_page_cache_shows_is_written_again() {
     let (base, owner) = prepared();

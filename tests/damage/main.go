@@ -2,7 +2,7 @@
 // it answers must be right, and what it refuses must say where the damage is and what to do. The member was killed in
 // quiet, so the closing block is on disk.
 //
-// `core/tests/group_damage.rs` does the same a hundred thousand times on simulated disks; here the mapping, the page
+// `core/tests/group/damage.rs` does the same a hundred thousand times on simulated disks; here the mapping, the page
 // cache, io_uring, the folder and the exit statuses are the real ones. Not checked: damage while the server runs.
 package main
 

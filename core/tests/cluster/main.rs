@@ -17,7 +17,7 @@ mod operator;
 mod quic;
 mod random;
 mod restore;
-#[path = "../group_support/settings.rs"]
+#[path = "../group/support/settings.rs"]
 mod settings;
 mod trouble;
 mod watches;

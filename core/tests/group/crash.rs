@@ -24,24 +24,22 @@
 //! ranges now and at older revisions; compaction and alarms; HashKV against a store that was never stopped; the whole page
 //! file after another checkpoint.
 //!
-//! Elsewhere: each way of writing by itself in `group_paths`; EIO and full disks in `group_faults`; creation and restore in `group_restore_crash`. A sole voter never cuts
-//! its log, raft does that only where another leader's entries differ: `group_truncate` opens such logs, and
+//! Elsewhere: each way of writing by itself in `paths`; EIO and full disks in `faults`; creation and restore in `restore_crash`. A sole voter never cuts
+//! its log, raft does that only where another leader's entries differ: `truncate` opens such logs, and
 //! `wal/tests/crash.rs` has the record among its histories.
 //!
 //! Not checked: a sector torn within, a device that lies about a sync, members beyond one, and comparisons in transactions
-//! (`mvcc_model` has these).
+//! (`mvcc model::` has these).
 //!
 //! `RINGSTONE_CRASH_SEEDS=n` runs n histories, each ended at every I/O in every way; `RINGSTONE_CRASH_FIRST=s` begins at
 //! another seed.
 
-mod group_support;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use group_support::disks::{Disks, End, Fuse};
-use group_support::history::{Moment, Passed, created, first_life, recover_and_pick};
-use group_support::journal::Journal;
+use super::support::disks::{Disks, End, Fuse};
+use super::support::history::{Moment, Passed, created, first_life, recover_and_pick};
+use super::support::journal::Journal;
 
 #[derive(Debug, Default)]
 struct Tally {

@@ -17,15 +17,13 @@
 //!
 //! `RINGSTONE_DAMAGE_TRIALS=n` makes n trials; `RINGSTONE_DAMAGE_FIRST=s` begins at another one.
 
-mod group_support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use group_support::disks::{Disks, End, Fuse};
-use group_support::history::{Made, created, rounds};
-use group_support::journal::{Journal, changes_of};
-use group_support::life::{self, Life};
+use super::support::disks::{Disks, End, Fuse};
+use super::support::history::{Made, created, rounds};
+use super::support::journal::{Journal, changes_of};
+use super::support::life::{self, Life};
 use ringstone_core::command::{Command, DeleteRange, Put};
 use ringstone_core::group::GroupError;
 use ringstone_core::lease::state as lease;

@@ -12,7 +12,7 @@
 //!
 //! Of a failed write half is done. What a failed sync should have covered is on the medium or it is not, whatever the page
 //! cache says, and no later sync covers it. After each member that ended, and out of each one that waits for space, the
-//! machine is cut off, or the process killed, in several ways; what opens then passes all checks of `group_crash`, and so
+//! machine is cut off, or the process killed, in several ways; what opens then passes all checks of `crash`, and so
 //! does what opens after another end within that recovery.
 //!
 //! Not checked: errors that the device keeps to itself, and the reserve of free space below which
@@ -20,15 +20,13 @@
 //!
 //! `RINGSTONE_CRASH_SEEDS=n` runs n histories, each with trouble at every request.
 
-mod group_support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use group_support::disks::{Disks, End, Fuse, Request, Trouble, What};
-use group_support::history::{Ended, checkpoint_and_check, created, first_life, recover, recover_and_pick};
-use group_support::journal::{Journal, SharedJournal};
-use group_support::life::{self, Life};
+use super::support::disks::{Disks, End, Fuse, Request, Trouble, What};
+use super::support::history::{Ended, checkpoint_and_check, created, first_life, recover, recover_and_pick};
+use super::support::journal::{Journal, SharedJournal};
+use super::support::life::{self, Life};
 use ringstone_core::command::{Command, Put};
 use ringstone_core::group::GroupError;
 use ringstone_pager::disk::IoPurpose;

@@ -1,6 +1,6 @@
 //! Every way in which a member writes, stopped at each of its I/Os, and each of the I/Os of the recovery after that.
 //!
-//! `group_support::paths` names the ways. Each is walked once on simulated disks by the code that ships; in front of each
+//! `support::paths` names the ways. Each is walked once on simulated disks by the code that ships; in front of each
 //! I/O of it (submissions and completions of log and page file) the disks are copied, and an end is put to the copy:
 //!
 //! - all of what no sync covers is lost, all is kept, or the process alone is killed;
@@ -9,30 +9,28 @@
 //!
 //! The copy is opened as a server opens it. In front of each I/O of that (where beginnings are kept: of one) it is copied
 //! and ended again. Checked after each
-//! recovery is what `group_crash` checks: nothing acknowledged is lost, nothing is invented, revisions do not go back,
+//! recovery is what `crash` checks: nothing acknowledged is lost, nothing is invented, revisions do not go back,
 //! HashKV is that of a store that was never stopped, and the whole page file is sound after another checkpoint.
 //!
 //! The list of ways is held against the code: each request of either disk carries a purpose (`Purpose`, `IoPurpose`; there
 //! is no request without one), each purpose stands for one place in the code, and a purpose at which no way was stopped
 //! fails the test. Reads of tools ([`IoPurpose::Inspect`]) change nothing and are the only exception.
 //!
-//! Elsewhere: the folder and its identity file (`identity::tests`), tails that a later leader cuts (`group_truncate`),
-//! members made or restored that are refused as long as they are not finished (`group_restore_crash`), random histories
-//! in which all of this is mixed (`group_crash`). Not checked: a sector torn within, and a device that lies about a sync.
+//! Elsewhere: the folder and its identity file (`identity::tests`), tails that a later leader cuts (`truncate`),
+//! members made or restored that are refused as long as they are not finished (`restore_crash`), random histories
+//! in which all of this is mixed (`crash`). Not checked: a sector torn within, and a device that lies about a sync.
 //!
 //! `RINGSTONE_CRASH_SEEDS=n` walks all ways, stopped at every I/O in every way; the random ends of n seeds.
-
-mod group_support;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use group_support::disks::{Disks, End, Fuse, What};
-use group_support::history::{Ended, recover};
-use group_support::journal::Journal;
-use group_support::paths::{PATHS, Path, Stage};
-use group_support::snapshot::{restore, snapshot};
+use super::support::disks::{Disks, End, Fuse, What};
+use super::support::history::{Ended, recover};
+use super::support::journal::Journal;
+use super::support::paths::{PATHS, Path, Stage};
+use super::support::snapshot::{restore, snapshot};
 use ringstone_pager::disk::{Crash, IoPurpose};
 use ringstone_wal::disk::Purpose;
 use ringstone_wal::disk::sim::Keep;
@@ -230,6 +228,6 @@ fn is_complete(stopped_at: &BTreeSet<What>) {
     let is_of_group = |purpose: &Purpose| !matches!(purpose, Purpose::LostRemove | Purpose::LostRemoveSync);
     let all = Purpose::ALL.iter().copied().filter(is_of_group).map(What::Log).chain(pages);
     let missed: Vec<String> = all.filter(|what| !stopped_at.contains(what)).map(|what| what.to_string()).collect();
-    assert!(missed.is_empty(), "no way in group_support::paths was stopped at: {missed:?}");
+    assert!(missed.is_empty(), "no way in support::paths was stopped at: {missed:?}");
     assert!(PATHS.len() >= 25);
 }

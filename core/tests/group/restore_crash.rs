@@ -3,7 +3,7 @@
 //! Page file and log are those that ship, on simulated disks. A folder that was not finished has another name, and is
 //! thrown away; what is checked here is the second wall, for files that were given their name too early: what is there
 //! either does not open, or holds the whole snapshot (an empty store, for a new member) and passes all checks of
-//! `group_crash`. Once the making has said that it is done, it opens whatever end comes.
+//! `crash`. Once the making has said that it is done, it opens whatever end comes.
 //!
 //! | stage | stopped at |
 //! |---|---|
@@ -13,17 +13,15 @@
 //! | empty log | each submission and completion |
 //!
 //! Elsewhere: the folder, its identity file and its renaming (`identity::tests`), an end within the recovery
-//! (`group_paths`), snapshots that are damaged (`image::tests`). Not checked: a revision that is bumped.
-
-mod group_support;
+//! (`paths`), snapshots that are damaged (`image::tests`). Not checked: a revision that is bumped.
 
 use std::fs::File;
 
-use group_support::disks::{Disks, End, Fuse, Trouble};
-use group_support::history::{Ended, Made, recover, rounds};
-use group_support::journal::Journal;
-use group_support::life;
-use group_support::snapshot::{self, restore, snapshot};
+use super::support::disks::{Disks, End, Fuse, Trouble};
+use super::support::history::{Ended, Made, recover, rounds};
+use super::support::journal::Journal;
+use super::support::life;
+use super::support::snapshot::{self, restore, snapshot};
 use ringstone_core::group::{PageRestore, RestoreError};
 use ringstone_core::identity::Identity;
 use ringstone_pager::disk::{Fault as PagesFault, SimDisk, StdDisk};

@@ -6,16 +6,14 @@
 //!
 //! Not checked: a configuration among the cut entries, and a page file that is ahead of the cut (raft forbids it).
 
-mod group_support;
-
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use group_support::disks::{Disks, End, Fuse};
-use group_support::history::{Made, created, rounds};
-use group_support::journal::Journal;
-use group_support::life::{self, IDENTITY};
+use super::support::disks::{Disks, End, Fuse};
+use super::support::history::{Made, created, rounds};
+use super::support::journal::Journal;
+use super::support::life::{self, IDENTITY};
 use ringstone_core::command::{Command, Put};
 use ringstone_core::entry::{Draft, Envelope};
 use ringstone_wal::{Kind, Log, Record, run_until_idle};

@@ -7,10 +7,8 @@
 //!
 //! Not checked here: checkpoints of the real pager, concurrency, the log, time.
 
-mod mvcc_support;
-
-use mvcc_support::driver::{Pair, check_reads};
-use mvcc_support::strategy::{Action, actions};
+use super::support::driver::{Pair, check_reads};
+use super::support::strategy::{Action, actions};
 use proptest::prelude::*;
 
 proptest! {

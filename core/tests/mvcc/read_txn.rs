@@ -1,8 +1,6 @@
 //! Read-only transactions and ranges that go on while the store changes under them.
 
-mod mvcc_support;
-
-use mvcc_support::driver::{Store, pager, request};
+use super::support::driver::{Store, pager, request};
 use ringstone_core::command::{Command, DeleteRange, Put, Range};
 use ringstone_core::error::{Error, ReadFault};
 use ringstone_core::mvcc::{Budget, Progress, RangeScan, ReadTxn, compact_slice};

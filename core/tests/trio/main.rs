@@ -10,7 +10,7 @@ mod node;
 #[path = "../cluster/random.rs"]
 #[allow(dead_code, reason = "the same")]
 mod random;
-#[path = "../group_support/settings.rs"]
+#[path = "../group/support/settings.rs"]
 mod settings;
 
 mod failover;

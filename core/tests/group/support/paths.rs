@@ -46,7 +46,7 @@ const fn pages(purpose: IoPurpose) -> What {
     What::Pages(purpose)
 }
 
-/// All but those of folders (`identity`), of restores (`group_paths`) and of cut tails (`group_truncate`). Whoever adds a
+/// All but those of folders (`identity`), of restores (`paths`) and of cut tails (`truncate`). Whoever adds a
 /// write to log or page file (say, one that cuts the page file shorter) gives it a purpose, and its way a place here: the
 /// test does not pass before.
 pub const PATHS: &[Path] = &[
