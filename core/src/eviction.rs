@@ -22,6 +22,10 @@ use crate::shared::Shared;
 const PAGE_BYTES: u64 = 4096;
 /// Between turns while pages leave: longer than a reader keeps what it has looked at.
 const BUSY: Duration = Duration::from_millis(30);
+/// So many major faults within so long, and pages are no longer believed to be in memory: each of them is looked at once more, which
+/// costs a put a tenth for as long as it takes to meet all (docs/profile.md). One fault alone costs one read.
+const FAULTS_OF_PRESSURE: u64 = 8;
+const FAULTS_WINDOW: Duration = Duration::from_secs(1);
 /// How long a step that needs many pages at once is given before it asks again.
 const KEPT: Duration = Duration::from_secs(2);
 #[cfg(feature = "glommio")]
@@ -67,7 +71,25 @@ fn run(shared: &Shared) {
 #[derive(Debug, Default)]
 pub(crate) struct Forgetting {
     last: Duration,
+    taken: Taken,
+}
+
+/// Major faults, by which the kernel's taking of pages is told from a page that is absent once for reasons of its own.
+#[derive(Debug, Default)]
+struct Taken {
+    since: Duration,
     faults: u64,
+}
+
+impl Taken {
+    /// `faults`: since the process began. True where so many came so fast that the kernel needs memory for others.
+    fn is_seen(&mut self, faults: u64, now: Duration) -> bool {
+        let is_seen = faults >= self.faults + FAULTS_OF_PRESSURE;
+        if is_seen || now >= self.since + FAULTS_WINDOW {
+            *self = Taken { since: now, faults };
+        }
+        is_seen
+    }
 }
 
 impl Forgetting {
@@ -80,9 +102,7 @@ impl Forgetting {
         }
         evictor.forget();
         let faults = shared.metrics.iter().map(|shard| shard.major_faults.load(Ordering::Relaxed)).sum();
-        if faults > self.faults {
-            // The kernel has taken what it needed for others.
-            self.faults = faults;
+        if self.taken.is_seen(faults, now) {
             evictor.forget_all();
         }
     }
@@ -142,6 +162,17 @@ fn limits_of(mount: &Path, groups: &str) -> Vec<u64> {
 #[cfg(all(test, feature = "glommio"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_takes_pages_where_many_are_gone_at_once() {
+        let seen = |told: &[(u64, u64)]| {
+            let mut taken = Taken::default();
+            let told = told.iter().map(|(ms, faults)| taken.is_seen(*faults, Duration::from_millis(*ms)));
+            told.collect::<Vec<bool>>()
+        };
+        assert_eq!(seen(&[(2000, 5), (2030, 6), (2900, 12), (3100, 13), (3200, 14)]), [false; 5], "one now and then");
+        assert_eq!(seen(&[(2000, 5), (2030, 13), (2060, 14), (2500, 21)]), [false, true, false, true]);
+    }
 
     #[test]
     fn the_budget_is_what_anonymous_memory_and_the_kernel_leave() {
