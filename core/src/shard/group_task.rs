@@ -161,7 +161,11 @@ impl Driver {
                     }
                 }
             }
-            if busy || self.group.has_work() || self.lingers() {
+            let has_work = self.group.has_work();
+            if has_work && let Some(nap) = &self.local.nap {
+                nap.interrupt();
+            }
+            if busy || has_work || self.lingers() {
                 glommio::executor().yield_now().await;
             } else {
                 self.inbox.wake.wait().await;
