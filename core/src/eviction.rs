@@ -170,7 +170,11 @@ mod tests {
             let told = told.iter().map(|(ms, faults)| taken.is_seen(*faults, Duration::from_millis(*ms)));
             told.collect::<Vec<bool>>()
         };
-        assert_eq!(seen(&[(2000, 5), (2030, 6), (2900, 12), (3100, 13), (3200, 14)]), [false; 5], "one now and then");
+        assert_eq!(
+            seen(&[(2000, 5), (2030, 6), (2900, 11), (3100, 12), (3200, 13), (4200, 20)]),
+            [false; 6],
+            "one now and then"
+        );
         assert_eq!(seen(&[(2000, 5), (2030, 13), (2060, 14), (2500, 21)]), [false, true, false, true]);
     }
 

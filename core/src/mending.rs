@@ -128,7 +128,7 @@ fn others(shared: &Shared) -> Result<Vec<Member>, IdentityError> {
         })
         .collect();
     if members.is_empty() {
-        members = shared.joins.get().cloned().unwrap_or_else(|| group::founders(&shared.config));
+        members = shared.joins.get().map_or_else(|| group::founders(&shared.config), |(members, _)| members.clone());
     }
     members.retain(|member| member.id != own);
     Ok(members)

@@ -358,7 +358,7 @@ pub fn run(config: ServerConfig) -> Result<(), ServerError> {
     let folder = open_folder(&config, joined.as_ref())?;
     let shared = Arc::new(Shared::new(config, folder.identity));
     if let Some(cluster) = joined {
-        let _ = shared.joins.set(cluster.members);
+        let _ = shared.joins.set((cluster.members, cluster.since));
     }
     tracing::info!(
         name = %shared.config.name,

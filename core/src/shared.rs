@@ -112,8 +112,8 @@ pub struct Shared {
     pub applied: AtomicU64,
     /// The revision last published.
     pub revision: AtomicI64,
-    /// The members of the cluster that this one joins, as one of them said.
-    pub joins: OnceLock<Vec<Member>>,
+    /// The members of the cluster that this one joins, as one of them said, and the index at which they became these.
+    pub joins: OnceLock<(Vec<Member>, u64)>,
     /// What is wrong with the ways to other members, for `endpoint status`. Locked for a moment, once a second.
     pub peer_complaints: Mutex<Vec<String>>,
     /// This member alone is the cluster: what it has published is linearizable.

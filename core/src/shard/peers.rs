@@ -13,7 +13,6 @@ mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ahash::AHashMap;
@@ -64,14 +63,15 @@ pub struct Links {
 }
 
 impl Links {
-    /// Opens the peer port and begins to dial `members`. What they say goes to `inbox`.
+    /// Opens the peer port and begins to dial the members, which became these at the index beside them. What they say goes to
+    /// `inbox`.
     ///
     /// # Errors
     /// [`GroupError::Peers`]: the port, the certificates, or a URL can't be used; [`GroupError::Identity`].
     pub async fn open(
         shard: &Rc<Shard>,
         incarnation: u64,
-        members: Vec<Member>,
+        (members, since): (Vec<Member>, u64),
         kinds: u16,
         standing: Standing,
         inbox: Rc<Inbox>,
@@ -85,7 +85,7 @@ impl Links {
         let members = Rc::new(RefCell::new(members));
         let (listed, cluster_id) = (Rc::clone(&members), shared.identity.cluster_id);
         let kinds = Rc::new(Cell::new(kinds));
-        let since = Rc::new(Cell::new(shared.applied.load(Ordering::Relaxed)));
+        let since = Rc::new(Cell::new(since));
         let (agreed, changed) = (Rc::clone(&kinds), Rc::clone(&since));
         peers.serve_http(fds::listener(listener.into()), boottime, move |page| {
             answer(cluster_id, agreed.get(), &listed.borrow(), changed.get(), page)
@@ -132,6 +132,11 @@ impl Links {
         }
         self.members.replace(members);
         self.since.set(applied);
+    }
+
+    /// The index at which the members became what they are known to be.
+    pub(super) fn since(&self) -> u64 {
+        self.since.get()
     }
 
     /// The newest kind of entries agreed on: from now on members that don't know it are refused.

@@ -18,9 +18,14 @@ async fn ask(address: SocketAddr, request: &str) -> String {
 #[test]
 fn version_and_members_over_tcp() {
     run(|| async {
-        let a = member(1).await;
-        // The same port as on UDP.
-        let listener = glommio::net::TcpListener::bind(a.local_address()).expect("the port on TCP");
+        // The same port as on UDP, which a test beside this one may have on TCP.
+        let (a, listener) = loop {
+            let a = member(1).await;
+            match glommio::net::TcpListener::bind(a.local_address()) {
+                Ok(listener) => break (a, listener),
+                Err(_) => a.shutdown().await,
+            }
+        };
         a.serve_http(listener, Duration::default, |page| match page {
             PeerHttp::Version => HttpResponse::text(200, "versions"),
             PeerHttp::Members => HttpResponse::text(200, "members"),

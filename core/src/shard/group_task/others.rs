@@ -72,10 +72,11 @@ impl Driver {
     pub(super) async fn open_links(&mut self) -> Result<(), GroupError> {
         let shared = &self.local.shared;
         let known = self.group.members().unwrap_or_default();
-        let members = if known.is_empty() {
-            shared.joins.get().cloned().unwrap_or_else(|| founders(&shared.config))
+        let applied = self.group.state().applied_index;
+        let (members, since) = if known.is_empty() {
+            shared.joins.get().cloned().unwrap_or_else(|| (founders(&shared.config), applied))
         } else if self.group.has_others() {
-            known
+            (known, applied)
         } else {
             // Alone, whatever the flags of its first start were: those that they name may live on as another cluster.
             return Ok(());
@@ -84,7 +85,7 @@ impl Driver {
             let count = incarnation::count_start(&shared.config.data_dir)?;
             let (kinds, inbox) = (self.group.kinds_agreed(), Rc::clone(&self.inbox));
             let standing = self.standing()?;
-            self.others.links = Some(Links::open(&self.local, count, members, kinds, standing, inbox).await?);
+            self.others.links = Some(Links::open(&self.local, count, (members, since), kinds, standing, inbox).await?);
         }
         Ok(())
     }
@@ -430,11 +431,12 @@ impl Driver {
         }
     }
 
-    /// Members that this one must reach: those of the state, as far as it knows where they are.
+    /// Members that this one must reach: those of the state, as far as it knows where they are. One that joins was told of later
+    /// ones than the log begins with: who is not there yet was not removed.
     pub(super) fn follow_members(&mut self) {
         let Some(links) = &self.others.links else { return };
         let version = self.group.members_version();
-        if self.others.followed == Some(version) {
+        if self.others.followed == Some(version) || self.group.state().applied_index < links.since() {
             return;
         }
         // A page that is absent comes with the next entry that needs it; until then it is looked for again.
