@@ -85,7 +85,9 @@ impl Pager {
     /// could see, and may be called whenever [`Pager::has_leftovers`].
     pub fn settle(&mut self) {
         if !self.is_changed {
-            self.release_switched();
+            if self.awaits_release() {
+                self.release_written();
+            }
             self.reclaim();
         }
     }
@@ -94,9 +96,8 @@ impl Pager {
     #[must_use]
     pub fn has_leftovers(&self) -> bool {
         let published = self.generation();
-        let switched = self.is_settling() && self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched);
         let limbo = self.limbo.has_leftovers(published);
-        !self.is_changed && (switched || limbo || self.checkpoints.freelist.has_leftovers(published))
+        !self.is_changed && (self.awaits_release() || limbo || self.checkpoints.freelist.has_leftovers(published))
     }
 
     /// Has the next checkpoint to do at once what publishes, and [`Pager::settle`], do a slice at a time?

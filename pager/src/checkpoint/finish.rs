@@ -64,7 +64,7 @@ impl Pager {
         if self.checkpoints.running.is_some() || self.forest.watched.is_none() {
             return;
         }
-        if self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched) {
+        if self.awaits_release() {
             self.release_written();
         } else if self.forest.switch_branches(SWITCHED_AT_ONCE) {
             let shared = Arc::clone(&self.shared);
@@ -73,16 +73,13 @@ impl Pager {
         }
     }
 
-    /// The part of it that needs no publish.
-    pub(crate) fn release_switched(&mut self) {
-        if self.checkpoints.running.is_none() && self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched)
-        {
-            self.release_written();
-        }
+    /// Is nothing left of it but what needs no publish?
+    pub(crate) fn awaits_release(&self) -> bool {
+        self.checkpoints.running.is_none() && self.forest.watched.as_ref().is_some_and(|watched| watched.is_switched)
     }
 
     /// Nothing refers to the frames any more, but for readers of older states.
-    fn release_written(&mut self) {
+    pub(crate) fn release_written(&mut self) {
         let freed = self.forest.state.generation;
         if !self.retire_pages_of_orphans() {
             return;
