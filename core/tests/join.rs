@@ -5,7 +5,7 @@
 #[path = "group/support/settings.rs"]
 mod settings;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 
 use ringstone_core::config::{InitialMember, ServerConfig};
@@ -21,8 +21,9 @@ fn cluster_with(kinds: u16) -> SocketAddr {
     let address = listener.local_addr().expect("it is bound");
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            let mut head = [0; 1024];
-            let _ = stream.read(&mut head);
+            // All of it: what lies unread when a socket is closed resets the connection, and the answer is lost.
+            let head = BufReader::new(&stream).lines();
+            head.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
             let body =
                 format!("[{{\"id\":1,\"peerURLs\":[\"http://{address}\"]}},{{\"id\":2,\"peerURLs\":[\"{OWN}\"]}}]");
             let _ = write!(
