@@ -205,8 +205,15 @@ async fn run(nap: Rc<Nap>) {
                 break;
             }
             if !executor.need_preempt() {
-                match nap.epoll.wait(&mut events, QUIET) {
-                    Ok(0) => break,
+                let mut came = nap.epoll.wait(&mut events, QUIET);
+                let was_interrupted = came.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted);
+                if was_interrupted {
+                    // Most often a door's own: the log's ring posts what has ended in this thread, and its eventfd says so.
+                    came = nap.epoll.wait(&mut events, Duration::ZERO);
+                }
+                match came {
+                    Ok(0) if !was_interrupted => break,
+                    Ok(0) => {}
                     Ok(_) => {
                         nap.deliver(&events);
                         last = Instant::now();

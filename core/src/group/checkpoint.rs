@@ -29,6 +29,8 @@ const FRAMES_BESIDE: u64 = 2;
 
 /// A store is large from this many times the dirty frames on: 2 GiB where there is memory enough.
 const LARGE_STORE_TO_DIRTY: u64 = 32;
+/// What counts of the dirty frames' bound in a large store, at most.
+const LARGE_DIRTY_BYTES_MAX: u64 = 64 << 20;
 
 /// Checkpoints without a new entry in between that only make room: two let both metas leave the pages that were freed, and
 /// the third's publish hands them out.
@@ -82,16 +84,18 @@ impl CheckpointPace {
         }
     }
 
-    /// Dirty frames, in bytes, that begin a checkpoint of a store of so many bytes. Puts find their leaves dirty already, and
-    /// the longer they gather, the fewer pages each costs (docs/profile.md: 1.22 pages with 32 MiB, 0.96 with 64, a million
-    /// keys). In a large store each put dirties a leaf and a branch of its own: waiting saves little then, and costs memory and
-    /// the time of a restart, which reads all those leaves.
-    fn dirty_bound(&self, store_bytes: u64) -> u64 {
-        if store_bytes / LARGE_STORE_TO_DIRTY < self.dirty_bytes_max {
-            self.dirty_bytes_max
+    /// Dirty frames, in bytes, that begin a checkpoint of a store of so many bytes, and how many there may be in all. Puts find
+    /// their leaves dirty already, and the longer they gather, the fewer pages each costs (docs/profile.md: 1.22 pages with
+    /// 32 MiB, 0.92 with 64, 0.76 with 128, a million keys). In a large store each put dirties a leaf and a branch of its own:
+    /// waiting saves little then, and costs memory and the time of a restart, which reads all those leaves.
+    fn frame_bounds(&self, store_bytes: u64) -> (u64, u64) {
+        let most = self.dirty_bytes_max.min(LARGE_DIRTY_BYTES_MAX);
+        let (dirty, most) = if store_bytes / LARGE_STORE_TO_DIRTY < most {
+            (self.dirty_bytes_max, self.dirty_bytes_max)
         } else {
-            self.dirty_bytes_max / 4
-        }
+            (most / 4, most)
+        };
+        (dirty, dirty + FRAMES_BESIDE * most)
     }
 }
 
@@ -159,7 +163,11 @@ impl Group {
 
     /// Dirty frames, in bytes, that begin a checkpoint now.
     pub(super) fn dirty_bound(&self) -> u64 {
-        self.pace.dirty_bound(self.pager.file_bytes_in_use())
+        self.frame_bounds().0
+    }
+
+    fn frame_bounds(&self) -> (u64, u64) {
+        self.pace.frame_bounds(self.pager.file_bytes_in_use())
     }
 
     /// The disk is full, and pages that were freed are held by the metas alone. Puts are refused, so that nothing else would
@@ -188,9 +196,8 @@ impl Group {
     /// That is what bounds memory, and what a restart replays.
     pub fn is_pressed(&self) -> bool {
         let goes_on = self.pace.running || self.pager.is_settling();
-        let frames_max = self.dirty_bound() + FRAMES_BESIDE * self.pace.dirty_bytes_max;
+        let (dirty, frames_max) = self.frame_bounds();
         let log = || self.log.log_bytes_since(GROUP, self.pace.newest) > 2 * self.pace.log_bytes_max;
-        let dirty = self.dirty_bound();
         goes_on && (self.outrun_by(dirty / 4, 2 * dirty) || log() || self.pager.frame_bytes() > frames_max)
     }
 
@@ -335,6 +342,16 @@ fn outruns(progress: &CheckpointProgress, start: u64, whole: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_large_store_gathers_fewer_frames_whatever_memory_there_is() {
+        let bounds = |dirty: u64, store: u64| {
+            let (dirty, frames) = CheckpointPace::new(dirty << 20, 0, 0, 1).frame_bounds(store << 20);
+            (dirty >> 20, frames >> 20)
+        };
+        assert_eq!([bounds(128, 1024), bounds(64, 1024), bounds(8, 128)], [(128, 384), (64, 192), (8, 24)]);
+        assert_eq!([bounds(128, 2048), bounds(64, 2048), bounds(8, 256)], [(16, 144), (16, 144), (2, 18)]);
+    }
 
     #[test]
     fn what_may_be_made_grows_with_what_is_written() {

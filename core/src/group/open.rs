@@ -43,16 +43,19 @@ use crate::shared::Shared;
 use crate::state::{State, StateError};
 use crate::trees::{ALARM, MEMBER};
 
-/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is (and a quarter where the store
-/// is large: `CheckpointPace::dirty_bound`).
-const DIRTY_BYTES_MAX: u64 = 64 << 20;
+/// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is. A put to one of a million keys costs
+/// 0.76 pages with them, and 0.92 with half as many (docs/profile.md); twice as many bring little, and a longer restart.
+const DIRTY_BYTES_MAX: u64 = 128 << 20;
+/// Beyond this they take a smaller part of the memory limit.
+const DIRTY_BYTES_COMMON: u64 = 64 << 20;
 /// Anonymous memory besides frames: buffers of log and connections, requests on their way, entries that are replayed.
 /// Measured under load: 72 to 99 MiB.
 const BESIDE_FRAMES_BYTES: u64 = 128 << 20;
 
 /// Dirty frames that begin a checkpoint. There are up to three times as many frames; the fourth part is slack.
 fn dirty_bytes_max(memory_limit_bytes: u64) -> u64 {
-    (memory_limit_bytes.saturating_sub(BESIDE_FRAMES_BYTES) / 4).clamp(8 << 20, DIRTY_BYTES_MAX)
+    let common = (memory_limit_bytes.saturating_sub(BESIDE_FRAMES_BYTES) / 4).clamp(8 << 20, DIRTY_BYTES_COMMON);
+    common.max((memory_limit_bytes / 32).min(DIRTY_BYTES_MAX))
 }
 
 /// Why a member's files can't be opened or made. Nothing in them was changed.
