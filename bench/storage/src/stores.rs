@@ -9,7 +9,7 @@ use heed::types::Bytes;
 use heed::{EnvFlags, EnvOpenOptions};
 use redb::{ReadableDatabase as _, TableDefinition};
 use ringstone_pager::api::{Access, Aggregate, Direction, Fault, ReadTrees, TreeId, TreeSpec, WriteTrees};
-use ringstone_pager::disk::{Disk as _, Io, StdDisk, run};
+use ringstone_pager::disk::{Disk as _, Io, IoPurpose, StdDisk, run};
 use ringstone_pager::layout::PAGE_BYTES;
 use ringstone_pager::mapping::Mapping;
 use ringstone_pager::{FileOptions, Pager, Reader};
@@ -108,7 +108,7 @@ impl PagerStore {
                 Err(Fault::Absent(pages)) => {
                     if !self.pager.bring_in_cached(pages)? {
                         let (offset, bytes) = (pages.first * PAGE_BYTES as u64, pages.pages as usize * PAGE_BYTES);
-                        run(&mut self.disk, Io::Read { offset, bytes })?;
+                        run(&mut self.disk, Io::Read { offset, bytes, purpose: IoPurpose::ReadPage })?;
                         self.pager.bring_in_done(pages)?;
                     }
                 }
@@ -126,7 +126,7 @@ impl PagerStore {
                 Err(Fault::Absent(pages)) => {
                     if !self.reader.bring_in_cached(pages)? {
                         let (offset, bytes) = (pages.first * PAGE_BYTES as u64, pages.pages as usize * PAGE_BYTES);
-                        run(&mut self.disk, Io::Read { offset, bytes })?;
+                        run(&mut self.disk, Io::Read { offset, bytes, purpose: IoPurpose::ReadPage })?;
                         self.reader.bring_in_done(pages)?;
                     }
                 }
