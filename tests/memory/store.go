@@ -234,6 +234,26 @@ func reclaimedPages() int64 {
 	return 0
 }
 
+// pagesOut tells whether DAMON watches this machine's memory and gives cold pages back: those that were written and not touched
+// since among them.
+func pagesOut() bool {
+	says := func(path, word string) bool {
+		content, err := os.ReadFile(path)
+		return err == nil && strings.TrimSpace(string(content)) == word
+	}
+	if says("/sys/module/damon_reclaim/parameters/enabled", "Y") {
+		return true
+	}
+	daemons, _ := filepath.Glob("/sys/kernel/mm/damon/admin/kdamonds/[0-9]*")
+	for _, daemon := range daemons {
+		actions, _ := filepath.Glob(daemon + "/contexts/*/schemes/*/action")
+		if says(daemon+"/state", "on") && slices.ContainsFunc(actions, func(path string) bool { return says(path, "pageout") }) {
+			return true
+		}
+	}
+	return false
+}
+
 // faults are the major faults of all threads but the one that gives memory back.
 func (s *store) faults() (int64, error) {
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", s.server.Pid()))
