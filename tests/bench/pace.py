@@ -13,39 +13,47 @@ WITHOUT_SECONDS = 20
 TRIES_MAX = 120
 METRIC = "etcd_disk_backend_commit_duration_seconds_"
 SYNCS = "etcd_disk_wal_fsync_duration_seconds_"
+FAULTS = "ringstone_shard_major_faults_total"
 WARM_UP_SECONDS = 2
+
+
+def values(beginning):
+    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith(beginning))}
 
 
 def look():
     """How many checkpoints have ended, and how long they took together."""
-    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    values = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith(METRIC))}
-    return int(values[METRIC + "count"]), values[METRIC + "sum"]
+    found = values(METRIC)
+    return int(found[METRIC + "count"]), found[METRIC + "sum"]
 
 
 def slow_syncs():
-    """How many syncs of the log have taken 16 ms or more."""
-    with urllib.request.urlopen(f"http://{endpoint}/metrics", timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
-    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith(SYNCS))
-    return int(float(values[SYNCS + "count"]) - float(values[SYNCS + 'bucket{le="0.016"}']))
+    """How many syncs of the log have taken 16 ms or more: a put waited for the disk."""
+    found = values(SYNCS)
+    return found[SYNCS + "count"] - found[SYNCS + 'bucket{le="0.016"}']
 
 
-class Syncs(threading.Thread):
-    """Notes in which seconds of the load the log's syncs were slow: those of a put that waited for the disk."""
+def faults():
+    """How many pages the shard has waited for that the kernel had taken: where nothing lacks memory, see docs/operations.md."""
+    return sum(values(FAULTS).values())
 
-    def __init__(self):
+
+class Counted(threading.Thread):
+    """Notes in which seconds of the load a count has grown."""
+
+    def __init__(self, count):
         super().__init__(daemon=True)
-        self.seen, self.stop = [], threading.Event()
+        self.count, self.seen, self.stop = count, [], threading.Event()
 
     def run(self):
-        count = slow_syncs()
+        last = self.count()
         while not self.stop.wait(0.1):
-            now_count = slow_syncs()
-            if now_count != count:
-                self.seen.append((time.monotonic(), now_count - count))
-                count = now_count
+            now = self.count()
+            if now != last:
+                self.seen.append(time.monotonic())
+                last = now
 
 
 class Watch(threading.Thread):
@@ -87,12 +95,14 @@ watch.join()
 if len(without) < WITHOUT_SECONDS:
     sys.exit(f"only {len(without)} of {len(tries)} seconds had no checkpoint in them: a lower rate?")
 before = look()[0]
-syncs = Syncs()
-syncs.start()
+counted = {"syncs of the log of 16 ms or more": Counted(slow_syncs), "major faults of the shard": Counted(faults)}
+for thread in counted.values():
+    thread.start()
 began = time.monotonic() + WARM_UP_SECONDS
 busy = put("--rounds", str(seconds), "--warm-up", f"{WARM_UP_SECONDS}s", "--compact-every", "5s")
-syncs.stop.set()
-syncs.join()
+for thread in counted.values():
+    thread.stop.set()
+    thread.join()
 base = statistics.median(without)
 over = [i for i, p99 in enumerate(busy) if p99 >= 4 * base]
 print(f"without: p99 of a second, median {base:.0f} us (least {min(without):.0f}, most {max(without):.0f}), {len(without)} s")
@@ -102,5 +112,6 @@ print(
 )
 print(f"seconds at four times or more: {len(over)} of {len(busy)}", [f"{i}: {busy[i]:.0f}" for i in over][:20])
 # Rounds begin a moment late and are noticed a tenth of a second late: to the second only.
-print("seconds with syncs of the log of 16 ms or more:", sorted({int(at - began) for at, _ in syncs.seen}))
+for what, thread in counted.items():
+    print(f"seconds with {what}:", sorted({int(at - began) for at in thread.seen}))
 sys.exit(bool(over))
