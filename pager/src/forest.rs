@@ -160,22 +160,32 @@ impl Forest {
         self.changes += 1;
     }
 
-    /// The value of `key`; the way to it is kept for [`Forest::descend_again`].
+    /// The value of `key`; the way to it is kept for [`Forest::descend_again`], and for whoever looks it up once more (a
+    /// transaction compares what it then puts).
     pub fn look_up(&self, tree: TreeId, key: &[u8]) -> Access<Option<&[u8]>> {
-        let Some((path, found)) = self.descend(tree, key)? else { return Ok(None) };
-        let Step { child, index } = path[path.len() - 1];
-        let way = Way { tree, key: SmallVec::from_slice(key), path, found, changes: self.changes };
-        self.ways.borrow_mut()[usize::from(tree.0 % 2)] = Some(way);
-        Ok(found.then(|| self.view(&child).value(index)))
+        let mut ways = self.ways.borrow_mut();
+        let kept = &mut ways[usize::from(tree.0 % 2)];
+        if !kept.as_ref().is_some_and(|way| self.leads(way, tree, key)) {
+            let Some((path, found)) = self.descend(tree, key)? else { return Ok(None) };
+            *kept = Some(Way { tree, key: SmallVec::from_slice(key), path, found, changes: self.changes });
+        }
+        let way = kept.as_ref().expect("it was there, or is now");
+        let Step { child, index } = way.path[way.path.len() - 1];
+        Ok(way.found.then(|| self.view(&child).value(index)))
+    }
+
+    /// Is it the way to this key still? Pages on it may have been forgotten meanwhile.
+    fn leads(&self, way: &Way, tree: TreeId, key: &[u8]) -> bool {
+        way.changes == self.changes
+            && way.tree == tree
+            && way.key[..] == *key
+            && way.path.iter().all(|step| self.load(&step.child).is_ok())
     }
 
     /// As [`Forest::descend`]; without a descent where nothing has changed since the key was looked up.
     pub fn descend_again(&mut self, tree: TreeId, key: &[u8]) -> Access<Option<(Path, bool)>> {
-        let way = self.ways.get_mut()[usize::from(tree.0 % 2)].take();
-        let way = way.filter(|way| way.changes == self.changes && way.tree == tree && way.key[..] == *key);
-        match way {
-            // Pages may have been forgotten meanwhile.
-            Some(way) if way.path.iter().all(|step| self.load(&step.child).is_ok()) => Ok(Some((way.path, way.found))),
+        match self.ways.get_mut()[usize::from(tree.0 % 2)].take() {
+            Some(way) if self.leads(&way, tree, key) => Ok(Some((way.path, way.found))),
             _ => self.descend(tree, key),
         }
     }

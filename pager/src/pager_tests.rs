@@ -127,3 +127,35 @@ fn writer_and_readers_can_move_to_their_threads() {
     is_send::<Pager>();
     is_send::<crate::reader::Reader>();
 }
+
+/// Whoever looks a key up twice goes its way once: never an old one.
+#[test]
+fn a_key_that_is_looked_up_again_is_read_as_it_is_now() {
+    let mut pager = pager();
+    for number in 0..200 {
+        act(&mut pager, &Action::Put(number, 100, 1));
+    }
+    pager.publish();
+    let other = |pager: &mut Pager, round: usize| match round % 4 {
+        0 => act(pager, &Action::Put(7, 50 + round, 2)),
+        1 => act(pager, &Action::Put(8, 3000, 3)),
+        2 => act(pager, &Action::Delete(7)),
+        _ => drop(pager.publish()),
+    };
+    let key = key_of(7);
+    let mut expected = Some(value_of(100, 1));
+    for round in 0..40 {
+        for _ in 0..2 {
+            assert_eq!(pager.get(TREE, &key).expect("in memory"), expected.as_deref(), "round {round}");
+            assert_eq!(pager.get(TREE, &key_of(100)).expect("in memory"), Some(&value_of(100, 1)[..]));
+            assert_eq!(pager.get(TREE, &key).expect("in memory"), expected.as_deref(), "round {round}");
+        }
+        assert_eq!(pager.get(TREE, &key).expect("in memory"), expected.as_deref(), "round {round}");
+        other(&mut pager, round);
+        match round % 4 {
+            0 => expected = Some(value_of(50 + round, 2)),
+            2 => expected = None,
+            _ => {}
+        }
+    }
+}

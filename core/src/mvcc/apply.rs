@@ -286,13 +286,13 @@ fn next_jump<V: ReadTrees>(view: &V, compact_revision: i64, main: i64, old: &Old
     }))
 }
 
-/// Touches what a delete of the range will need.
+/// Touches what a delete of the range will need. `reads_old`: a range of the same transaction names a revision.
 pub(crate) fn warm_delete<V: ReadTrees>(
     view: &V,
     state: &State,
     key: &[u8],
     range_end: &[u8],
-    in_txn: bool,
+    reads_old: bool,
 ) -> Access<()> {
     let mut after: Option<Bytes> = None;
     loop {
@@ -302,7 +302,7 @@ pub(crate) fn warm_delete<V: ReadTrees>(
         for (key, old) in batch {
             let lease = old.meta.lease;
             let prepared = prepare(view, state, Some(old))?;
-            if in_txn {
+            if reads_old {
                 prepared.touch_replaced(view, state)?;
             }
             touch_lease(view, lease, &key)?;

@@ -69,7 +69,8 @@ fn read_half<T: WriteTrees>(trees: &T, state: &State, txn: &ArchivedTxn, path: &
     if keeps_something(txn, &mut path.iter()) {
         Overlay::default().check(txn, &mut path.iter())?;
     }
-    warm(trees, state, txn, &mut path.iter())
+    let reads_old = reads_old(txn, &mut path.iter());
+    warm(trees, state, txn, &mut path.iter(), reads_old)
 }
 
 /// A refusal behind the point of no return can't be: all was checked. If it is, it is damage.
@@ -193,23 +194,41 @@ fn keeps_something(txn: &ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) ->
     keeps
 }
 
+/// Whether a range that names a revision stands on the path.
+fn reads_old(txn: &ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> bool {
+    let (_, ops) = taken(txn, path);
+    let mut reads = false;
+    for op in ops {
+        reads |= match op {
+            ArchivedOp::Range(range) => range.revision.to_native() != 0,
+            ArchivedOp::Txn(nested) => reads_old(nested, path),
+            _ => false,
+        };
+    }
+    reads
+}
+
 /// Touches what the path will need. While it runs, its reads meet what it wrote before; so they are touched wider here:
-/// ranges without their limits, and, where a range names a revision, the versions that writes will put behind it.
+/// ranges without their limits, and, where a range names a revision (`reads_old`), the versions that writes will put behind it.
 fn warm<V: ReadTrees>(
     view: &V,
     state: &State,
     txn: &ArchivedTxn,
     path: &mut core::slice::Iter<'_, bool>,
+    reads_old: bool,
 ) -> Result<(), ReadFault> {
     let (_, ops) = taken(txn, path);
     for op in ops {
         match op {
             ArchivedOp::Range(range) => RangeScan::touch(view, state, range)?,
             ArchivedOp::Put(put) => {
-                prepare_put(view, state, put)?.touch_replaced(view, state)?;
+                let prepared = prepare_put(view, state, put)?;
+                if reads_old {
+                    prepared.touch_replaced(view, state)?;
+                }
             }
-            ArchivedOp::DeleteRange(delete) => warm_delete(view, state, &delete.key, &delete.range_end, true)?,
-            ArchivedOp::Txn(nested) => warm(view, state, nested, path)?,
+            ArchivedOp::DeleteRange(delete) => warm_delete(view, state, &delete.key, &delete.range_end, reads_old)?,
+            ArchivedOp::Txn(nested) => warm(view, state, nested, path, reads_old)?,
         }
     }
     Ok(())
