@@ -13,8 +13,9 @@
 //! ```
 //!
 //! What comes by rings alone is looked at a millisecond later at worst: timers, answers of the blocking pool. What would mind
-//! holds naps off ([`Nap::hold`]: pages that are read), or pauses them ([`Nap::pause`]: bulk). Messages of other executors are
-//! not heard at all while one naps: naps are for members of one shard.
+//! holds naps off ([`Nap::hold`]: pages that are read). The nap's task is the last to run: whoever goes on and on (a sweep, bulk to
+//! other members) looks at the doors itself ([`Nap::look`]). Messages of other executors are not heard at all while one naps: naps
+//! are for members of one shard.
 //!
 //! glommio parks too early where its thread loses the core at the wrong moment (core's `shard/pulse.rs`). In the middle of a nap
 //! no ring waits for the doors then: such a sleep lasts to the next timer, a tenth of a second at most.
@@ -35,8 +36,6 @@ use epoll::{Epoll, Events};
 
 /// How long nothing comes until the executor parks: as long as its preempt timer, which interrupts a nap anyway.
 const QUIET: Duration = Duration::from_millis(1);
-/// How long none begins after bulk.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// The naps of this thread's executor.
 pub struct Nap {
@@ -46,7 +45,6 @@ pub struct Nap {
     sleeper: RefCell<Option<Waker>>,
     holds: Cell<usize>,
     heard: Cell<u64>,
-    paused_until: Cell<Option<Instant>>,
     doors: RefCell<Vec<Option<Rc<State>>>>,
     /// Doors that wait for a nap, and for no ring.
     waiting: RefCell<Vec<Rc<State>>>,
@@ -86,7 +84,6 @@ impl Nap {
             sleeper: RefCell::default(),
             holds: Cell::new(0),
             heard: Cell::new(0),
-            paused_until: Cell::new(None),
             doors: RefCell::default(),
             waiting: RefCell::default(),
         });
@@ -103,17 +100,14 @@ impl Nap {
         Hold(Rc::clone(self))
     }
 
-    /// No nap for some milliseconds, and none any more: bulk is on its way, with files behind it.
-    pub fn pause(&self) {
-        self.paused_until.set(Some(Instant::now() + PAUSE));
-        self.interrupt();
-    }
-
-    /// Ends the nap that is on. For whoever has much to do: the nap's task runs when all others have, and as long as it does not,
-    /// no ring waits for the doors (125 ms were seen, beside a compaction).
-    pub fn interrupt(&self) {
+    /// In a nap: hears what the doors have, without waiting. For whoever has much to do, between two pieces of it: the nap's task
+    /// does not run meanwhile, and no ring waits for the doors (125 ms were seen, beside a compaction).
+    pub fn look(&self) {
         if self.is_on.get() {
-            self.end();
+            let mut events = Events::default();
+            if self.epoll.wait(&mut events, Duration::ZERO).is_ok_and(|count| count > 0) {
+                self.deliver(&events);
+            }
         }
     }
 
@@ -160,8 +154,8 @@ impl Nap {
         .await;
     }
 
-    fn may(&self, now: Instant) -> bool {
-        self.holds.get() == 0 && self.paused_until.get().is_none_or(|until| until <= now)
+    fn may(&self) -> bool {
+        self.holds.get() == 0
     }
 
     fn begin(&self) {
@@ -201,7 +195,7 @@ async fn run(nap: Rc<Nap>) {
             // All others first.
             executor.yield_task_queue_now().await;
             let now = Instant::now();
-            if !nap.is_on.get() || !nap.may(now) || now - last > QUIET {
+            if !nap.may() || now - last > QUIET {
                 break;
             }
             if !executor.need_preempt() {
@@ -268,9 +262,9 @@ impl Door {
         self.nap.want();
     }
 
-    /// See [`Nap::pause`].
-    pub fn pause(&self) {
-        self.nap.pause();
+    /// See [`Nap::look`].
+    pub fn look(&self) {
+        self.nap.look();
     }
 
     /// In a nap: reads from the door's socket.
@@ -392,13 +386,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_much_to_do_interrupts_a_nap_and_what_comes_is_heard_by_the_ring() {
+    fn who_has_much_to_do_looks_at_the_doors_of_a_nap() {
         let took = with_echo(async |nap, mut stream| {
             let ended = Rc::new(Cell::new(false));
             let (ends, naps) = (Rc::clone(&ended), Rc::clone(&nap));
             let busy = glommio::spawn_local(async move {
                 while !ends.get() {
-                    naps.interrupt();
+                    naps.look();
                     glommio::executor().yield_now().await;
                 }
             });

@@ -163,7 +163,7 @@ impl Driver {
             }
             let has_work = self.group.has_work();
             if has_work && let Some(nap) = &self.local.nap {
-                nap.interrupt();
+                nap.look();
             }
             if busy || has_work || self.lingers() {
                 glommio::executor().yield_now().await;

@@ -66,6 +66,8 @@ pub fn read_budget() -> Budget {
 
 /// Requests of one shard that wait for the group at the same time.
 const PENDING_MAX: usize = 65_536;
+/// Keep-alives and their like among them: a flood of these leaves room for whoever reads and writes.
+const PENDING_OF_LEADER_MAX: usize = PENDING_MAX / 2;
 /// Election timeouts without a leader, after which streams that need one end (etcd's figure).
 const LEADERLESS_ELECTIONS_MAX: u32 = 3;
 /// Reads of a page that is gone each time, before it is touched all the same.
@@ -244,7 +246,9 @@ impl Shard {
         if self.shared.stopping.load(Ordering::Relaxed) && !self.shared.ready.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
         }
-        if self.pending.len() >= PENDING_MAX {
+        let has_no_room = self.pending.len() >= PENDING_MAX
+            || (what == Late::OfLeader && self.pending.len_of_leader() >= PENDING_OF_LEADER_MAX);
+        if has_no_room {
             return Err(Error::TooManyRequests);
         }
         Ok(self.pending.reserve(since, what))

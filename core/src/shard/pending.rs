@@ -32,6 +32,8 @@ pub enum Late {
 pub struct Pending<T> {
     next: Cell<u64>,
     places: RefCell<AHashMap<u64, Place<T>>>,
+    /// Those of [`Late::OfLeader`].
+    of_leader: Cell<usize>,
 }
 
 /// One place: resolves to the answer.
@@ -43,7 +45,7 @@ pub struct Answer<T> {
 impl<T> Pending<T> {
     /// Ids start at `first`: random at each start, so that ids of a former life do not meet those of this one.
     pub fn new(first: u64) -> Rc<Pending<T>> {
-        Rc::new(Pending { next: Cell::new(first), places: RefCell::new(AHashMap::new()) })
+        Rc::new(Pending { next: Cell::new(first), places: RefCell::default(), of_leader: Cell::new(0) })
     }
 
     /// Reserves a place for an answer that is waited for since `now`: any clock, for [`Pending::expire`] alone.
@@ -51,6 +53,7 @@ impl<T> Pending<T> {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         self.places.borrow_mut().insert(id, Place { answer: None, waker: None, since: now, what });
+        self.of_leader.set(self.of_leader.get() + usize::from(what == Late::OfLeader));
         Answer { id, pending: Rc::clone(self) }
     }
 
@@ -86,6 +89,11 @@ impl<T> Pending<T> {
     pub fn len(&self) -> usize {
         self.places.borrow().len()
     }
+
+    /// How many of them wait for what is the leader's own.
+    pub fn len_of_leader(&self) -> usize {
+        self.of_leader.get()
+    }
 }
 
 impl<T> Answer<T> {
@@ -113,7 +121,9 @@ impl<T> Future for Answer<T> {
 
 impl<T> Drop for Answer<T> {
     fn drop(&mut self) {
-        self.pending.places.borrow_mut().remove(&self.id);
+        let place =
+            self.pending.places.borrow_mut().remove(&self.id).expect("the place stays until its owner is dropped");
+        self.pending.of_leader.set(self.pending.of_leader.get() - usize::from(place.what == Late::OfLeader));
     }
 }
 
@@ -133,8 +143,11 @@ mod tests {
         assert!(poll(&mut first).is_pending());
         assert!(pending.resolve(first.id(), 1) && pending.resolve(second.id(), 2));
         assert_eq!(poll(&mut first), Poll::Ready(1));
-        drop((first, second));
-        assert!(pending.len() == 0 && !pending.resolve(7, 3));
+        let of_leader = pending.reserve(Duration::ZERO, Late::OfLeader);
+        assert_eq!((pending.len(), pending.len_of_leader()), (3, 1));
+        drop((first, second, of_leader));
+        assert_eq!((pending.len(), pending.len_of_leader()), (0, 0));
+        assert!(!pending.resolve(7, 3));
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub struct Governor {
     /// Of those with one.
     busy: Recent<3>,
     bytes_per_second: u64,
-    /// It has never gone down since this snapshot began.
+    /// It has never gone down since this snapshot began, or since going down was found not to help.
     is_rising: bool,
     descent: Option<Descent>,
     /// What the waits come to at a rate that is slow enough for what depends on it, and until when that is believed.
@@ -264,7 +264,7 @@ impl Governor {
             }
             if busy > from.percentile.mul_f64(0.75) {
                 self.plateau = Some((busy, now + Self::PLATEAU));
-                (self.descent, self.busy) = (None, Recent::new());
+                (self.descent, self.busy, self.is_rising) = (None, Recent::new(), true);
                 self.set(from.bytes_per_second.max(Self::RATE_FIRST));
                 return;
             }
