@@ -86,7 +86,7 @@ impl CheckpointPace {
 
     /// Dirty frames, in bytes, that begin a checkpoint of a store of so many bytes, and how many there may be in all. Puts find
     /// their leaves dirty already, and the longer they gather, the fewer pages each costs (docs/profile.md: 1.22 pages with
-    /// 32 MiB, 0.92 with 64, 0.76 with 128, a million keys). In a large store each put dirties a leaf and a branch of its own:
+    /// 32 MiB, 0.92 with 64, 0.81 with 128, a million keys). In a large store each put dirties a leaf and a branch of its own:
     /// waiting saves little then, and costs memory and the time of a restart, which reads all those leaves.
     fn frame_bounds(&self, store_bytes: u64) -> (u64, u64) {
         let most = self.dirty_bytes_max.min(LARGE_DIRTY_BYTES_MAX);

@@ -44,7 +44,7 @@ use crate::state::{State, StateError};
 use crate::trees::{ALARM, MEMBER};
 
 /// Most dirty frames, in bytes, that a checkpoint waits for, however much memory there is. A put to one of a million keys costs
-/// 0.76 pages with them, and 0.92 with half as many (docs/profile.md); twice as many bring little, and a longer restart.
+/// 0.81 pages with them, and 0.92 with half as many (docs/profile.md); more bring little, and a longer restart.
 const DIRTY_BYTES_MAX: u64 = 128 << 20;
 /// Beyond this they take a smaller part of the memory limit.
 const DIRTY_BYTES_COMMON: u64 = 64 << 20;
