@@ -7,8 +7,9 @@
 //! ```text
 //!  a door heard something by its ring -> the nap's task, when all others have run (a task queue of its own, of the least share)
 //!    -> epoll_wait: a door's descriptor has something -> its task is woken, and reads directly        -> again
-//!    -> a ring has something: its completion interrupts the wait, the preempt timer's does each       -> again, once the
-//!       millisecond                                                                                      executor has looked
+//!    -> a ring has something: its completion interrupts the wait, the preempt timer's does each       -> the doors once more
+//!       millisecond                                                                                      (the log's is one); else again,
+//!                                                                                                        once the executor has looked
 //!    -> nothing for a millisecond: doors go back to their rings, and the executor parks
 //! ```
 //!
@@ -104,10 +105,8 @@ impl Nap {
     /// does not run meanwhile, and no ring waits for the doors (125 ms were seen, beside a compaction).
     pub fn look(&self) {
         if self.is_on.get() {
-            let mut events = Events::default();
-            if self.epoll.wait(&mut events, Duration::ZERO).is_ok_and(|count| count > 0) {
-                self.deliver(&events);
-            }
+            // What can't be heard now is by the nap's task.
+            let _ = self.hear(&mut Events::default(), Duration::ZERO);
         }
     }
 
@@ -171,6 +170,13 @@ impl Nap {
         }
     }
 
+    /// Waits for what the doors have, and wakes their tasks; how many have something.
+    fn hear(&self, events: &mut Events, most: Duration) -> io::Result<usize> {
+        let count = self.epoll.wait(events, most)?;
+        self.deliver(events);
+        Ok(count)
+    }
+
     fn deliver(&self, events: &Events) {
         let doors = self.doors.borrow();
         for (place, ended) in events.iter() {
@@ -199,22 +205,18 @@ async fn run(nap: Rc<Nap>) {
                 break;
             }
             if !executor.need_preempt() {
-                let mut came = nap.epoll.wait(&mut events, QUIET);
-                let was_interrupted = came.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted);
+                let mut heard = nap.hear(&mut events, QUIET);
+                let was_interrupted = heard.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted);
                 if was_interrupted {
-                    // Most often a door's own: the log's ring posts what has ended in this thread, and its eventfd says so.
-                    came = nap.epoll.wait(&mut events, Duration::ZERO);
+                    // Most often by a door's own: the log's ring posts what has ended in this thread, and its eventfd says so.
+                    heard = nap.hear(&mut events, Duration::ZERO);
                 }
-                match came {
-                    Ok(0) if !was_interrupted => break,
-                    Ok(0) => {}
-                    Ok(_) => {
-                        nap.deliver(&events);
-                        last = Instant::now();
-                        continue;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => break,
+                if heard.as_ref().is_ok_and(|count| *count > 0) {
+                    last = Instant::now();
+                    continue;
+                }
+                if !was_interrupted {
+                    break;
                 }
             }
             // A timer comes by way of the rings: the executor has looked at them then.

@@ -113,17 +113,14 @@ func run(s settings, group *cgroup, judge *judge) error {
 		return err
 	}
 	judge.that(beside.scanned >= int64(keys)/10, "%d keys were scanned meanwhile, the store has %d", beside.scanned, keys)
-	// What others need, the kernel takes from whom it likes.
-	excuse := ""
-	if reclaimed := without.reclaimed + beside.reclaimed; reclaimed > 0 {
-		excuse = fmt.Sprintf("the machine itself was short of memory: %d pages taken", reclaimed)
-	} else if pagesOut() {
-		excuse = "this kernel takes pages that were not used for a while, however much memory is free (DAMON)"
-	}
-	if excuse != "" && without.faults+beside.faults > 0 {
+	if reclaimed := without.reclaimed + beside.reclaimed; reclaimed > 0 && without.faults+beside.faults > 0 {
+		// What others need, the kernel takes from whom it likes.
 		judge.skipped++
-		fmt.Printf("skipped: major faults of executors: %d without the scan, %d beside it, but %s\n", without.faults, beside.faults, excuse)
+		fmt.Printf("skipped: major faults of executors: %d without the scan, %d beside it, but the machine itself was short of memory: %d pages taken\n", without.faults, beside.faults, reclaimed)
 	} else {
+		if without.faults+beside.faults > 0 && pagesOut() {
+			fmt.Println("this kernel gives back pages that were not used for a while, however much memory is free (DAMON): that may be why")
+		}
 		judge.that(without.faults+beside.faults == 0, "major faults of executors: %d without the scan, %d beside it", without.faults, beside.faults)
 	}
 	ratio := float64(beside.puts.At(99)) / float64(without.puts.At(99))

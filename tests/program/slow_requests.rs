@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +15,8 @@ use ringstone_proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, Range
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::support::free_port;
 
 const MESSAGE: &str = "apply request took too long";
 
@@ -29,7 +31,7 @@ struct Member {
 impl Member {
     fn start(flags: &[&str]) -> Member {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let (url, log) = (format!("http://{address}"), folder.path().join("log"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringstone"));
         command.arg("serve").arg(format!("--data-dir={}", folder.path().join("data").display()));

@@ -66,11 +66,10 @@ pub fn apply_compared<T: WriteTrees>(
 /// Checks and touches along the path.
 fn read_half<T: WriteTrees>(trees: &T, state: &State, txn: &ArchivedTxn, path: &[bool]) -> Result<(), ReadFault> {
     check(trees, state, txn, &mut path.iter())?;
-    if keeps_something(txn, &mut path.iter()) {
+    if has_op(txn, &mut path.iter(), keeps_something) {
         Overlay::default().check(txn, &mut path.iter())?;
     }
-    let reads_old = reads_old(txn, &mut path.iter());
-    warm(trees, state, txn, &mut path.iter(), reads_old)
+    warm(trees, state, txn, &mut path.iter(), has_op(txn, &mut path.iter(), reads_old))
 }
 
 /// A refusal behind the point of no return can't be: all was checked. If it is, it is damage.
@@ -179,33 +178,28 @@ impl<'t> Overlay<'t> {
     }
 }
 
-/// Whether a put that keeps a value or lease stands on the path.
-fn keeps_something(txn: &ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> bool {
+/// Whether an operation of that kind stands on the path.
+fn has_op(txn: &ArchivedTxn, path: &mut core::slice::Iter<'_, bool>, is_wanted: fn(&ArchivedOp) -> bool) -> bool {
     let (_, ops) = taken(txn, path);
     // No short cut out of the loop: nested ones must take their entries of the path.
-    let mut keeps = false;
+    let mut found = false;
     for op in ops {
-        keeps |= match op {
-            ArchivedOp::Put(put) => put.ignore_value || put.ignore_lease,
-            ArchivedOp::Txn(nested) => keeps_something(nested, path),
-            _ => false,
+        found |= match op {
+            ArchivedOp::Txn(nested) => has_op(nested, path, is_wanted),
+            op => is_wanted(op),
         };
     }
-    keeps
+    found
 }
 
-/// Whether a range that names a revision stands on the path.
-fn reads_old(txn: &ArchivedTxn, path: &mut core::slice::Iter<'_, bool>) -> bool {
-    let (_, ops) = taken(txn, path);
-    let mut reads = false;
-    for op in ops {
-        reads |= match op {
-            ArchivedOp::Range(range) => range.revision.to_native() != 0,
-            ArchivedOp::Txn(nested) => reads_old(nested, path),
-            _ => false,
-        };
-    }
-    reads
+/// A put that keeps a value or a lease.
+fn keeps_something(op: &ArchivedOp) -> bool {
+    matches!(op, ArchivedOp::Put(put) if put.ignore_value || put.ignore_lease)
+}
+
+/// A range that names a revision.
+fn reads_old(op: &ArchivedOp) -> bool {
+    matches!(op, ArchivedOp::Range(range) if range.revision.to_native() != 0)
 }
 
 /// Touches what the path will need. While it runs, its reads meet what it wrote before; so they are touched wider here:
